@@ -29,8 +29,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests
-	$(BIN)/pyright
-	$(PYTEST) -q -m "not slow"
+	$(BIN)/pyright & types=$$!; $(PYTEST) -q -m "not slow"; tests=$$?; wait $$types && exit $$tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/alone.py $(BENCH)

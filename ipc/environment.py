@@ -11,7 +11,7 @@ SOFT_FILES: Final = "MMSUP_SOFT_FILES"
 """The soft limit of open files with which the server was started. Workers get it back: code that calls select() cannot
 use a number above 1023. Read and removed in worker/startup/resource_limits.py."""
 WORKER_MARK: Final = "MMSUP_WORKER"
-"""Names the worker to which a process belongs (supervisor/linux/orphans.py)."""
+"""Names the worker to which a process belongs (supervisor/linux/worker_marks.py)."""
 HUGE_PAGES: Final = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 """Variable and value that have the C library ask for huge pages for its heap, where the kernel gives them on request.
 Workers get it unless an operator configured that variable for their model, and remove it

@@ -27,6 +27,7 @@ from mmsup.gateway.dispatch import worker_link
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.gateway.http.response_bytes import head_end
 from mmsup.gateway.infer import known_in_flight
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.infer.known_in_flight import PackedInFlight
@@ -169,16 +170,20 @@ class InProcessGateway:
         shared, size = self._shared, len(request)
         shared.read_view[:size] = request
         data, view, pipeline = shared.read_buffer, shared.read_view, self._fronts[0].requests
-        known = pipeline._recognition.last_known
-        assert known is not None, "this request is not known"
+        recognition = pipeline._recognition
+        found = recognition._last
+        assert found is not None, "this request is not known"
+        known = found.known
         admission, model = self._backend.admission, known.head.model
         fields = unpack_records(pack_frame([reply_to(1)]))[0]
-        entry = PackedInFlight(known, pipeline, self._link, 1)
+        entry = PackedInFlight(found, pipeline, self._link, 1)
         replies = [(entry, fields)] * MANY
+        tensors = known_in_flight._inputs(found, view)
+        assert tensors is not None, "these are no numbers"
 
-        def recognise() -> bool:
-            last = pipeline._recognition.last_known
-            return last is not None and size >= last.size and data.startswith(last.prefix) and last.route.is_plain
+        def look_up() -> None:
+            recognition._last = None
+            recognition.find(data, view, size)
 
         def admit() -> None:
             assert admission.try_admit(model, known.route.spec), "it is not admitted"
@@ -187,16 +192,18 @@ class InProcessGateway:
         def count() -> None:
             known.counters.record_known(replies, entry.started_ns + 100_000)
 
-        best.time("known", recognise)
-        best.time("looked up", lambda: pipeline._recognition.find_known(data, view, size))
+        best.time("known", lambda: recognition.find(data, view, size))
+        best.time("looked up", look_up)
         best.time("admit", admit)
-        best.time("entry", lambda: PackedInFlight(known, pipeline, self._link, 1))
-        best.time("record", lambda: known_in_flight._pack(known, 1, 1 << 61, view))
+        best.time("entry", lambda: PackedInFlight(found, pipeline, self._link, 1))
+        best.time("record", lambda: known_in_flight._pack(known.record_parts, 1, 1 << 61, tensors))
         best.time("form", lambda: worker_link._has_form(fields, known))
         best.time("count", count, requests=MANY)
-        best.time("binary write", lambda: known.response.render(fields[len(RESULT_FIELDS) :]))
+        best.time("binary write", lambda: known.response.render(fields[len(RESULT_FIELDS) :], head_end(), "", ""))
         for turn in ROUNDS_PER_STAGE:
-            records = [known_in_flight._pack(known, (1 << 62) + each, 1 << 61, view) for each in range(turn)]
+            records = [
+                known_in_flight._pack(known.record_parts, (1 << 62) + each, 1 << 61, tensors) for each in range(turn)
+            ]
             frame = pack_frame([reply_to((1 << 62) + each) for each in range(turn)])
             best.time("pack", partial(join_records, records, FRAME_LIMIT_BYTES), turn=turn, requests=turn)
             best.time("unpack", partial(unpack_records, frame), turn=turn, requests=turn)

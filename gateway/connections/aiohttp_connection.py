@@ -81,7 +81,7 @@ class AiohttpConnection(RequestHandler):
         return self._idle
 
     @_waiter.setter
-    def _waiter(self, waiter: asyncio.Future[None] | None) -> None:
+    def _waiter(self, waiter: asyncio.Future[None] | None) -> None:  # pyright: ignore - aiohttp has a plain attribute
         self._idle = waiter
         if waiter is not None and self._on_idle is not None:
             self._loop.call_soon(self._on_idle)

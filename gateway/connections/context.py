@@ -8,7 +8,7 @@ from typing import Final
 from mmsup.gateway.infer.fast_handler import Deliver, FastInfer
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.infer.head_cache import HeadCache, ParsedHead
-from mmsup.gateway.infer.known_requests import KnownRequests
+from mmsup.gateway.infer.known_request_cache import KnownRequestCache
 
 READ_BUFFER_BYTES: Final = 1 << 16
 
@@ -23,10 +23,10 @@ class ConnectionContext:
         self.loop = loop
         self.fair_queue = inference.fair_queue
         self.head_cache = HeadCache(loop)
-        self.known_requests = KnownRequests(inference.router, inference.counters, may_pack=use_known_requests)
+        self.known_requests = KnownRequestCache(inference.router, inference.counters, may_pack=use_known_requests)
         self.read_buffer = bytearray(READ_BUFFER_BYTES)
         """Where the kernel writes bytes of yet unknown meaning: consumed before the next read of any connection."""
         self.read_view = memoryview(self.read_buffer)
 
-    def make_infer(self, head: ParsedHead, deliver: Deliver) -> FastInfer:
-        return FastInfer(self.inference, self.known_requests, head, deliver)
+    def make_infer(self, head: ParsedHead, echo_id: str, deliver: Deliver) -> FastInfer:
+        return FastInfer(self.inference, self.known_requests, head, echo_id, deliver)

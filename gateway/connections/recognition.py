@@ -6,39 +6,62 @@ from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.message_boundary import BLANK
 from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.infer.head_cache import ParsedHead
-from mmsup.gateway.infer.known_request import PackedRequest
+from mmsup.gateway.infer.known_in_flight import Recognised
 
 
 class RequestRecognition:
-    __slots__ = ("_context", "_head", "_hosts", "last_known")
+    __slots__ = ("_context", "_head", "_hosts", "_last", "_last_text")
 
     def __init__(self, context: ConnectionContext, hosts: HostPolicy) -> None:
         self._context = context
         self._hosts = hosts
         self._head: ParsedHead | None = None
         """The last one, most likely the next one too."""
-        self.last_known: PackedRequest | None = None
+        self._last: Recognised | None = None
+        """The last request of which all bytes but those of the tensors come again."""
+        self._last_text = b""
+        """These bytes."""
 
-    def read_head(self, data: bytes | bytearray, view: memoryview, size: int) -> tuple[ParsedHead | None, int]:
-        """The head at the start of the first `size` bytes, if a fast connection serves it, and its end."""
+    def read_head(self, data: bytes | bytearray, view: memoryview, size: int) -> tuple[ParsedHead, int, str] | None:
+        """The head at the start of the first `size` bytes, its end, and the client's own id of the request in it; None
+        if aiohttp must serve it."""
         parsed = self._head
         if parsed is not None and size >= len(parsed.text) and data.startswith(parsed.text):
-            return parsed, len(parsed.text)  # the only blank line of a head is at its end
+            return parsed, len(parsed.text), parsed.echo_id  # the only blank line of a head is at its end
         end = data.find(BLANK, 0, size) + len(BLANK)
-        parsed = self._context.head_cache.get(bytes(view[:end])) if end >= len(BLANK) else None
-        if parsed is None or not self._hosts.allows(parsed.host):
-            return None, end  # aiohttp's side refuses a host
+        found = self._context.head_cache.get(bytes(view[:end])) if end >= len(BLANK) else None
+        if found is None or not self._hosts.allows(found[0].host):
+            return None  # aiohttp's side refuses a host
+        parsed, echo_id = found
         if parsed.text:
             self._head = parsed
-        return parsed, end
+        return parsed, end, echo_id
 
-    def find_known(self, data: bytes | bytearray, view: memoryview, size: int) -> PackedRequest | None:
-        """The known request that these bytes begin with, whole, if its route was plain."""
-        head, end = self.read_head(data, view, size)
-        if head is None or not head.has_cacheable_json or size < end + head.layout.size:
+    def find(self, data: bytes | bytearray, view: memoryview, size: int) -> Recognised | None:
+        """The known request that these bytes begin with, whole, if its route is plain."""
+        last = self._last
+        if last is not None and size >= last.end and data.startswith(self._last_text) and last.known.route.is_plain:
+            return last
+        found = self.read_head(data, view, size)
+        if found is None:
             return None
-        words = bytes(view[end : end + head.layout.header])
-        known = self._context.known_requests.get_packed((head, words))
-        if known is not None:
-            self.last_known = known
-        return known
+        head, start, echo_id = found
+        end = start + head.layout.size
+        if size < end:
+            return None
+        if head.has_cacheable_text:
+            in_json = self._context.known_requests.find_json(head, data, start, end)
+            if in_json is None:
+                return None
+            known, lists, json_id = in_json
+            return Recognised(known, head.cost, start, end, lists, json_id, echo_id)
+        if not head.has_cacheable_json:
+            return None
+        words = bytes(view[start : start + head.layout.header])
+        binary = self._context.known_requests.find_binary(head, words)
+        if binary is None:
+            return None
+        recognised = Recognised(binary[0], head.cost, start, end, (), binary[1], echo_id)
+        if not echo_id and not binary[1] and start == len(head.text):
+            self._last, self._last_text = recognised, head.text + words
+        return recognised

@@ -12,6 +12,7 @@ The memory of a response is released when the socket has taken it.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final, Protocol
 
 from mmsup.gateway.connections import connection_state
@@ -24,7 +25,6 @@ from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.http.response_bytes import Parts
 from mmsup.gateway.infer import known_in_flight
 from mmsup.gateway.infer.fast_handler import FastInfer
-from mmsup.gateway.infer.head_cache import ParsedHead
 from mmsup.gateway.infer.known_in_flight import PackedInFlight
 from mmsup.ipc.errors import MmsupError
 
@@ -109,42 +109,41 @@ class RequestPipeline:
 
     def start(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool = False) -> None:
         """The first `size` bytes of a request. `was_queued`: the fair queue starts it now."""
-        known = self._recognition.last_known
-        if known is None or size < known.size or not data.startswith(known.prefix):
-            known = self._recognition.find_known(data, view, size)
-        if known is None or not known.route.is_plain:
+        found = self._recognition.find(data, view, size)
+        if found is None:
             self._start_unknown(data, view, size, was_queued=was_queued)
-        elif not was_queued and not self._context.fair_queue.try_start(known.head.model, known.head.cost):
-            self._enqueue(known.head, view, size)
+        elif not was_queued and not self._context.fair_queue.try_start(found.known.head.model, found.cost):
+            self._connection.state, self.pending = _TURN, bytes(view[:size])
+            self._context.fair_queue.enqueue(
+                found.known.head.model, found.cost, partial(self._start_pending, was_queued=True)
+            )
         else:
-            request = known_in_flight.send(known, view, self)
-            if request is None:  # not admitted
+            request = known_in_flight.send(found, view, self)
+            if request is None:  # not admitted, or with numbers that do not fit
                 self._start_unknown(data, view, size, was_queued=True)
                 return
             self.infer, self._connection.state = request, _WORK
-            if size > known.size:
-                self.pending = bytes(view[known.size : size])
-
-    def _enqueue(self, head: ParsedHead, view: memoryview, size: int) -> None:
-        self._connection.state, self.pending = _TURN, bytes(view[:size])
-        self._context.fair_queue.enqueue(head.model, head.cost, self._on_turn)
+            if size > found.end:
+                self.pending = bytes(view[found.end : size])
 
     def _start_unknown(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool) -> None:
         connection, context = self._connection, self._context
-        head, end = self._recognition.read_head(data, view, size)
+        found = self._recognition.read_head(data, view, size)
         router = context.inference.router
-        if head is None or head.layout.size > router.configuration.max_body_bytes or router.status.retired:
+        if found is None or found[0].layout.size > router.configuration.max_body_bytes or router.status.retired:
             connection.hand_to_aiohttp(bytes(view[:size]))
             return
+        head, end, echo_id = found
         if not was_queued and not context.fair_queue.try_start(head.model, head.cost):
-            self._enqueue(head, view, size)
+            connection.state, self.pending = _TURN, bytes(view[:size])
+            context.fair_queue.enqueue(head.model, head.cost, partial(self._start_pending, was_queued=True))
             return
         layout = head.layout
         body = view[end : min(size, end + layout.size)]
         if end + len(body) < size:
             self.pending = bytes(view[end + len(body) : size])
         is_complete = len(body) == layout.size
-        infer = self._open_infer(head, is_complete=is_complete)
+        infer = self._open_infer(context.make_infer(head, echo_id, self.deliver), is_complete=is_complete)
         if infer is None:
             connection.hand_to_aiohttp(bytes(view[:size]))
         elif connection.state is _BODY:
@@ -152,17 +151,8 @@ class RequestPipeline:
             self.body.buffer()[: len(body)] = body
             self.on_body_bytes(len(body))
 
-    def _on_turn(self) -> bool:
-        """The fair queue starts the waiting request; False if its client has gone."""
-        if self._connection.state is not _TURN:
-            return False
-        self._connection.state = _IDLE
-        self._start_pending(was_queued=True)
-        return True
-
-    def _open_infer(self, head: ParsedHead, *, is_complete: bool) -> FastInfer | None:
+    def _open_infer(self, infer: FastInfer, *, is_complete: bool) -> FastInfer | None:
         """Open the request, or answer it with an error; None if aiohttp must serve it."""
-        infer = self._context.make_infer(head, self.deliver)
         try:
             opened = infer.open()
         except MmsupError as error:
@@ -196,16 +186,19 @@ class RequestPipeline:
             transport.pause_reading()
             self._is_read_paused = True
 
-    def _start_pending(self, *, was_queued: bool = False) -> None:
+    def _start_pending(self, *, was_queued: bool = False) -> bool:
+        """Start the request that arrived before, or that the fair queue starts now; False if its client has gone."""
         connection = self._connection
-        if connection.state is not _IDLE or connection.transport is None:
-            return
+        if connection.state is not (_TURN if was_queued else _IDLE) or connection.transport is None:
+            return False
+        connection.state = _IDLE
         data, self.pending = self.pending, b""
         if data:
             self.start(data, memoryview(data), len(data), was_queued=was_queued)
         if self._is_read_paused and len(self.pending) < PENDING_LIMIT_BYTES:
             self._is_read_paused = False
             connection.transport.resume_reading()
+        return True
 
     # Responses.
 
@@ -225,17 +218,36 @@ class RequestPipeline:
             for part in parts:
                 transport.write(part)
         if connection.is_write_paused:
-            connection.state = _DRAIN
-            self._unsent_bytes = transport.get_write_buffer_size()
-            connection.timer.set(response.WRITE_TIMEOUT_S)
+            self._drain(transport)
         else:
             if len(parts) > 1:
                 transport.set_write_buffer_limits()
             self.finish_response()
 
+    def _drain(self, transport: asyncio.Transport) -> None:
+        self._connection.state = _DRAIN
+        self._unsent_bytes = transport.get_write_buffer_size()
+        self._connection.timer.set(response.WRITE_TIMEOUT_S)
+
+    def deliver_known(self, data: bytes) -> bool:
+        """The same for a known request, which is done with if True; else it is closed when the socket has taken the
+        response."""
+        connection = self._connection
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            return False  # connection_lost follows
+        self.served += 1
+        transport.write(data)
+        if connection.is_write_paused:
+            self._drain(transport)
+            return False
+        self.infer = None
+        self.become_idle()
+        return True
+
     def materialise(self, request: PackedInFlight) -> None:
         """Serve a known request in flight as any other from now on."""
-        self.infer = infer = self._context.make_infer(request.known.head, self.deliver)
+        self.infer = infer = self._context.make_infer(request.known.head, request.found.echo_id, self.deliver)
         infer.adopt(request)
 
     def finish_response(self) -> None:

@@ -58,10 +58,10 @@ class AdmissionControl:
         self._bytes_by_model[spec.name] = held + size
         self.open_bytes += size
 
-    def leave(self, name: str, size: int) -> None:
-        """Count one request less, which had reserved `size` bytes."""
-        left = self.requests_by_model[name] - 1
-        self.open_requests -= 1
+    def leave(self, name: str, size: int, requests: int = 1) -> None:
+        """Count so many requests less, which had reserved `size` bytes."""
+        left = self.requests_by_model[name] - requests
+        self.open_requests -= requests
         if left:
             self.requests_by_model[name] = left
         else:

@@ -38,6 +38,11 @@ class ReplyForm(Protocol):
     @property
     def reply_signature(self) -> bytes: ...
     @property
+    def reply_length(self) -> int:
+        """Of the record, in fields."""
+        ...
+
+    @property
     def reply_types(self) -> list[type]:
         """Of the fields of the record."""
         ...

@@ -44,11 +44,10 @@ from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
-from mmsup.ipc.transport.codec import RESULT, RESULT_FIELDS, pack_record
+from mmsup.ipc.transport.codec import RESULT, pack_record
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 
-_FIRST_OUTPUT: Final = len(RESULT_FIELDS)
 SIGNATURES_LIMIT: Final = 256
 SIGNATURES_LIMIT_BYTES: Final = 1 << 20
 """Reply signatures that a link caches."""
@@ -211,7 +210,6 @@ class WorkerLink:
         if len(reply.text) > TEXT_LIMIT:
             reply.text = reply.text[:TEXT_LIMIT]
         if error:
-            request.signature = None  # whoever reads the reply now must not take it for a result
             reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {error}")
         if reply.needed_bytes:
             if request.notified and not request.abandoned:
@@ -278,11 +276,12 @@ class WorkerLink:
 
 def _has_form(raw: list[Any], form: ReplyForm) -> bool:
     """Whether a record is a result of that form, with everything in it that validate_reply() checks."""
-    if raw[0] != RESULT or raw[2] != form.reply_signature or len(raw) != len(form.reply_types):
+    if raw[2] != form.reply_signature or len(raw) != form.reply_length or list(map(type, raw)) != form.reply_types:
         return False
-    if list(map(type, raw)) != form.reply_types or (raw[3] | raw[4] | raw[5] | raw[6] | raw[7] | raw[8]) >> NUMBER_BITS:
+    kind, _, _, queue_ns, input_ns, infer_ns, output_ns, batch, rows, *outputs = raw
+    if kind != RESULT or (queue_ns | input_ns | infer_ns | output_ns | batch | rows) >> NUMBER_BITS:
         return False
-    return list(map(len, raw[_FIRST_OUTPUT:])) == form.output_sizes
+    return [*map(len, outputs)] == form.output_sizes
 
 
 def _cached_bytes(packed: bytes, _: ValidatedSignature) -> int:

@@ -22,20 +22,25 @@ Parts = list[bytes | memoryview]
 
 def head_start(code: int, kind: str, extra: Mapping[str, str], size: int) -> bytes:
     """A head up to the value of its last header, the date; complete it with `head_end`."""
+    return b"%b%d\r\nDate: " % (length_start(code, kind, extra), size)
+
+
+def length_start(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
+    """A head up to the value of Content-Length, after which the date follows."""
     headers = _headers(code, kind, extra) if extra else _known_headers.get((code, kind))
     if headers is None:
         headers = _known_headers[code, kind] = _headers(code, kind, extra)
-    return b"%bContent-Length: %d\r\nDate: " % (headers, size)
+    return headers
 
 
 _known_headers: Final[dict[tuple[int, str], bytes]] = {}
-"""Headers of responses without extra ones, by status and content type: a few statuses, two types."""
+"""Heads up to the value of Content-Length, of responses without extra headers: a few statuses, two content types."""
 
 
 def _headers(code: int, kind: str, extra: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {code} {_PHRASES.get(code, '')}"]
     lines += [f"{name}: {value}" for name, value in response.response_headers(kind, extra).items()]
-    return "\r\n".join([*lines, ""]).encode()
+    return "\r\n".join([*lines, "Content-Length: "]).encode()
 
 
 class _Date:
@@ -64,8 +69,14 @@ def error_bytes(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> 
 
 def inference_parts(inference: InferResponse, echo: Mapping[str, str]) -> tuple[bytes, Parts]:
     """An inference response: the start of its head, and its body."""
+    start = b"%b%d\r\nDate: " % (inference_start(inference, echo), inference.size)
+    return start, [inference.head, *(inference.blobs or ())]
+
+
+def inference_start(inference: InferResponse, echo: Mapping[str, str]) -> bytes:
+    """The head of an inference response up to the value of Content-Length."""
     extra = dict(echo)
     if inference.blobs is not None:
         extra[HEADER] = str(len(inference.head))
     kind = response.JSON if inference.blobs is None else response.BINARY
-    return head_start(200, kind, extra, inference.size), [inference.head, *(inference.blobs or ())]
+    return length_start(200, kind, extra)

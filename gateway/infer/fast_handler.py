@@ -15,13 +15,14 @@ from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest, adopt
 from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.http import response_bytes
 from mmsup.gateway.http.error_status import CLOSING
+from mmsup.gateway.http.request import ID_HEADER
 from mmsup.gateway.http.response_bytes import Parts
 from mmsup.gateway.infer import handler
 from mmsup.gateway.infer.handler import InferHandler, ParsedRequest
 from mmsup.gateway.infer.head_cache import ParsedHead
 from mmsup.gateway.infer.known_in_flight import PackedInFlight
 from mmsup.gateway.infer.known_request import KnownJsonRequest, KnownRequest
-from mmsup.gateway.infer.known_requests import KnownRequests
+from mmsup.gateway.infer.known_request_cache import KnownRequestCache
 from mmsup.gateway.infer.response_template import make_template
 from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_response, json_template
@@ -36,14 +37,20 @@ Deliver = Callable[[Parts, bool], None]
 class FastInfer:
     # fmt: off
     __slots__ = (
-        "_deliver", "_dispatched", "_handler", "_head", "_known", "_known_requests", "_parsed", "_task", "_timer",
-        "body", "request_id",
+        "_deliver", "_dispatched", "_echo_id", "_handler", "_head", "_known", "_known_requests", "_parsed", "_task",
+        "_timer", "body", "request_id",
     )
     # fmt: on
 
     def __init__(
-        self, infer_handler: InferHandler, known_requests: KnownRequests, head: ParsedHead, deliver: Deliver
+        self,
+        infer_handler: InferHandler,
+        known_requests: KnownRequestCache,
+        head: ParsedHead,
+        echo_id: str,
+        deliver: Deliver,
     ) -> None:
+        """`echo_id`: the client's own id in the head, which the response repeats."""
         self._handler = infer_handler
         self._known_requests = known_requests
         self._head = head
@@ -53,7 +60,7 @@ class FastInfer:
         self._task: asyncio.Task[None] | None = None
         self._known: KnownRequest | None = None
         self._parsed: ParsedRequest | None = None
-        self.request_id = head.request_id
+        self._echo_id = self.request_id = echo_id
 
     @property
     def model(self) -> str:
@@ -93,7 +100,7 @@ class FastInfer:
     def adopt(self, request: PackedInFlight) -> None:
         """Go on with a known request that was sent, as if it had been sent by `start`."""
         known, head = request.known.known, self._head
-        parsed = known.with_inputs(request.inputs())
+        parsed = known.with_inputs(request.inputs(), request.found.json_id)
         self._known, self._parsed = known, parsed
         self._timer.started_ns, self._timer.version = request.started_ns, known.version
         self.request_id = parsed.request.id or self.request_id
@@ -116,17 +123,19 @@ class FastInfer:
     def _parse_binary(self, dispatched: DispatchedRequest) -> ParsedRequest:
         """A short JSON part before binary tensors: parsed once and then known by its bytes."""
         head, metadata = self._head, dispatched.metadata
-        key = (head, bytes(self.body[head.layout.start : head.json_end]))
-        known = self._known_requests.get(key, dispatched.spec.version, metadata)
-        if known is None:
-            parsed = handler.parse_request(self, metadata, self.body, head.layout)
-            if any(each.datatype == "BYTES" for each in parsed.job.inputs):
-                return parsed  # whether strings fit their shape can be seen only in the bytes of each request
-            prefix = head.text + key[1] if head.text else b""
-            known = KnownRequest(parsed, dispatched.spec.version, prefix)
-            self._known_requests.put(key, known)
-        self._known = known
-        return known.parsed
+        json_id, text = json_template.cut_id(bytes(self.body[head.layout.start : head.json_end]))
+        known = self._known_requests.get((head, text), dispatched.spec.version, metadata)
+        if known is not None:
+            self._known = known
+            return known.parsed.with_job(known.parsed.job, json_id) if json_id else known.parsed
+        parsed = handler.parse_request(self, metadata, self.body, head.layout)
+        if any(each.datatype == "BYTES" for each in parsed.job.inputs):
+            return parsed  # whether strings fit their shape can be seen only in the bytes of each request
+        if json_id and not json_template.takes_id(bytes(self.body[head.layout.start : head.json_end])):
+            return parsed
+        self._known = KnownRequest(parsed, dispatched.spec.version, head.text + text if head.text else b"")
+        self._known_requests.put((head, text), self._known)
+        return parsed
 
     def _parse_json(self, dispatched: DispatchedRequest) -> ParsedRequest:
         """A body of JSON alone: if only its numbers are new, only these are parsed."""
@@ -134,16 +143,17 @@ class FastInfer:
         parts = json_template.split_template(bytes(self.body))
         if parts is None:
             return handler.parse_request(self, metadata, self.body, head.layout)
-        key = (head.model, head.version, *parts[0])
+        json_id, text = json_template.cut_id(parts[0][0])
+        key = (head.model, head.version, text, *parts[0][1:])
         known = self._known_requests.get(key, dispatched.spec.version, metadata)
-        if isinstance(known, KnownJsonRequest) and (parsed := known.with_data(parts[1])) is not None:
+        if isinstance(known, KnownJsonRequest) and (parsed := known.with_data(parts[1], json_id)) is not None:
             self._known = known
             return parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
         names = json_template.input_names(parts[0])
-        if names is None or known is not None:
+        if names is None or known is not None or (json_id and not json_template.takes_id(bytes(self.body))):
             return parsed
-        self._known = KnownJsonRequest(parsed, dispatched.spec.version, names)
+        self._known = KnownJsonRequest(parsed, dispatched.spec.version, names, b"".join((text, *parts[0][1:])))
         self._known_requests.put(key, self._known)
         return parsed
 
@@ -159,12 +169,13 @@ class FastInfer:
                 return
             in_flight = dispatched.in_flight
             signature = in_flight.signature if in_flight is not None else None
-            template = known.response if known is not None and not self._head.echo else None
+            template = known.response if known is not None else None
+            json_id = parsed.request.id if known is not None and known.has_id else ""
             if template is not None and signature is not None and template.matches(signature, event.locations):
-                response = template.render(event.locations)
+                response = template.render(event.locations, response_bytes.head_end(), json_id, self._echo_id)
                 self._timer.finish(event, parsed.inference_count)
                 if known is not None and (known.packed is None or not known.packed.route.is_plain):
-                    self._known_requests.pack(known, self._head, signature)
+                    self._known_requests.pack(known, self._head, self.body[self._head.layout.start :], signature)
                 self._deliver([response], False)  # noqa: FBT003 - hot
                 return
             result = dispatched.result(event)
@@ -173,15 +184,15 @@ class FastInfer:
                 self._finish_in_task(event)
                 return
             self._timer.finish(event, parsed.inference_count)
-            if known is not None and signature is not None and not self._head.echo and built.size <= JOIN_LIMIT_BYTES:
-                known.response = make_template(signature, parsed.request.outputs, built, event.locations)
+            if known is not None and signature is not None and built.size <= JOIN_LIMIT_BYTES:
+                known.response = make_template(signature, parsed.request.outputs, built, event.locations, json_id)
                 known.packed = None
             self._send(built)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.fail(error)
 
     def _send(self, built: infer_response.InferResponse) -> None:
-        start, body = response_bytes.inference_parts(built, self._head.echo)
+        start, body = response_bytes.inference_parts(built, _echo(self._echo_id))
         head = start + response_bytes.head_end()
         if built.size <= JOIN_LIMIT_BYTES:
             self._deliver([b"".join((head, *body))], False)  # noqa: FBT003 - hot
@@ -191,7 +202,7 @@ class FastInfer:
     def fail(self, error: Exception) -> None:
         shown = handler.client_error(error)
         self._timer.fail(error)
-        self._deliver([response_bytes.error_bytes(shown, self.request_id, self._head.echo)], shown.code in CLOSING)
+        self._deliver([response_bytes.error_bytes(shown, self.request_id, _echo(self._echo_id))], shown.code in CLOSING)
 
     def _finish_in_task(self, event: RequestEvent | None) -> None:
         """Wait for the rest in a task; `event` is None if the request was not sent."""
@@ -231,6 +242,10 @@ class FastInfer:
 
 
 _EMPTY: Final = memoryview(b"")
+
+
+def _echo(echo_id: str) -> dict[str, str]:
+    return {ID_HEADER: echo_id} if echo_id else {}
 
 
 def _discard(_: Parts, __: bool) -> None:

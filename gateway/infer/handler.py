@@ -66,11 +66,13 @@ class ParsedRequest:
         copy.request = replace(self.request, inputs=[])
         return copy
 
-    def with_job(self, job: InferenceJob) -> ParsedRequest:
-        """A copy with another job of the same shapes."""
+    def with_job(self, job: InferenceJob, json_id: str = "") -> ParsedRequest:
+        """A copy with another job of the same shapes, and another id if one is given."""
         copy = ParsedRequest.__new__(ParsedRequest)
         copy.request, copy.metadata, copy.inference_count = self.request, self.metadata, self.inference_count
         copy.job = job
+        if json_id:
+            copy.request = replace(self.request, id=json_id)
         return copy
 
 

@@ -23,7 +23,7 @@ from aiohttp.http_writer import HttpVersion11
 
 from mmsup.gateway.http import request_body
 from mmsup.gateway.http.host_policy import host_name
-from mmsup.gateway.http.request import echoed_headers
+from mmsup.gateway.http.request import ID_HEADER, echoed_headers
 from mmsup.gateway.http.request_body import THREAD_PARSE_BYTES
 from mmsup.gateway.http.url_routes import match_path
 from mmsup.gateway.protocol import binary_tensors
@@ -42,6 +42,11 @@ JSON_COST_UNIT_BYTES: Final = 1 << 12
 """So much JSON takes as long to parse as all else of a small request."""
 INFER_PREFIX: Final = b"POST /v2/models/"
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_VARYING: Final = re.compile(
+    rb"\r\n(?:traceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}|x-request-id: ([\x21-\x7e]{1,128}))(?=\r\n[^ \t])",
+    re.IGNORECASE,
+)
+"""The W3C's trace context, which nothing here reads, and the client's own id."""
 _UNSUPPORTED_HEADERS: Final = ("Transfer-Encoding", "Content-Encoding", "Expect", "Upgrade")
 
 
@@ -59,10 +64,10 @@ class ParsedHead:
     """`layout.space`, computed once."""
     json_end: int
     """`layout.blobs_start`, computed once."""
-    echo: dict[str, str]
-    """Headers that the response repeats."""
-    request_id: str
-    """The client's own id of the request, if the head has one."""
+    echo_id: str
+    """The client's own id of the request, if the head has one; the response repeats it."""
+    has_id_header: bool
+    """Whether the head has such a header, valid or not."""
     has_cacheable_json: bool
     """The body is JSON before binary tensors, short enough to be cached."""
     has_cacheable_text: bool
@@ -86,13 +91,31 @@ class HeadCache:
     def __len__(self) -> int:
         return len(self._heads)
 
-    def get(self, head: bytes) -> ParsedHead | None:
-        """The parsed head; None if a fast connection does not serve it. `head` includes the blank line."""
+    def get(self, head: bytes) -> tuple[ParsedHead, str] | None:
+        """The parsed head, and the client's own id of the request in it; None if a fast connection does not serve it.
+        `head` includes the blank line. Lines that differ in every request are cut out of what is parsed."""
         parsed = self._heads.recent.get(head) or self._heads.get(head)
         if parsed is None and head.startswith(INFER_PREFIX):
+            rest, echo_id = cut_lines(head)
+            if rest is not head:
+                parsed = self._heads.recent.get(rest) or self._heads.get(rest) or self._parse_rest(head, rest)
+                if parsed is not None and not (echo_id and parsed.has_id_header):
+                    return parsed, echo_id or parsed.echo_id
             parsed = self._parse(head)
-            if parsed is not None and len(head) <= HEAD_LIMIT_BYTES:
+            if parsed is not None and parsed.text:
                 self._heads.add(head, parsed)
+        return (parsed, parsed.echo_id) if parsed is not None else None
+
+    def _parse_rest(self, head: bytes, rest: bytes) -> ParsedHead | None:
+        """The rest of a head, if the whole of it says the same but for the id."""
+        whole, parsed = self._parse(head), self._parse(rest)
+        if whole is None or parsed is None or not parsed.text:
+            return None
+        if (whole.host, whole.model, whole.version, whole.layout) != (
+            *(parsed.host, parsed.model, parsed.version, parsed.layout),
+        ):
+            return None
+        self._heads.add(rest, parsed)
         return parsed
 
     def _parse(self, head: bytes) -> ParsedHead | None:
@@ -106,6 +129,16 @@ class HeadCache:
         ((message, body),) = messages
         text = head if len(head) <= HEAD_LIMIT_BYTES else b""
         return None if body.total_bytes else to_parsed_head(message, text)
+
+
+def cut_lines(head: bytes) -> tuple[bytes, str]:
+    """The head without the lines that differ in every request, and the id in them. They are cut out only in the exact
+    form in which no parser can read anything else in them: on one line, one of each kind, no continuation behind."""
+    parts = _VARYING.split(head) if len(head) <= HEAD_LIMIT_BYTES else [head]
+    ids = [each for each in parts[1::2] if each is not None]
+    if len(parts) == 1 or len(ids) > 1 or len(parts) // 2 - len(ids) > 1:
+        return head, ""
+    return b"".join(parts[::2]), ids[0].decode() if ids else ""
 
 
 def to_parsed_head(message: RawRequestMessage, text: bytes) -> ParsedHead | None:
@@ -144,8 +177,8 @@ def to_parsed_head(message: RawRequestMessage, text: bytes) -> ParsedHead | None
         layout=layout,
         buffer_bytes=layout.space,
         json_end=layout.blobs_start,
-        echo=echo,
-        request_id=next(iter(echo.values()), ""),
+        echo_id=echo.get(ID_HEADER, ""),
+        has_id_header=ID_HEADER in headers,
         has_cacheable_json=0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1),
         has_cacheable_text=layout.header == layout.size <= TEXT_LIMIT_BYTES,
         is_fast_to_parse=layout.size <= THREAD_PARSE_BYTES,

@@ -6,40 +6,60 @@ ordinary request first, as if it had been sent as one: its owner's `materialise`
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from mmsup.gateway.dispatch.in_flight import InFlightRequest
 from mmsup.gateway.dispatch.worker_link import WorkerLink
-from mmsup.gateway.http.response_bytes import Parts
-from mmsup.gateway.infer.known_request import PackedRequest
+from mmsup.gateway.http.response_bytes import head_end
+from mmsup.gateway.infer.known_request import JsonInputs, PackedRequest
 from mmsup.ipc.transport.codec import RESULT_FIELDS
 
-_FIRST_OUTPUT = len(RESULT_FIELDS)
+_FIRST_OUTPUT: Final = len(RESULT_FIELDS)
 
 
 class RequestOwner(Protocol):
     """The connection's pipeline, as its known requests see it."""
 
-    def deliver(self, parts: Parts, close: bool) -> None: ...
+    def deliver_known(self, data: bytes) -> bool:
+        """Write the response; True if it is done with the request, else it calls `close` later."""
+        ...
+
     def materialise(self, request: PackedInFlight) -> None:
         """Make an ordinary request of it, which takes its place."""
         ...
 
 
+class Recognised(NamedTuple):
+    """A known request that was found in the bytes of a connection."""
+
+    known: PackedRequest
+    cost: int
+    """For the fair queue."""
+    start: int
+    """Of the body."""
+    end: int
+    lists: Sequence[bytes | bytearray] = ()
+    """Of numbers, if they are in JSON."""
+    json_id: str = ""
+    echo_id: str = ""
+
+
 class PackedInFlight:
     """Made by `send`, with the link's next id."""
 
-    __slots__ = ("deadline_ns", "is_answered", "known", "link", "number", "owner", "record", "started_ns")
+    __slots__ = ("deadline_ns", "found", "is_answered", "known", "link", "number", "owner", "record", "started_ns")
 
-    def __init__(self, known: PackedRequest, owner: RequestOwner, link: WorkerLink, number: int) -> None:
-        self.known = known
+    def __init__(self, found: Recognised, owner: RequestOwner, link: WorkerLink, number: int) -> None:
+        self.found = found
+        self.known = found.known
         self.owner = owner
         self.link = link
         self.number = number
         self.started_ns = time.monotonic_ns()
-        self.deadline_ns = self.started_ns + known.deadline_ns
+        self.deadline_ns = self.started_ns + found.known.deadline_ns
         self.record = b""
         """As it was sent."""
         self.is_answered = False
@@ -55,46 +75,61 @@ class PackedInFlight:
         known = self.known
         at = len(known.record_parts[0]) + len(known.record_parts[1]) + 2 * 8
         found: list[bytes] = []
-        for header, (start, end) in zip(known.record_parts[2:], known.spans, strict=True):
-            at += len(header) + end - start
-            found.append(self.record[at - (end - start) : at])
+        for header, size in zip(known.record_parts[2:], known.inputs.sizes, strict=False):
+            at += len(header) + size
+            found.append(self.record[at - size : at])
         return found
 
     @staticmethod
     def finish(replies: Sequence[tuple[PackedInFlight, list[Any]]]) -> None:
         """Count and answer these requests of one link. Counted first: who has the response finds it in the counters."""
-        replies[0][0].known.counters.record_known(replies, time.monotonic_ns())
+        known = replies[0][0].known
+        known.counters.record_known(replies, time.monotonic_ns())
+        date, written = head_end(), 0
         for request, fields in replies:
             request.is_answered = True
-            request.owner.deliver([request.known.response.render(fields[_FIRST_OUTPUT:])], False)  # noqa: FBT003 - hot
+            found = request.found
+            data = found.known.response.render(fields[_FIRST_OUTPUT:], date, found.json_id, found.echo_id)
+            written += request.owner.deliver_known(data)
+        if written:
+            known.router.admission.leave(known.head.model, 0, written)
 
     def close(self) -> None:
-        """Its response is written, or its client gone."""
+        """Its response, which the client had to be waited for, is written; or its client is gone."""
         self.known.router.admission.leave(self.known.head.model, 0)
 
 
-def send(known: PackedRequest, request: memoryview, owner: RequestOwner) -> PackedInFlight | None:
-    """Send a request with these bytes, head and body; None if it is not admitted now. The route must be plain."""
-    route, head, router = known.route, known.head, known.router
-    if not router.admission.try_admit(head.model, route.spec):
+def send(found: Recognised, request: memoryview, owner: RequestOwner) -> PackedInFlight | None:
+    """Send a request with these bytes, head and body; None if it is not admitted now, or for the parser. Its route must
+    be plain."""
+    known = found.known
+    data = _inputs(found, request)
+    route = known.route
+    if data is None or not known.router.admission.try_admit(known.head.model, route.spec):
         return None
-    links = route.links
-    link = links[0] if len(links) == 1 else min(links, key=WorkerLink.load)
-    table = link.in_flight
-    table.last_id = number = table.last_id + 1
-    made = PackedInFlight(known, owner, link, number)
-    made.record = record = _pack(known, number, made.deadline_ns, request)
+    link = route.links[0] if len(route.links) == 1 else min(route.links, key=WorkerLink.load)
+    link.in_flight.last_id = number = link.in_flight.last_id + 1
+    made = PackedInFlight(found, owner, link, number)
+    made.record = record = _pack(known.record_parts, number, made.deadline_ns, data)
     link.send_packed(number, made, record)
     return made
 
 
-def _pack(known: PackedRequest, number: int, deadline_ns: int, request: memoryview) -> bytes:
-    parts = known.record_parts
-    numbers = number.to_bytes(8, "big"), deadline_ns.to_bytes(8, "big")
-    if len(parts) == 3:
-        ((start, end),) = known.spans
-        return b"".join((parts[0], numbers[0], parts[1], numbers[1], parts[2], request[start:end]))
-    pieces: list[bytes | memoryview] = [parts[0], numbers[0], parts[1], numbers[1]]
-    for header, (start, end) in zip(parts[2:], known.spans, strict=False):  # one part more if there are no inputs
-        pieces += header, request[start:end]
-    return b"".join(pieces)
+def _pack(parts: Sequence[bytes], number: int, deadline_ns: int, data: Sequence[bytes | memoryview]) -> bytes:
+    """The record for the worker; `parts` of codec.infer_record_parts."""
+    number_bytes, deadline_bytes = number.to_bytes(8, "big"), deadline_ns.to_bytes(8, "big")
+    if len(data) == 1:
+        return b"".join((parts[0], number_bytes, parts[1], deadline_bytes, parts[2], data[0]))
+    rest = itertools.zip_longest(parts[2:], data, fillvalue=b"")  # without inputs there is one part
+    return b"".join((parts[0], number_bytes, parts[1], deadline_bytes, *itertools.chain.from_iterable(rest)))
+
+
+def _inputs(found: Recognised, request: memoryview) -> Sequence[bytes | memoryview] | None:
+    """The bytes of each input; None if the parser must look at them."""
+    inputs, start = found.known.inputs, found.start
+    if isinstance(inputs, JsonInputs):
+        return inputs.pack(found.lists)
+    if inputs.only is not None:
+        begin, end = inputs.only
+        return (request[start + begin : start + end],)
+    return [request[start + begin : start + end] for begin, end in inputs.spans]

@@ -172,22 +172,33 @@ class VersionCounters:
         """The same for some replies to known requests at once: for each the fields of its record, of checked types."""
         row, by_size = self._row, self._by_size
         inferences = whole = all_ns = queue_ns = input_ns = infer_ns = output_ns = 0
-        for request, (_, _, _, queued, gathered, inferred, copied, batch, rows, *_) in replies:
+        batches: dict[int, list[int]] = {}
+        for request, fields in replies:
+            _, _, _, queued, gathered, inferred, copied, batch, rows, *_ = fields
             request_ns = now_ns - request.started_ns
             row.add_to_bucket(bisect_left(_EDGES_NS, request_ns))
             all_ns += request_ns
             inferences += request.known.inferences
+            if queued + gathered + inferred + copied > request_ns:  # as above
+                queued = gathered = inferred = copied = 0
+            queue_ns += queued
+            input_ns += gathered
+            infer_ns += inferred
+            output_ns += copied
+            if batch <= 1 or (by_size.get(rows) or self._executions(rows)).count(batch):
+                whole += 1
+                sums = batches.get(rows)
+                if sums is None:
+                    batches[rows] = [1, gathered, inferred, copied]
+                else:
+                    sums[0] += 1
+                    sums[1] += gathered
+                    sums[2] += inferred
+                    sums[3] += copied
+        for rows, sums in batches.items():
             executions = by_size.get(rows) or self._executions(rows)
-            is_whole = 1 if batch == 1 else executions.count(batch)
-            whole += is_whole
-            is_true = queued + gathered + inferred + copied <= request_ns
-            if is_true:
-                queue_ns += queued
-                input_ns += gathered
-                infer_ns += inferred
-                output_ns += copied
-            if is_whole and executions.counter is not None:
-                executions.counter.add_sums(1, *((gathered, inferred, copied) if is_true else (0, 0, 0)))
+            if executions.counter is not None:
+                executions.counter.add_sums(*sums)
         times_ns = [all_ns, queue_ns, input_ns, infer_ns, output_ns]
         row.add_known(len(replies), inferences, whole, times_ns, time.time_ns() // 1_000_000)
 

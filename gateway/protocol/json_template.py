@@ -20,6 +20,7 @@ from mmsup.gateway.protocol.json_document import as_list, as_object
 TEMPLATE_LIMIT_BYTES: Final = 2048
 TEXT_LIMIT_BYTES: Final = 1 << 16
 """In longer texts the lists cost more than the text around them."""
+_ID: Final = re.compile(rb'\{"id": ?"([A-Za-z0-9_.:+/=-]{1,64})",')
 _LIST: Final = re.compile(rb'"data"\s*:\s*\[([^\[\]{}"]*)\]')
 JsonTemplate = tuple[bytes, ...]
 
@@ -31,6 +32,30 @@ def split_template(text: bytes) -> tuple[JsonTemplate, list[bytes]] | None:
     if len(template) < 2 or sum(map(len, template)) > TEMPLATE_LIMIT_BYTES:
         return None
     return template, parts[1::2]
+
+
+def cut_id(text: bytes) -> tuple[str, bytes]:
+    """The client's own id at the start of a request's JSON, and the text with as many zero bytes in its place. An empty
+    id and the same text if there is none, or none of the plain form that clients write."""
+    found = _ID.match(text)
+    if found is None:
+        return "", text
+    start, end = found.span(1)
+    return found[1].decode(), b"".join((text[:start], bytes(end - start), text[end:]))
+
+
+def takes_id(text: bytes) -> bool:
+    """Whether the parser takes the id that `cut_id` finds in this JSON for the request's, tested as for the lists."""
+    found = _ID.match(text)
+    if found is None:
+        return False
+    start, end = found.span(1)
+    mark = secrets.token_hex(16)
+    try:
+        document = as_object(orjson.loads(b"".join((text[:start], mark.encode(), text[end:]))))
+    except orjson.JSONDecodeError:
+        return False
+    return document is not None and document.get("id") == mark
 
 
 def input_names(template: JsonTemplate) -> list[str] | None:
@@ -50,6 +75,15 @@ def input_names(template: JsonTemplate) -> list[str] | None:
     if len(inputs) != len(marks) or not all(isinstance(name, str) for name in names):
         return None
     return [str(name) for name in names]
+
+
+def text_around_list(text: bytes) -> tuple[bytes, bytes] | None:
+    """The text up to the bracket that begins the only list, and after the one that ends it. None if there are more.
+    Whatever list stands between the two, even a nested one, is the data of the same input."""
+    found = _LIST.search(text)
+    if found is None or _LIST.search(text, found.end()):
+        return None
+    return text[: found.start(1) - 1], text[found.end(1) + 1 :]
 
 
 def parse_lists(lists: Sequence[bytes]) -> list[Any] | None:

@@ -9,7 +9,7 @@ import array
 import functools
 import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -158,15 +158,15 @@ def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
     if len(values) > PACKED_LIMIT:
         return _floats_checked(values, datatype)
     try:
-        return memoryview(_packer(len(values), _CODES[datatype])(*values))
+        return memoryview(_packer(len(values), _CODES[datatype]).pack(*values))
     except (OverflowError, struct.error):
         return _floats_checked(values, datatype)
 
 
 @functools.lru_cache(256)
-def _packer(count: int, code: str) -> Callable[..., bytes]:
-    """Packs `count` floats; OverflowError for a finite number that would become infinite."""
-    return struct.Struct(f"<{count}{code}").pack
+def _packer(count: int, code: str) -> struct.Struct:
+    """Packs `count` numbers; OverflowError for a finite number that would become infinite."""
+    return struct.Struct(f"<{count}{code}")
 
 
 def _floats_checked(values: list[Any], datatype: str) -> memoryview:
@@ -184,6 +184,14 @@ def _floats_checked(values: list[Any], datatype: str) -> memoryview:
     return memoryview(made).cast("B")
 
 
+def number_packer(datatype: str, shape: Sequence[int]) -> struct.Struct | None:
+    """Packs the numbers of a flat list without a boolean in it into the same bytes as `to_bytes`; struct.error or
+    OverflowError where `to_bytes` must say what is wrong. None for datatypes that are not numbers, or have no form in
+    JSON."""
+    code, count = _CODES.get(datatype, ""), element_count(shape)
+    return _packer(count, code) if code and count <= PACKED_LIMIT else None
+
+
 def _first(values: list[Any], kinds: frozenset[type]) -> str:
     wrong = next(each for each in values if type(each) not in kinds)
     if isinstance(wrong, list | dict):
@@ -196,11 +204,11 @@ def _first_out_of_range(values: list[int], datatype: str) -> int:
     return next(each for each in values if not int(limits.min) <= each <= int(limits.max))
 
 
-def to_json(data: memoryview, datatype: str, name: str) -> bytes:
+def to_json(data: bytes | memoryview, datatype: str, name: str) -> bytes:
     """The flat JSON list of a tensor's elements; each number parses to the same value again."""
     if datatype == "BYTES":
         try:
-            return orjson.dumps([each.decode() for each in unpack_strings(data)])
+            return orjson.dumps([each.decode() for each in unpack_strings(memoryview(data))])
         except UnicodeDecodeError:
             text = f"output '{name}' holds bytes that are not UTF-8 text: ask for binary_data"
             raise CallerError("bad_request", text) from None

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import Spawn
+from mmsup.supervisor.linux.worker_marks import set_limit_mark
 
 EXEC_FAILED: Final = 127
 """Exit status of a child whose program could not be run, as in a shell."""
@@ -107,6 +108,7 @@ def _exec_child(
         for path in spawn.procs_files:
             _write(path, "0")
         set_oom_score(spawn.oom_score_adj)  # refused here unless we are root (ipc/inspection.py); see Children
+        set_limit_mark(spawn.env)
         os.umask(0o077)
         os.chdir(spawn.cwd)
         _set_up_descriptors(inherited, output)

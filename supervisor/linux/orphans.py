@@ -1,9 +1,8 @@
 """Processes that a model has started and that have left its session or its control group, found by an inherited mark.
 
-Each worker has `MMSUP_WORKER=SERVER/WORKER` in its environment, and so has what it starts, unless it starts it with an
-environment of its own making. When the worker exits, its children become the keeper's, which is a subreaper; when the
-keeper is killed, init's. The first are found among the keeper's children at each exit of a worker, the others by a scan
-of /proc at the next start of a server with the same state directory.
+When a worker exits, its children become the keeper's, which is a subreaper; when the keeper is killed, init's. The
+first are found among the keeper's children at each exit of a worker, the others by a scan of /proc at the next start of
+a server with the same state directory. The marks are those of worker_marks.py.
 """
 
 from __future__ import annotations
@@ -16,25 +15,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from mmsup.ipc.environment import WORKER_MARK
 from mmsup.supervisor.linux.process_tree import read_stat
+from mmsup.supervisor.linux.worker_marks import is_of_server, mark_number, read_mark, worker_mark
 
 SEARCH_LIMIT_S: Final = 5.0
 """How long after an exit orphans are looked for while some are found: one in an unkillable state (D) may stay."""
 START_LIMIT_S: Final = 2.0
 POLL_S: Final = 0.005
-_PREFIX: Final = f"{WORKER_MARK}=".encode()
-
-
-def worker_mark(server: str, worker: str) -> str:
-    """The value of WORKER_MARK. `server`: the name of its cgroups, which follows from its state directory."""
-    return f"{server}/{worker}"
 
 
 def end_orphans_of(server: str) -> None:
     """At the start of a server, with its directories locked: kill what an earlier keeper's workers have left. Waits."""
     end_s = time.monotonic() + START_LIMIT_S
-    while _kill(_all_pids(), lambda mark: mark.startswith(f"{server}/")) and time.monotonic() < end_s:
+    while _kill(_all_pids(), lambda mark: is_of_server(mark, server)) and time.monotonic() < end_s:
         time.sleep(POLL_S)
 
 
@@ -64,38 +57,29 @@ class Orphans:
             return
         # Looked at before the children are listed: what has exited by now has left its own children to this process.
         exiting = {pid for pid in self._killed if (stat := read_stat(pid)) is not None and stat.state not in "ZX"}
-        living = {worker_mark(self._server, each) for each in self._living_workers()}
-        prefix = f"{self._server}/"
-        self._killed = exiting | _kill(_children(), lambda mark: mark.startswith(prefix) and mark not in living)
+        living = {mark_number(worker_mark(self._server, each)) for each in self._living_workers()}
+        found = _kill(_children(), lambda mark: is_of_server(mark, self._server) and mark not in living)
+        self._killed = exiting | found
         if not self._killed:
             self._until_s = 0.0
 
 
-def _kill(pids: Iterable[int], is_orphan: Callable[[str], bool]) -> set[int]:
+def _kill(pids: Iterable[int], is_orphan: Callable[[int], bool]) -> set[int]:
     """Those that were killed."""
-    return {pid for pid in pids if is_orphan(_mark(pid)) and _kill_one(pid, is_orphan)}
+    return {pid for pid in pids if is_orphan(read_mark(pid)) and _kill_one(pid, is_orphan)}
 
 
-def _kill_one(pid: int, is_orphan: Callable[[str], bool]) -> bool:
+def _kill_one(pid: int, is_orphan: Callable[[int], bool]) -> bool:
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
             # The pidfd is open, so the process whose mark is read now is the one that the signal reaches.
-            if is_orphan(_mark(pid)):
+            if is_orphan(read_mark(pid)):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return True
         finally:
             os.close(pidfd)
     return False
-
-
-def _mark(pid: int) -> str:
-    """Empty without one, and for a process that has exited or that we may not look into."""
-    with contextlib.suppress(OSError):
-        for each in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if each.startswith(_PREFIX):
-                return each.removeprefix(_PREFIX).decode(errors="replace")
-    return ""
 
 
 def _children() -> list[int]:

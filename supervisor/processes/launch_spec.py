@@ -20,7 +20,7 @@ from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.linux import cgroup_backend
-from mmsup.supervisor.linux.orphans import worker_mark
+from mmsup.supervisor.linux.worker_marks import worker_mark
 
 INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 GATEWAY_OOM_ADJ: Final = -800

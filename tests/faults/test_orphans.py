@@ -33,7 +33,7 @@ os.setsid()
 if sys.argv[1] == "leave":
     for path in GROUPS:
         open(path, "w").write("0")
-child = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdout=subprocess.DEVNULL)
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdout=subprocess.DEVNULL, env=ENV)
 print(os.getpid(), child.pid, flush=True)
 os.close(1)
 time.sleep(1000)
@@ -47,8 +47,10 @@ class Model:
             for path in groups:
                 open(path, "w").write("0")
             return {"pids": np.array([os.getpid()] * 2, np.int64)}
-        code = DAEMON.replace("GROUPS", repr(groups))
-        output = subprocess.run([sys.executable, "-c", code, mode], stdout=subprocess.PIPE, check=True).stdout
+        environment = {"PATH": os.environ["PATH"]} if mode == "own environment" else dict(os.environ)
+        code = DAEMON.replace("GROUPS", repr(groups)).replace("ENV", repr(environment))
+        command = [sys.executable, "-c", code, mode]
+        output = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True).stdout
         return {"pids": np.array([int(each) for each in output.split()], np.int64)}
 '''
 
@@ -76,19 +78,20 @@ def await_end(pids: list[int]) -> None:
     eventually(lambda: not any(is_alive(pid) for pid in pids), f"{pids} have ended")
 
 
+@pytest.mark.parametrize("mode", ["stay", "own environment"])
 def test_without_cgroups_what_a_model_started_ends_when_its_worker_is_killed_or_unloaded_and_no_other_models_does(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, mode: str
 ) -> None:
     write_model(tmp_path, "one")
     write_model(tmp_path, "two")
     with unprivileged(tmp_path, tmp_path_factory.mktemp("bin")) as server:
         assert "no cgroup" in server.log()
-        others = start_daemon(server, "two")
-        killed = start_daemon(server, "one")
+        others = start_daemon(server, "two", mode)
+        killed = start_daemon(server, "one", mode)
         os.kill(server.pid("one"), signal.SIGKILL)
         await_end(killed)
         server.await_state("one", "ready")
-        unloaded = start_daemon(server, "one")
+        unloaded = start_daemon(server, "one", mode)
         server.ctl("unload", name="one")
         await_end(unloaded)
         assert all(is_alive(pid) for pid in others)
@@ -98,12 +101,13 @@ def test_without_cgroups_what_a_model_started_ends_when_its_worker_is_killed_or_
         await_end(others)
 
 
+@pytest.mark.parametrize("mode", ["stay", "own environment"])
 def test_without_cgroups_what_outlived_a_killed_keeper_is_ended_by_the_next_start(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, mode: str
 ) -> None:
     write_model(tmp_path, "one")
     with unprivileged(tmp_path, tmp_path_factory.mktemp("bin")) as server:
-        left = start_daemon(server, "one")
+        left = start_daemon(server, "one", mode)
         server.process.kill()
         server.process.wait()
         assert all(is_alive(pid) for pid in left)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmsup.gateway.infer.handler import ParsedRequest
 from mmsup.gateway.infer.known_request import KnownJsonRequest, KnownRequest
-from mmsup.gateway.infer.known_requests import KnownRequests
+from mmsup.gateway.infer.known_request_cache import KnownRequestCache
 from mmsup.gateway.protocol.infer_request import InferRequest
 from mmsup.gateway.protocol.inference_job import InferenceJob, InputTensor
 from mmsup.ipc.specs import Metadata, TensorSpec
@@ -22,7 +22,7 @@ def parsed(metadata: Metadata = MODEL) -> ParsedRequest:
 
 
 def test_a_cached_request_is_valid_only_for_its_version_and_metadata() -> None:
-    cache = KnownRequests(Any, Any, may_pack=False)  # type: ignore[arg-type] # only for what is packed
+    cache = KnownRequestCache(Any, Any, may_pack=False)  # type: ignore[arg-type] # only for what is packed
     cached = KnownRequest(parsed(), "1")
     cache.put(b"text", cached)
     assert cache.get(b"text", "1", MODEL) is cached

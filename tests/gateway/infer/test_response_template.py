@@ -28,12 +28,12 @@ def data_of(seed: int, *specs: TensorSpec) -> tuple[bytes, ...]:
     return tuple(floats.tobytes() if each.datatype == "FP32" else numbers.tobytes() for each in specs)
 
 
-def built(requested: list[RequestedOutput], data: tuple[bytes, ...]) -> InferResponse:
+def built(requested: list[RequestedOutput], data: tuple[bytes, ...], json_id: str = "id-7") -> InferResponse:
     outputs = [
         OutputTensor(each.spec.name, each.spec.datatype, each.spec.shape, memoryview(part))
         for each, part in zip(requested, data, strict=True)
     ]
-    return build_response(ResponseContext("m", "3", "id 7", batched=False, labels={}), requested, outputs)
+    return build_response(ResponseContext("m", "3", json_id, batched=False, labels={}), requested, outputs)
 
 
 def template_of(
@@ -41,7 +41,7 @@ def template_of(
 ) -> tuple[ResponseTemplate | None, tuple[TensorSpec, ...]]:
     specs = tuple(each.spec for each in requested)
     data = data_of(seed, *specs)
-    return make_template(signature(*specs), requested, built(requested, data), data), specs
+    return make_template(signature(*specs), requested, built(requested, data), data, "id-7"), specs
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -52,9 +52,12 @@ def test_a_rendered_template_is_the_response_built_anew(specs: tuple[TensorSpec,
     assert template is not None
     for seed in range(2, 40):
         data = data_of(seed, *specs)
-        start, body = response_bytes.inference_parts(built(requested, data), {})
+        echo_id = "r7" if seed % 3 else ""
+        start, body = response_bytes.inference_parts(
+            built(requested, data, f"i:{seed:02}"), {"X-Request-Id": echo_id} if echo_id else {}
+        )
         expected = b"".join((start, response_bytes.head_end(), *body))
-        got = template.render(data)
+        got = template.render(data, response_bytes.head_end(), f"i:{seed:02}", echo_id)
         assert got.partition(b"Date: ")[0] == expected.partition(b"Date: ")[0]
         assert got.partition(b"\r\n\r\n")[2] == expected.partition(b"\r\n\r\n")[2]
 
