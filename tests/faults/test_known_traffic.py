@@ -145,8 +145,9 @@ def test_a_worker_that_hangs_in_a_known_request_is_found_out_and_replaced(server
         os.kill(server.pid(name), signal.SIGSTOP)
         assert "hung" in server.await_event("worker_exit", name, 3)["cause"]
         clients.await_right(32)
-    assert set(clients.errors()) <= {(504, "worker_hung")}, "at most what ran when it was stopped"
-    assert sum(clients.errors().values()) <= 1
+    # What had run in the same turn as the one that hung is answered with the verdict too: its reply was not sent.
+    assert set(clients.errors()) <= {(504, "worker_hung")}, clients.errors()
+    assert sum(clients.errors().values()) <= 3 * 7
     unload(server, name)
 
 
