@@ -124,6 +124,25 @@ def test_a_known_request_may_be_answered_in_any_other_way(do: Do, form: str, fro
 
 
 @fast_fronts
+@pytest.mark.parametrize("form", FORMS)
+def test_several_known_requests_in_flight_may_be_answered_in_another_way_at_once(form: str, front: str) -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        gateway.serve("f", "1")
+        clients, kind = [gateway.connect() for _ in range(4)], Order((1, 1), "f", form=form)
+        await warm(gateway, clients[0], kind)
+        for round_ in range(3):
+            for client in clients:
+                client.ask(kind.again(round_, Do.OTHER_SHAPE))
+            await gateway.settle()
+            for client in clients:
+                expected = kind.again(round_, Do.OTHER_SHAPE).expected(1)["y"]
+                assert client.read() == (200, {"y": expected[: len(expected) // 2]})
+        await warm(gateway, clients[0], kind)
+
+    run(front, test)
+
+
+@fast_fronts
 def test_outputs_that_are_no_numbers_are_written_and_read_in_every_form(front: str) -> None:
     async def test(gateway: ScriptedGateway) -> None:
         gateway.serve("f", "1")
