@@ -86,7 +86,7 @@ class Comparison:
             self.measured.setdefault((row.peer, row.run), []).append(row)
             figures = f"CPU {row.cpu_us:10,.1f} µs  p50 {row.p50_ms:9.3f} ms {row.rate:10,.1f}/s"
             found = f"{figures if row.requests else ''}  {row.note[:80]}  {row.trouble[:200]}"
-            log_progress(f"  {turn + 1}/{self.rounds} {row.run:9} {name:22} {found}")
+            log_progress(f"  {turn + 1}/{self.rounds} {row.run:13} {name:22} {found}")
 
     def _rows(self, peer: Peer, scene: Scene, *, is_again: bool) -> Iterator[Row]:
         """A server that is missing is not tried again, nor one that did not start in two rounds."""

@@ -10,7 +10,7 @@ import contextlib
 import enum
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +72,8 @@ class Seen:
 
     tag: tuple[int, ...]
     signature: InferSignature
-    had_buffer: bool
+    had_buffer: bool = field(compare=False)
+    """A known request has none: the last reply to the same needed none."""
 
 
 def model_outputs(inputs: Sequence[Array], version: int) -> list[Array]:
