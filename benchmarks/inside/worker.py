@@ -98,7 +98,7 @@ class InProcessWorker:
         heard = time.perf_counter()
         while handler.known.waiting or handler.queue.size:
             if handler.known.waiting:
-                loop._end_runs(handler.run_known(time.monotonic_ns()))
+                loop._run_known()
             else:
                 loop._run_queued()
         end = time.perf_counter()

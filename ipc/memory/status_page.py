@@ -55,8 +55,8 @@ class Activity(enum.IntEnum):
     """A gateway that has no configuration yet."""
 
 
-_BUSY: Final = int(Activity.BUSY)
-"""As an int: storing a member of an enum takes longer."""
+_IDLE, _BUSY = int(Activity.IDLE), int(Activity.BUSY)
+"""As ints: storing a member of an enum takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,13 @@ class StatusPageWriter:
         self._words[_SINCE] = now_ns
         self._words[_HEARTBEAT] = now_ns
         self._words[_ACTIVITY] = activity
+
+    def idle(self, now_ns: int) -> None:
+        """The same for IDLE."""
+        words = self._words
+        words[_SINCE] = now_ns
+        words[_HEARTBEAT] = now_ns
+        words[_ACTIVITY] = _IDLE
 
     def request_started(self, request: int) -> None:
         self._words[RING_INDEX + self._started % RING] = request

@@ -33,6 +33,9 @@ class Clock:
         self.now_ns = 10**12
         patch.setattr("time.monotonic_ns", lambda: self.now_ns)
 
+    def advance(self, by_ns: int) -> None:
+        self.now_ns += max(by_ns, 0)
+
 
 class ScriptedEngine:
     """An engine that calls a function of the test."""
@@ -69,6 +72,7 @@ class InProcessWorker:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         *,
+        clock: Clock | None = None,
         gateways: int = 1,
         use_known_requests: bool = True,
         **options: Any,  # of ModelSpec
@@ -85,6 +89,8 @@ class InProcessWorker:
         control = WorkerControlChannel(theirs, self._lifeline[0])
         self._theirs = theirs
         self.loop = ServingLoop(control, None, executor, executor._page, use_known_requests=use_known_requests)
+        if clock is not None:
+            self.loop._wait_for_requests = clock.advance  # type: ignore[method-assign, assignment] # nothing comes while it waits
         os.close(page)
         self.ends: list[DataChannel | None] = []
         for place in range(gateways):

@@ -74,11 +74,28 @@ class BatchPolicy:
             delay_ns = min(delay_ns, spare_ns) if delay_ns else spare_ns
         return BatchRule(rows, self._preferred, delay_ns, self.concurrency.expected, self._recent_run_ns)
 
+    def runs_singly(self, waiting: int) -> bool:
+        """Whether so many requests that wait run one by one, and at once: there is nothing to batch or to wait for."""
+        if not self.can_batch:
+            return True
+        return waiting == 1 and (not self.can_delay or self.concurrency.expected <= 1)
+
     def on_run(self, rows: int, took_ns: int) -> None:
         self._recent_run_ns = max(took_ns, self._recent_run_ns // 2)
         self.runs += 1
         if self._objective is not None:
             self._objective.on_run(rows, took_ns)
+
+    def on_single_run(self, rows: int, took_ns: int, spent_ns: int) -> bool:
+        """`on_run`, then `has_time_for_run`."""
+        recent_ns = self._recent_run_ns // 2
+        if took_ns > recent_ns:
+            recent_ns = took_ns
+        self._recent_run_ns = recent_ns
+        self.runs += 1
+        if self._objective is not None:
+            self._objective.on_run(rows, took_ns)
+        return spent_ns + recent_ns < QUICK_RUNS_NS
 
     def has_time_for_run(self, spent_ns: int) -> bool:
         """Whether another run fits into a loop iteration that has run models for so long, before its replies go out."""

@@ -85,6 +85,18 @@ def next_batch(queued: Iterable[QueuedRequest[L]], now_ns: int, rule: BatchRule)
     return Batch(expired, batch) if until_ns <= now_ns else Batch(expired, [], until_ns)
 
 
+def batch_of_alike(waiting: int, rows: int, rule: BatchRule) -> int:
+    """How many of so many waiting requests, of `rows` rows each and alike in all else, `next_batch` runs now, whenever
+    they came and as long as none has expired; 0 if it depends on more than that."""
+    if rule.preferred:
+        return 0
+    most = min(max(rule.max_rows // rows, 1), MAX_BATCH_REQUESTS)
+    is_full = waiting > most or (waiting == most and (rows * most >= rule.max_rows or most == MAX_BATCH_REQUESTS))
+    if is_full or not rule.max_delay_ns or waiting >= rule.expected_requests:
+        return min(waiting, most)
+    return 0
+
+
 def _wait_limit_ns(batch: list[QueuedRequest[L]], rule: BatchRule) -> int:
     """Until when all of these can wait; in the past for an empty batch."""
     oldest_ns = min([request.arrived_ns for request in batch], default=0)

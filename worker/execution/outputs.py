@@ -9,7 +9,6 @@ each at the next multiple of 64 bytes. `lay_out_buffers` gives an engine its arr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -29,6 +28,8 @@ ADDRESS_CHECK_BYTES: Final = 64 << 10
 Shape = tuple[int, ...]
 OutputBytes = tuple[str, Shape, bytes | memoryview]
 """Name, shape, bytes."""
+InlineReply = tuple[bytes, tuple[bytes, ...]]
+"""Signature, and the bytes of each output."""
 PredictedOutput = tuple[str, str, Shape]
 """Name, datatype and shape of an output before the run."""
 
@@ -51,7 +52,7 @@ class ReplySignatureCache:
         self._datatypes = datatypes
         self._packed: BoundedCache[tuple[tuple[str, Shape], ...], bytes] = BoundedCache(SIGNATURES_LIMIT)
 
-    def inline_reply(self, arrays: Mapping[str, Array]) -> tuple[bytes, tuple[bytes, ...]] | None:
+    def inline_reply(self, arrays: Mapping[str, Array]) -> InlineReply | None:
         """Signature and bytes of outputs that all travel in the reply; None if one is large, or no plain number."""
         shapes: list[tuple[str, Shape]] = []
         data: list[bytes] = []
@@ -62,13 +63,10 @@ class ReplySignatureCache:
             data.append(array.tobytes())
         return (self._signature(tuple(shapes)), tuple(data)) if len(data) <= INLINE_TENSORS else None
 
-    def inline_parts(
-        self, arrays: Mapping[str, Array], sizes: Sequence[int]
-    ) -> list[tuple[bytes, tuple[bytes, ...]]] | None:
+    def inline_parts(self, arrays: Mapping[str, Array], sizes: Sequence[int]) -> list[InlineReply] | None:
         """The same for each part of a batch, of so many rows along the first axis; None if any part is not of this
         kind."""
-        ends = [*accumulate(sizes)]
-        rows, largest = ends[-1], max(sizes)
+        rows, largest = sum(sizes), max(sizes)
         columns: list[list[bytes]] = []
         for array in arrays.values():
             shape = array.shape
@@ -77,16 +75,11 @@ class ReplySignatureCache:
             row_bytes = array.nbytes // rows
             if row_bytes * largest > INLINE_LIMIT_BYTES:
                 return None
-            data = array.tobytes()
-            columns.append(
-                [data[(end - size) * row_bytes : end * row_bytes] for end, size in zip(ends, sizes, strict=True)]
-            )
+            columns.append(_slices(array.tobytes(), row_bytes, sizes))
         if not 0 < len(columns) <= INLINE_TENSORS:
             return None
-        words = {
-            size: self._signature(tuple([(name, (size, *array.shape[1:])) for name, array in arrays.items()]))
-            for size in set(sizes)
-        }
+        shapes = [(name, array.shape[1:]) for name, array in arrays.items()]
+        words = {size: self._signature(tuple([(name, (size, *rest)) for name, rest in shapes])) for size in {*sizes}}
         return [(words[size], data) for size, data in zip(sizes, zip(*columns, strict=True), strict=True)]
 
     def signature(self, outputs: Sequence[OutputBytes]) -> bytes:
@@ -99,6 +92,17 @@ class ReplySignatureCache:
             packed = pack_signature(ReplySignature(tuple(specs)))
             self._packed.add(key, packed)
         return packed
+
+
+def _slices(data: bytes, row_bytes: int, sizes: Sequence[int]) -> list[bytes]:
+    """The bytes of parts of so many rows each."""
+    parts: list[bytes] = []
+    start = 0
+    for size in sizes:
+        end = start + size * row_bytes
+        parts.append(data[start:end])
+        start = end
+    return parts
 
 
 def buffer_bytes(outputs: Sequence[OutputBytes]) -> int:

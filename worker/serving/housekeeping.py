@@ -18,20 +18,19 @@ class Housekeeping:
     def __init__(self, engine: Engine, page: StatusPageWriter) -> None:
         self._engine = engine
         self._page = page
-        self._trim_schedule = malloc_tuning.TrimSchedule()
-        self._collect_at_run = COLLECT_EVERY_RUNS
+        self.trim_schedule = malloc_tuning.TrimSchedule()
+        self.due_at_run = COLLECT_EVERY_RUNS
+        """After how many runs of this worker `after_run` has something to do."""
 
-    def after_run(self, runs: int, now_ns: int) -> None:
-        """`runs`: of this worker so far."""
-        self._trim_schedule.last_run_ns = now_ns
-        if runs >= self._collect_at_run:
-            self._collect_at_run = runs + COLLECT_EVERY_RUNS
-            self._collect_garbage(generation=1)
+    def after_run(self, runs: int) -> None:
+        """`runs`: of this worker so far, not less than `due_at_run`."""
+        self.due_at_run = runs + COLLECT_EVERY_RUNS
+        self._collect_garbage(generation=1)
 
     def when_idle(self, now_ns: int) -> None:
         """At a heartbeat, while nothing comes."""
         self._collect_garbage(generation=2)
-        if self._trim_schedule.is_due(now_ns):
+        if self.trim_schedule.is_due(now_ns):
             heap.trim_heap()
 
     def _collect_garbage(self, generation: int) -> None:

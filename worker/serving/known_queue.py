@@ -128,14 +128,10 @@ class KnownQueue:
         self._newest[link] = newest
         return True
 
-    def remove_first(self, count: int) -> None:
-        """The first `count` were answered."""
-        del self.waiting[:count]
-
     def release(self) -> list[QueuedRequest[GatewayLink]]:
         """What waits, as ordinary requests in the same order; nothing waits afterwards."""
         released = [self.ordinary(each) for each in self.waiting]
-        self.remove_first(len(released))
+        self.waiting.clear()
         return released
 
     def ordinary(self, request: WaitingRequest) -> QueuedRequest[GatewayLink]:

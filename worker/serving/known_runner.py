@@ -68,7 +68,6 @@ class KnownRunner:
             except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
                 made, failed = NOTHING, executor.checked(failure_of_run(error, executor.spec), inputs, known.wanted)
             done_ns = clock()
-            policy.on_run(known.rows, done_ns - now_ns)
             queue_ns, input_ns, infer_ns = now_ns - arrived_ns, ready_ns - now_ns, done_ns - ready_ns
             reply: PlainReply = [RESULT, number, known.reply, queue_ns, input_ns, infer_ns, 0, 1, known.reported_rows]
             for (name, array), (expected, dtype, shape) in zip(made.items(), known.outputs, strict=False):
@@ -88,10 +87,11 @@ class KnownRunner:
                 end_ns = clock()
             page.batch_executed(1)
             ran += 1
+            has_time = policy.on_single_run(known.rows, done_ns - now_ns, end_ns - began_ns)
             now_ns = end_ns
-            if ran >= MAX_BATCH_REQUESTS or not policy.has_time_for_run(now_ns - began_ns):
+            if not has_time or ran >= MAX_BATCH_REQUESTS:
                 break
-        requests.remove_first(taken)
+        del requests.waiting[:taken]
         return now_ns
 
     def _reply(

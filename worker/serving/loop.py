@@ -19,7 +19,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, StopWorker
 from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mmsup.worker")
 
-HEARTBEAT_S: Final = 0.5
+HEARTBEAT_MS: Final = 500
 """Longest sleep of an idle loop; a quarter of the model's hang limit where that is shorter."""
-SEND_RETRY_S: Final = 0.01
+SEND_RETRY_MS: Final = 10
 """Sleep while a gateway does not take its replies."""
 SELECT_LIMIT: Final = 1024
 """`select` takes no descriptor from here on."""
@@ -71,24 +71,30 @@ class ServingLoop:
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
         self._is_stopping = False
-        self._heartbeat_s = min(HEARTBEAT_S, executor.spec.hang_limit_s / 4)
+        self._heartbeat_ms = min(HEARTBEAT_MS, max(int(executor.spec.hang_limit_s * 250), 1))
         self._poller.register(control.channel.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its hang-up matters
         if zeromq is not None:
             self._poller.register(zeromq.fileno(), select.POLLIN)
 
     def run(self) -> None:
-        self._page.set_activity(Activity.IDLE, time.monotonic_ns())
+        self._page.idle(time.monotonic_ns())
         while self.turn():
             pass
 
     def turn(self) -> bool:
         """One iteration; False at the end."""
-        queue, known = self._handler.queue, self._handler.known
-        received = self._receive_all(0 if queue.size or known.waiting else self._poll_timeout_s())
-        if known.waiting:
-            self._end_runs(self._handler.run_known(time.monotonic_ns()))
-        elif queue.size:
+        queue, known, policy = self._handler.queue, self._handler.known, self._handler.policy
+        if queue.size or known.waiting:
+            timeout_ms = 0
+        elif self._is_stopping or self._outbox.replies:
+            timeout_ms = 0 if self._is_done() else min(SEND_RETRY_MS, self._heartbeat_ms)
+        else:
+            timeout_ms = self._heartbeat_ms
+        received = self._receive_all(timeout_ms)
+        if known.waiting and (not policy.can_batch or policy.runs_singly(len(known.waiting))):
+            self._run_known()
+        elif queue.size or known.waiting:
             self._run_queued()
         elif received:
             self._on_idle()
@@ -102,11 +108,6 @@ class ServingLoop:
     def _is_done(self) -> bool:
         return self._is_stopping and not self._handler.replies.pending.results and not self._outbox.replies
 
-    def _poll_timeout_s(self) -> float:
-        if not self._is_stopping and not self._outbox.replies:
-            return self._heartbeat_s
-        return 0 if self._is_done() else min(SEND_RETRY_S, self._heartbeat_s)
-
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
         self._page.heartbeat(now_ns)
@@ -115,11 +116,11 @@ class ServingLoop:
 
     # Receiving.
 
-    def _receive_all(self, timeout_s: float) -> bool:
+    def _receive_all(self, timeout_ms: int) -> bool:
         """Receive all that has come, after waiting at most so long; whether there was anything."""
         queue, known = self._handler.queue, self._handler.known
         received = self._zeromq is not None and self._receive_zeromq()
-        events = self._poller.poll(0 if received else timeout_s * 1000)
+        events = self._poller.poll(0 if received else timeout_ms)
         now_ns = time.monotonic_ns()
         for _ in range(PACKETS_LIMIT):
             if not events:
@@ -207,27 +208,34 @@ class ServingLoop:
         if ran:
             now_ns = time.monotonic_ns()
         while (
-            handler.queue.size
+            (handler.queue.size or handler.known.waiting)
             and not until_ns
             and ran < MAX_BATCH_REQUESTS
             and (now_ns == began_ns or policy.has_time_for_run(now_ns - began_ns))
         ):
-            batch = handler.run_next_batch(now_ns)
-            ran += len(batch.requests)
-            until_ns = batch.wait_until_ns
+            together, until_ns = handler.run_next_batch(now_ns)
+            ran += together
             now_ns = time.monotonic_ns()
-        if ran and policy.can_delay:
-            self._receive_all(0)  # before the replies go out: what is here now is of other callers
-            policy.concurrency.record(ran + handler.queue.size)
-        self._end_runs(now_ns)
+        self._end_runs(now_ns, ran)
         if until_ns and not self._receive_all(0):
             self._wait_for_requests(until_ns - now_ns)
 
-    def _end_runs(self, now_ns: int) -> None:
-        """After the last run of an iteration: send the replies."""
+    def _run_known(self) -> None:
+        """Run known requests while they are quick, then send the replies."""
+        runs = self._handler.policy.runs
+        now_ns = self._handler.run_known(time.monotonic_ns())
+        self._end_runs(now_ns, self._handler.policy.runs - runs)
+
+    def _end_runs(self, now_ns: int, ran: int) -> None:
+        """After the last run of an iteration, in which `ran` requests took part: send the replies."""
         handler = self._handler
-        self._housekeeping.after_run(handler.policy.runs, now_ns)
-        self._page.set_activity(Activity.IDLE, now_ns)
+        if ran and handler.policy.can_delay:
+            self._receive_all(0)  # before the replies go out: what is here now is of other callers
+            handler.policy.concurrency.record(ran + handler.queue.size + len(handler.known.waiting))
+        self._housekeeping.trim_schedule.last_run_ns = now_ns
+        if handler.policy.runs >= self._housekeeping.due_at_run:
+            self._housekeeping.after_run(handler.policy.runs)
+        self._page.idle(now_ns)
         if handler.replies.pending.results:
             handler.replies.expire_pending(now_ns)
         for closed in self._outbox.flush():
@@ -238,7 +246,7 @@ class ServingLoop:
         fds = [*self._links.by_fd, self._control.channel.fileno()]
         if self._zeromq is not None:
             fds.append(self._zeromq.fileno())
-        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_s)
+        left_s = min(max(left_ns, 0) / 1e9, self._heartbeat_ms / 1000)
         if max(fds) < SELECT_LIMIT:
             select.select(fds, [], [], left_s)
         else:

@@ -18,7 +18,7 @@ from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 from mmsup.ipc.transport.codec import read_records
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batch_policy import BatchPolicy
-from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, Batch, next_batch
+from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, next_batch
 from mmsup.worker.batching.priority_queue import PriorityQueue, QueuedRequest
 from mmsup.worker.batching.request_signature import RequestSignatureCache, SignatureInput
 from mmsup.worker.execution.batch_arrays import Arrays
@@ -42,9 +42,9 @@ class RequestHandler:
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
-        self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox)
-        is_enabled = use_known_requests and not self.policy.can_batch and not executor.spec.queue_policies
+        is_enabled = use_known_requests and not executor.spec.queue_policies
         self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
+        self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox, self.known)
         self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor
@@ -58,8 +58,7 @@ class RequestHandler:
     def on_records(self, link: GatewayLink, records: list[Any], now_ns: int) -> Sequence[str]:  # of `unpack_records`
         """Handle the records of a frame that `known` did not take; returns the kinds of those that no gateway may send
         to a worker. WireError for a malformed one."""
-        for request in self.known.release():
-            self.queue.add(request)
+        self.queue_known()
         return self._on_messages(link, read_records(link.apply_extents(records)), now_ns)
 
     def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
@@ -111,13 +110,20 @@ class RequestHandler:
 
     # Runs.
 
-    def run_next_batch(self, now_ns: int) -> Batch[GatewayLink]:
-        """Run the next batch unless it has to wait for more requests; returns what was taken from the queue."""
+    def run_next_batch(self, now_ns: int) -> tuple[int, int]:
+        """Run the next batch unless it has to wait for more requests; returns how many ran, and when to ask again
+        unless a request comes before, 0 if that is not to be waited for."""
         queue, policy = self.queue, self.policy
+        rule = policy.rule()
+        if self.known.waiting:
+            if size := self._inline_batches.run_waiting(now_ns, rule):
+                self._is_batch_delayed = False
+                queue.on_uncontested_run()
+                return size, 0
+            self.queue_known()
         if queue.has_timeouts:
             for request in queue.pop_timed_out(now_ns):
                 self.replies.reply_expired(request, now_ns)
-        rule = policy.rule()
         batch = next_batch(queue.in_order(now_ns), now_ns, rule)
         for request in batch.expired:
             queue.remove(request)
@@ -127,10 +133,16 @@ class RequestHandler:
                 policy.concurrency.reset()
             self._run_batch(batch.requests, now_ns)
         self._is_batch_delayed = batch.wait_until_ns > 0
-        return batch
+        return len(batch.requests), batch.wait_until_ns
+
+    def queue_known(self) -> None:
+        """Queue known requests as ordinary ones."""
+        for request in self.known.release():
+            self.queue.add(request)
 
     def run_known(self, now_ns: int) -> int:
         """Run known requests while their runs are quick; returns the time at the end."""
+        self._is_batch_delayed = False
         if self.queue.ran_starving:
             self.queue.on_uncontested_run()
         return self._known_runner.run(self.policy, now_ns)

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from mmsup.worker.batching.batcher import DEADLINE_MARGIN_NS, MAX_BATCH_REQUESTS, BatchRule, next_batch
+from mmsup.worker.batching.batcher import (
+    DEADLINE_MARGIN_NS,
+    MAX_BATCH_REQUESTS,
+    BatchRule,
+    batch_of_alike,
+    next_batch,
+)
 from mmsup.worker.serving.pending_results import WorkerRequest
 from request_double import FAR_NS, X, queued, signature
 
@@ -153,3 +159,27 @@ def test_in_a_random_walk_every_request_leaves_once_in_order_and_no_batch_is_too
         assert {id(each) for each in seen} == {id(each) for each in queue}
         assert len(seen) == len(queue)
         assert [each.message.id for each in ran] == sorted(each.message.id for each in ran)
+
+
+def test_alike_requests_run_at_once_exactly_where_any_batch_of_them_would() -> None:
+    chance, answers = random.Random(11), set[int]()
+    for _ in range(3000):
+        rows, waiting = chance.choice((1, 1, 2, 3, 9)), chance.randint(1, 2 * MAX_BATCH_REQUESTS)
+        if chance.random() < 0.7:
+            waiting = chance.randint(1, 20)
+        rule = BatchRule(
+            chance.choice((2, 8, 16, 1 << 20)),
+            chance.choice(((), (), (4,), (2, 8))),
+            chance.choice((0, MS, 1 << 50)),
+            chance.randint(0, 20),
+            chance.choice((0, MS)),
+        )
+        one = queued(signature((replace(X, shape=(rows, 4)),)))
+        size = batch_of_alike(waiting, rows, rule)
+        answers.add(size)
+        batch = next_batch([one] * waiting, 0, rule)
+        if size:
+            assert (len(batch.requests), batch.expired) == (size, []), (waiting, rows, rule)
+        elif not rule.preferred:
+            assert batch.wait_until_ns, (waiting, rows, rule)
+    assert {0, 1, 2, 8, 16, MAX_BATCH_REQUESTS} <= answers

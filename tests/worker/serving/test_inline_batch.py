@@ -16,6 +16,7 @@ from mmsup.ipc.messages.data import Infer, InferSignature
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import pack_signature, plain_record, unpack_frame
+from mmsup.worker.batching.batcher import BatchRule
 from mmsup.worker.serving.inline_batch import InlineBatchRunner, gathered
 from mmsup.worker.serving.pending_results import WorkerRequest
 from request_double import queued, signature
@@ -31,12 +32,14 @@ PLAIN, RAISES, OTHER_DTYPE, MISSING, OTHER_ROWS, LARGE, STRIDED, EMPTY, SCALAR, 
 class Scene:
     """One worker and its two gateways, and what its model and they have seen."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, use_known_requests: bool = True) -> None:
         clock.now_ns = 10**12
         self.clock = clock
         self.ids = itertools.count(1 << 40)
         self.seen: list[Any] = []
-        self.worker = InProcessWorker(self.model, INPUTS, OUTPUTS, gateways=2, max_batch_size=MAX_ROWS)
+        self.worker = InProcessWorker(
+            self.model, INPUTS, OUTPUTS, gateways=2, max_batch_size=MAX_ROWS, use_known_requests=use_known_requests
+        )
 
     def model(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         x, w = inputs["x"], inputs["w"]
@@ -107,24 +110,38 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def outcomes(script: Script, clock: Clock) -> tuple[Any, Any, list[int]]:
-    """What comes of a script with batches that are gathered at once, and without; sizes of such batches."""
-    found, sizes = [], list[int]()
-    run = InlineBatchRunner.run
+class Counts:
+    """Sizes of the batches that were gathered at once."""
+
+    def __init__(self) -> None:
+        self.ordinary: list[int] = []
+        self.known: list[int] = []
+
+
+def outcomes(script: Script, clock: Clock) -> tuple[Any, Any, Counts]:
+    """What comes of a script with batches that are gathered at once, and without."""
+    found, counts = [], Counts()
+    run, run_waiting = InlineBatchRunner.run, InlineBatchRunner.run_waiting
 
     def counted(self: InlineBatchRunner, batch: Sequence[WorkerRequest], started_ns: int) -> bool:
         is_run = run(self, batch, started_ns)
-        sizes.extend([len(batch)] * is_run)
+        counts.ordinary.extend([len(batch)] * is_run)
         return is_run
+
+    def counted_waiting(self: InlineBatchRunner, started_ns: int, rule: BatchRule) -> int:
+        size = run_waiting(self, started_ns, rule)
+        counts.known.extend([size] * (size > 0))
+        return size
 
     for runner in (counted, lambda *_: False):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(InlineBatchRunner, "run", runner)
-            scene = Scene(clock)
+            patch.setattr(InlineBatchRunner, "run_waiting", counted_waiting)
+            scene = Scene(clock, use_known_requests=runner is counted)
             with scene.worker:
                 script(scene)
                 found.append(scene.outcome())
-    return found[0], found[1], sizes
+    return found[0], found[1], counts
 
 
 @pytest.mark.parametrize("act", [PLAIN, STRIDED, EMPTY, MORE, LARGE, RAISES, OTHER_DTYPE, MISSING, OTHER_ROWS, SCALAR])
@@ -139,9 +156,46 @@ def test_a_batch_is_answered_as_if_it_were_stacked_of_its_parts(
         scene.send(*[scene.infer(each, outputs) for each in acts])
         scene.run()
 
-    at_once, of_parts, sizes = outcomes(script, clock)
+    at_once, of_parts, counts = outcomes(script, clock)
     assert at_once == of_parts
-    assert sizes == [len(rows)]
+    assert counts.ordinary == [len(rows)]
+
+
+@pytest.mark.parametrize("act", [PLAIN, STRIDED, EMPTY, MORE, LARGE, RAISES, OTHER_DTYPE, MISSING, OTHER_ROWS, SCALAR])
+@pytest.mark.parametrize("outputs", [("y", "z"), ("z", "y"), ("y",), ()])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_batch_of_known_requests_is_answered_as_one_of_others(
+    act: int, outputs: tuple[str, ...], rows: int, clock: Clock
+) -> None:
+    def script(scene: Scene) -> None:
+        for _ in range(2):
+            scene.send(*[scene.infer([0.0] * rows, outputs) for _ in range(3)])
+            scene.run()
+        acts = [[0.0] * rows for _ in range(6)]
+        acts[1][0] = act
+        scene.send(*[scene.infer(each, outputs) for each in acts[:2]])
+        scene.send(*[scene.infer(each, outputs) for each in acts[2:]], place=1)
+        scene.run()
+        scene.send(*[scene.infer([0.0] * rows, outputs) for _ in range(3)])
+        scene.run()
+
+    at_once, of_parts, counts = outcomes(script, clock)
+    assert at_once == of_parts
+    assert bool(counts.known) is bool(outputs), "outputs of strings are never known"
+
+
+def test_a_known_request_past_its_deadline_is_not_run_with_the_others(clock: Clock) -> None:
+    def script(scene: Scene) -> None:
+        scene.send(*[scene.infer([0.0]) for _ in range(3)])
+        scene.run()
+        late = scene.infer([0.0])
+        late.deadline_ns = scene.clock.now_ns
+        scene.send(scene.infer([0.0]), late, scene.infer([0.0]))
+        scene.run()
+
+    at_once, of_parts, counts = outcomes(script, clock)
+    assert at_once == of_parts
+    assert counts.ordinary[-1] == 2
 
 
 def test_every_request_of_a_batch_gets_its_own_rows_and_one_that_fails_no_others(clock: Clock) -> None:
@@ -165,26 +219,32 @@ def test_any_sequence_of_batches_has_the_same_outcome(seed: int, clock: Clock) -
     def script(scene: Scene) -> None:
         chance = random.Random(seed)
         for _ in range(30):
+            odd = chance.choice((0.0, 0.0, 0.1))
             for _ in range(chance.choice((1, 1, 2))):
                 place = chance.randrange(2)
-                scene.send(*[any_request(scene, chance) for _ in range(chance.choice((1, 2, 5, 30)))], place=place)
+                many = chance.choice((1, 2, 5, 30))
+                scene.send(*[any_request(scene, chance, odd) for _ in range(many)], place=place)
             scene.run()
 
-    at_once, of_parts, sizes = outcomes(script, clock)
+    at_once, of_parts, counts = outcomes(script, clock)
     assert at_once == of_parts
-    assert len(sizes) > 30
+    assert counts.ordinary
+    assert counts.known
 
 
-def any_request(scene: Scene, chance: random.Random) -> Infer:
-    acts = [
-        float(chance.randrange(10)) if chance.random() < 0.05 else 0.0 for _ in range(chance.choice((1, 1, 1, 2, 3)))
-    ]
+def any_request(scene: Scene, chance: random.Random, odd: float) -> Infer:
+    """`odd`: the share of requests that differ from the others in more than values."""
+    rows = chance.choice((2, 3)) if chance.random() < odd else 1
+    acts = [float(chance.randrange(10)) if chance.random() < 0.05 else 0.0 for _ in range(rows)]
     more: dict[str, Any] = {}
-    if chance.random() < 0.1:
+    if chance.random() < odd:
         more = chance.choice(
             [{"text": b"in"}, {"buffer": (1, 0, 64)}, {"outputs": ("t",)}, {"priority": 1}, {"runs_alone": True}]
         )
-    return scene.infer(acts, **more)
+    request = scene.infer(acts, **more)
+    if chance.random() < odd:
+        request.deadline_ns = scene.clock.now_ns + chance.choice((-1, 500, 1500))
+    return request
 
 
 def double(*locations: Any, rows: int = 1, datatype: str = "FP32") -> WorkerRequest:

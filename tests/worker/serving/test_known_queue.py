@@ -7,6 +7,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -15,13 +16,14 @@ import pytest
 
 from engines.in_process_worker import Clock, InProcessWorker
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, InferSignature
-from mmsup.ipc.specs import QueuePolicy, TensorSpec
+from mmsup.ipc.specs import Batching, QueuePolicy, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import FRAME_RECORDS, pack_signature, plain_record
 from mmsup.worker.serving.known_queue import KnownQueue
 
-INPUTS = (TensorSpec("x", "FP32", (-1,)), TensorSpec("w", "INT32", (1,), optional=True))
-OUTPUTS = (TensorSpec("y", "FP32", (-1,)), TensorSpec("z", "INT32", (-1,)), TensorSpec("t", "BYTES", (1,)))
+INPUTS = (TensorSpec("x", "FP32", (-1, -1)), TensorSpec("w", "INT32", (-1, 1), optional=True))
+OUTPUTS = (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("z", "INT32", (-1, -1)), TensorSpec("t", "BYTES", (-1, 1)))
+"""With the first axis, which is the batch axis where the model batches."""
 SLOW_NS = 2_000_000
 """Longer than runs may take that share a reply frame."""
 MINUTE_NS = 60 * 10**9
@@ -31,9 +33,10 @@ PLAIN, RAISES, SLOW, OTHER_DTYPE, MISSING, OTHER_SHAPE, LARGE, STRIDED, ACTS = r
 
 
 def signature(elements: int = 4, outputs: tuple[str, ...] = ("y", "z"), *, w: bool = False, **more: Any) -> bytes:
-    inputs = [TensorSpec("x", "FP32", (elements,))]
+    """One row: of a model with a batch axis if the test's model has one."""
+    inputs = [TensorSpec("x", "FP32", (1, elements))]
     if w:
-        inputs.append(TensorSpec("w", "INT32", (1,)))
+        inputs.append(TensorSpec("w", "INT32", (1, 1)))
     return pack_signature(InferSignature(tuple(inputs), outputs, more.pop("parameters", {}), **more))
 
 
@@ -51,16 +54,19 @@ class Scene:
         """Inputs of each run, and all frames in the order in which they came."""
         self.during: list[Callable[[], None]] = []
         """What happens while the model runs a request that `ACTS`."""
-        self.worker = InProcessWorker(
-            self.model, INPUTS, OUTPUTS, gateways=2, use_known_requests=use_known_requests, **options
-        )
+        inputs, outputs = [*INPUTS], [*OUTPUTS]
+        if options.get("max_batch_size"):
+            inputs, outputs = ([replace(each, shape=each.shape[1:]) for each in specs] for specs in (INPUTS, OUTPUTS))
+        options |= {"clock": clock, "gateways": 2, "use_known_requests": use_known_requests}
+        self.worker = InProcessWorker(self.model, inputs, outputs, **options)
 
     def model(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         x = inputs["x"]
+        rows = len(x)
         self.seen.append({name: (array.tobytes(), array.shape, array.dtype.str) for name, array in inputs.items()})
         self.clock.now_ns += 1000
-        act, more = int(x[0]), int(x[1])
-        y, z, t = x * np.float32(2), x.astype(np.int32), np.array([b"text"], object)
+        act, more = int(x[0, 0]), int(x[0, 1])
+        y, z, t = x * np.float32(2), x.astype(np.int32), np.array([[b"text"]] * rows, object)
         if act == RAISES:
             raise ValueError("asked to raise")
         if act == SLOW:
@@ -70,11 +76,11 @@ class Scene:
         if act == MISSING:
             return {"z": z, "t": t}
         if act == OTHER_SHAPE:
-            y = np.arange(more, dtype=np.float32)
+            y = np.ones((rows, more), np.float32)
         if act == LARGE:
-            y = np.arange(2000, dtype=np.float32)
+            y = np.ones((rows, 2000), np.float32)
         if act == STRIDED:
-            y = np.arange(8, dtype=np.float32)[::2]
+            y = np.ones((8, rows), np.float32)[::2].T
         if act == ACTS and self.during:
             self.during.pop(0)()
         return {"y": y, "z": z, "t": t}
@@ -339,16 +345,29 @@ SCRIPTS: list[Script] = [
 ]
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "single": {},
+    "batching": {"max_batch_size": 8},
+    "waiting": {"max_batch_size": 8, "batching": Batching(delay_s=0.003)},
+    "aiming": {"max_batch_size": 8, "batching": Batching(objective_s=0.01, preferred=(2, 4))},
+}
+"""Options of models, by how their requests are run."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda each: each.__name__)
-def test_known_requests_are_answered_as_ordinary_ones(script: Script, clock: Clock, taken: list[int]) -> None:
-    known, ordinary = outcomes(script, clock)
+def test_known_requests_are_answered_as_ordinary_ones(
+    script: Script, kind: str, clock: Clock, taken: list[int]
+) -> None:
+    known, ordinary = outcomes(script, clock, **KINDS[kind])
     assert known == ordinary
     assert sum(taken), "none was known, so nothing was compared"
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_any_sequence_of_records_has_the_same_outcome(seed: int, clock: Clock, taken: list[int]) -> None:
-    known, ordinary = outcomes(lambda scene: any_sequence(scene, random.Random(seed)), clock)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(10))
+def test_any_sequence_of_records_has_the_same_outcome(seed: int, kind: str, clock: Clock, taken: list[int]) -> None:
+    known, ordinary = outcomes(lambda scene: any_sequence(scene, random.Random(seed)), clock, **KINDS[kind])
     assert known == ordinary
     assert sum(taken), "none was known, so nothing was compared"
 
@@ -403,10 +422,10 @@ def any_sequence(scene: Scene, chance: random.Random) -> None:
         ({"priority": 3}, True),
         ({"queue_policies": (QueuePolicy(max_queue=5),)}, False),
         ({"queue_policies": (QueuePolicy(level=2, timeout_s=1.0),)}, False),
-        ({"max_batch_size": 8}, False),
+        ({"max_batch_size": 8, "batching": Batching(delay_s=0.003)}, True),
     ],
 )
-def test_requests_are_known_only_where_they_run_singly_in_order_of_arrival(
+def test_requests_of_models_with_queue_policies_are_never_known(
     options: dict[str, Any], is_known: bool, clock: Clock, taken: list[int]
 ) -> None:
     known, ordinary = outcomes(plain, clock, **options)
