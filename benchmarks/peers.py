@@ -86,7 +86,7 @@ class Comparison:
             self.measured.setdefault((row.peer, row.run), []).append(row)
             figures = f"CPU {row.cpu_us:10,.1f} µs  p50 {row.p50_ms:9.3f} ms {row.rate:10,.1f}/s"
             found = f"{figures if row.requests else ''}  {row.note[:80]}  {row.trouble[:200]}"
-            log_progress(f"  {turn + 1}/{self.rounds} {row.run:9} {name:22} {found}")
+            log_progress(f"  {turn + 1}/{self.rounds} {row.run:13} {name:22} {found}")
 
     def _rows(self, peer: Peer, scene: Scene, *, is_again: bool) -> Iterator[Row]:
         """A server that is missing is not tried again, nor one that did not start in two rounds."""
@@ -141,9 +141,15 @@ def facts(options: argparse.Namespace, bench: Bench, before: float, took_s: floa
         "each load": f"{options.warm_s:g} s to warm, {options.run_s:g} s measured, "
         f"{options.rounds} interleaved rounds, the median of each figure",
         "the network of mlp alone": f"{network_ms} rows",
-        "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
+        "command": _command(options),
         "took": f"{took_s / 60:.0f} min",
     }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command without the place of the other checkout, whose commit stands in the tables."""
+    text = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
+    return text.replace(str(options.base), "CHECKOUT") if options.base else text
 
 
 def write(

@@ -48,7 +48,7 @@ TARGETS = (
     Target("json32", "rate", 4.0, remark="every server has its own JSON here"),
     Target("json32", "cpu_us", 0.25, BEST_OIP),
     Target("ids32", "cpu_us", 0.75, BASE),
-    Target("triton1", "cpu_us", 1.0, BASE),
+    Target("tritonclient1", "cpu_us", 1.0, BASE),
     Target("requests1", "cpu_us", 1.0, BASE),
     Target("curl1", "cpu_us", 1.0, BASE),
     Target("mean1", "cpu_us", 1.0, BASE),

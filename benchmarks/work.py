@@ -106,7 +106,7 @@ SCENES = (
         (LoadLevel("ids32", "16 floats, ids as tritonclient writes them, in JSON, by header; 32 connections", 32),),
         with_ids=True,
     ),
-    Scene("clients", "scale", (16,), (LoadLevel("triton1", "16 floats, tritonclient.http", 1, "tritonclient"),)),
+    Scene("clients", "scale", (16,), (LoadLevel("tritonclient1", "16 floats, tritonclient.http", 1, "tritonclient"),)),
     Scene(
         "tools",
         "scale",

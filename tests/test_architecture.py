@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "supervisor/config": "; ipc tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
-    "supervisor/gateways": "config instances models observability postmortem processes; ipc memory messages transport",
+    "supervisor/gateways": "config instances linux models observability postmortem processes; "
+    "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config linux observability processes; ipc memory messages transport",

@@ -176,7 +176,7 @@ class InProcessGateway:
         known = found.known
         admission, model = self._backend.admission, known.head.model
         fields = unpack_records(pack_frame([reply_to(1)]))[0]
-        entry = PackedInFlight(found, pipeline, self._link, 1)
+        entry = PackedInFlight(found, pipeline, self._link, 1, time.monotonic_ns())
         replies = [(entry, fields)] * MANY
         tensors = known_in_flight._inputs(found, view)
         assert tensors is not None, "these are no numbers"
@@ -195,7 +195,7 @@ class InProcessGateway:
         best.time("known", lambda: recognition.find(data, view, size))
         best.time("looked up", look_up)
         best.time("admit", admit)
-        best.time("entry", lambda: PackedInFlight(found, pipeline, self._link, 1))
+        best.time("entry", lambda: PackedInFlight(found, pipeline, self._link, 1, time.monotonic_ns()))
         best.time("record", lambda: known_in_flight._pack(known.record_parts, 1, 1 << 61, tensors))
         best.time("form", lambda: worker_link._has_form(fields, known))
         best.time("count", count, requests=MANY)

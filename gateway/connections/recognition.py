@@ -46,22 +46,23 @@ class RequestRecognition:
         if found is None:
             return None
         head, start, echo_id = found
-        end = start + head.layout.size
-        if size < end:
+        if size < start + head.layout.size:
             return None
+        recognised = self.look_up(head, echo_id, data, start)
+        if recognised is not None and start == len(head.text) and recognised.is_constant:
+            self._last, self._last_text = recognised, head.text + bytes(view[start : start + head.layout.header])
+        return recognised
+
+    def look_up(self, head: ParsedHead, echo_id: str, data: bytes | bytearray, start: int) -> Recognised | None:
+        """The known request with this head, whose whole body begins there."""
+        end, known_requests = start + head.layout.size, self._context.known_requests
         if head.has_cacheable_text:
-            in_json = self._context.known_requests.find_json(head, data, start, end)
+            in_json = known_requests.find_json(head, data, start, end)
             if in_json is None:
                 return None
             known, lists, json_id = in_json
             return Recognised(known, head.cost, start, end, lists, json_id, echo_id)
         if not head.has_cacheable_json:
             return None
-        words = bytes(view[start : start + head.layout.header])
-        binary = self._context.known_requests.find_binary(head, words)
-        if binary is None:
-            return None
-        recognised = Recognised(binary[0], head.cost, start, end, (), binary[1], echo_id)
-        if not echo_id and not binary[1] and start == len(head.text):
-            self._last, self._last_text = recognised, head.text + words
-        return recognised
+        binary = known_requests.find_binary(head, bytes(data[start : start + head.layout.header]))
+        return Recognised(binary[0], head.cost, start, end, (), binary[1], echo_id) if binary is not None else None

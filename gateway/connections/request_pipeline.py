@@ -12,6 +12,7 @@ The memory of a response is released when the socket has taken it.
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import Final, Protocol
 
@@ -53,12 +54,13 @@ class PipelineConnection(Protocol):
 class PartialBody:
     """The body of the request in work, which is written to where the model reads it."""
 
-    __slots__ = ("_end_s", "_filled", "_loop", "infer")
+    __slots__ = ("_end_s", "_filled", "_loop", "_start", "infer", "started_ns")
 
     def __init__(self, infer: FastInfer, start: int, loop: asyncio.AbstractEventLoop) -> None:
         self.infer = infer
-        self._filled = start
+        self._start = self._filled = start
         self._loop = loop
+        self.started_ns = time.monotonic_ns()
         self._end_s = 0.0
 
     def buffer(self) -> memoryview:
@@ -69,6 +71,11 @@ class PartialBody:
         """So many were written; True if the body is complete."""
         self._filled += size
         return self._filled == len(self.infer.body)
+
+    def bytes_in_parts(self) -> bytes:
+        """The body, if it arrived in parts and may be that of a known request; else nothing."""
+        head = self.infer.head
+        return bytes(self.infer.body[self._start :]) if self._end_s and head.may_be_known else b""
 
     def time_left_s(self) -> float:
         """For the next bytes."""
@@ -171,12 +178,18 @@ class RequestPipeline:
         """`size` more bytes were written into `body`."""
         body = self.body
         assert body is not None, "a body arrived without a request that waits for it"
-        if body.add(size):
-            self.body = None
-            self._connection.state = _WORK
-            body.infer.start()
-        else:
+        if not body.add(size):
             self._connection.timer.set(body.time_left_s())
+            return
+        self.body, self._connection.state = None, _WORK
+        infer, data = body.infer, body.bytes_in_parts()
+        found = self._recognition.look_up(infer.head, infer.echo_id, data, 0) if data else None
+        request = known_in_flight.send(found, memoryview(data), self, body.started_ns) if found is not None else None
+        if request is None:
+            infer.start()
+        else:
+            self.infer = request
+            infer.close()
 
     def buffer(self, data: bytes) -> None:
         """Keep bytes behind the request in work."""

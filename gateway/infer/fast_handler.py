@@ -37,8 +37,8 @@ Deliver = Callable[[Parts, bool], None]
 class FastInfer:
     # fmt: off
     __slots__ = (
-        "_deliver", "_dispatched", "_echo_id", "_handler", "_head", "_known", "_known_requests", "_parsed", "_task",
-        "_timer", "body", "request_id",
+        "_deliver", "_dispatched", "_handler", "_known", "_known_requests", "_parsed", "_task",
+        "_timer", "body", "echo_id", "head", "request_id",
     )
     # fmt: on
 
@@ -53,22 +53,24 @@ class FastInfer:
         """`echo_id`: the client's own id in the head, which the response repeats."""
         self._handler = infer_handler
         self._known_requests = known_requests
-        self._head = head
+        self.head = head
         self._deliver = deliver
         self._timer = RequestTimer(infer_handler.counters, head.model, head.version)
         self._dispatched: DispatchedRequest | None = None
         self._task: asyncio.Task[None] | None = None
         self._known: KnownRequest | None = None
         self._parsed: ParsedRequest | None = None
-        self._echo_id = self.request_id = echo_id
+        self.echo_id = self.request_id = echo_id
+        self.body = _EMPTY
+        """The buffer for the body, which starts at `BodyLayout.start`; none of a request that was adopted."""
 
     @property
     def model(self) -> str:
-        return self._head.model
+        return self.head.model
 
     def open(self) -> bool:
         """Find a worker and a buffer for the body. False if something must be waited for; MmsupError if it cannot."""
-        head = self._head
+        head = self.head
         dispatched = self._handler.router.try_open(head.model, head.version)
         if dispatched is None:
             return False
@@ -76,8 +78,7 @@ class FastInfer:
         if head.is_fast_to_parse or not handler.is_slow_to_parse(head.layout, dispatched.metadata):
             buffer = dispatched.try_allocate(head.buffer_bytes)
             if buffer is not None:
-                self.body: memoryview = buffer
-                """The buffer for the body, which starts at `BodyLayout.start`."""
+                self.body = buffer
                 self._timer.version = dispatched.spec.version
                 return True
         self.close()
@@ -99,7 +100,7 @@ class FastInfer:
 
     def adopt(self, request: PackedInFlight) -> None:
         """Go on with a known request that was sent, as if it had been sent by `start`."""
-        known, head = request.known.known, self._head
+        known, head = request.known.known, self.head
         parsed = known.with_inputs(request.inputs(), request.found.json_id)
         self._known, self._parsed = known, parsed
         self._timer.started_ns, self._timer.version = request.started_ns, known.version
@@ -113,7 +114,7 @@ class FastInfer:
     # Parsing.
 
     def _parse(self, dispatched: DispatchedRequest) -> ParsedRequest:
-        head = self._head
+        head = self.head
         if head.has_cacheable_json:
             return self._parse_binary(dispatched)
         if head.has_cacheable_text:
@@ -122,7 +123,7 @@ class FastInfer:
 
     def _parse_binary(self, dispatched: DispatchedRequest) -> ParsedRequest:
         """A short JSON part before binary tensors: parsed once and then known by its bytes."""
-        head, metadata = self._head, dispatched.metadata
+        head, metadata = self.head, dispatched.metadata
         json_id, text = json_template.cut_id(bytes(self.body[head.layout.start : head.json_end]))
         known = self._known_requests.get((head, text), dispatched.spec.version, metadata)
         if known is not None:
@@ -139,7 +140,7 @@ class FastInfer:
 
     def _parse_json(self, dispatched: DispatchedRequest) -> ParsedRequest:
         """A body of JSON alone: if only its numbers are new, only these are parsed."""
-        head, metadata = self._head, dispatched.metadata
+        head, metadata = self.head, dispatched.metadata
         parts = json_template.split_template(bytes(self.body))
         if parts is None:
             return handler.parse_request(self, metadata, self.body, head.layout)
@@ -172,10 +173,10 @@ class FastInfer:
             template = known.response if known is not None else None
             json_id = parsed.request.id if known is not None and known.has_id else ""
             if template is not None and signature is not None and template.matches(signature, event.locations):
-                response = template.render(event.locations, response_bytes.head_end(), json_id, self._echo_id)
+                response = template.render(event.locations, response_bytes.head_end(), json_id, self.echo_id)
                 self._timer.finish(event, parsed.inference_count)
-                if known is not None and (known.packed is None or not known.packed.route.is_plain):
-                    self._known_requests.pack(known, self._head, self.body[self._head.layout.start :], signature)
+                if self.body and known is not None and (known.packed is None or not known.packed.route.is_plain):
+                    self._known_requests.pack(known, self.head, self.body[self.head.layout.start :], signature)
                 self._deliver([response], False)  # noqa: FBT003 - hot
                 return
             result = dispatched.result(event)
@@ -192,7 +193,7 @@ class FastInfer:
             self.fail(error)
 
     def _send(self, built: infer_response.InferResponse) -> None:
-        start, body = response_bytes.inference_parts(built, _echo(self._echo_id))
+        start, body = response_bytes.inference_parts(built, _echo(self.echo_id))
         head = start + response_bytes.head_end()
         if built.size <= JOIN_LIMIT_BYTES:
             self._deliver([b"".join((head, *body))], False)  # noqa: FBT003 - hot
@@ -202,7 +203,7 @@ class FastInfer:
     def fail(self, error: Exception) -> None:
         shown = handler.client_error(error)
         self._timer.fail(error)
-        self._deliver([response_bytes.error_bytes(shown, self.request_id, _echo(self._echo_id))], shown.code in CLOSING)
+        self._deliver([response_bytes.error_bytes(shown, self.request_id, _echo(self.echo_id))], shown.code in CLOSING)
 
     def _finish_in_task(self, event: RequestEvent | None) -> None:
         """Wait for the rest in a task; `event` is None if the request was not sent."""

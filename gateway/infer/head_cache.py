@@ -38,6 +38,8 @@ HEADS_LIMIT_BYTES: Final = 16 << 20
 _ENTRY_BYTES: Final = 2048
 JSON_KEY_LIMIT_BYTES: Final = 2048
 """The longest JSON part before binary tensors that is cached."""
+KNOWN_LIMIT_BYTES: Final = 1 << 16
+"""The longest body of a known request: what one read of a connection may bring."""
 JSON_COST_UNIT_BYTES: Final = 1 << 12
 """So much JSON takes as long to parse as all else of a small request."""
 INFER_PREFIX: Final = b"POST /v2/models/"
@@ -72,6 +74,8 @@ class ParsedHead:
     """The body is JSON before binary tensors, short enough to be cached."""
     has_cacheable_text: bool
     """The body is JSON alone, short enough for a template."""
+    may_be_known: bool
+    """One of the two, and the body is short."""
     is_fast_to_parse: bool
     text: bytes
     """The head itself; empty if it is too long to be cached."""
@@ -170,6 +174,8 @@ def to_parsed_head(message: RawRequestMessage, text: bytes) -> ParsedHead | None
     except CallerError:
         return None
     echo = echoed_headers(headers)
+    has_json = 0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1)
+    has_text = layout.header == layout.size <= TEXT_LIMIT_BYTES
     return ParsedHead(
         host=host_name(hosts[0]),
         model=match.names["model"],
@@ -179,8 +185,9 @@ def to_parsed_head(message: RawRequestMessage, text: bytes) -> ParsedHead | None
         json_end=layout.blobs_start,
         echo_id=echo.get(ID_HEADER, ""),
         has_id_header=ID_HEADER in headers,
-        has_cacheable_json=0 < layout.header <= min(JSON_KEY_LIMIT_BYTES, layout.size - 1),
-        has_cacheable_text=layout.header == layout.size <= TEXT_LIMIT_BYTES,
+        has_cacheable_json=has_json,
+        has_cacheable_text=has_text,
+        may_be_known=layout.size <= KNOWN_LIMIT_BYTES and (has_json or has_text),
         is_fast_to_parse=layout.size <= THREAD_PARSE_BYTES,
         text=text,
         cost=1 + layout.header // JSON_COST_UNIT_BYTES,

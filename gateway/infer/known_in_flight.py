@@ -46,20 +46,25 @@ class Recognised(NamedTuple):
     json_id: str = ""
     echo_id: str = ""
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether everything but the bytes of its tensors comes again in the next one like it."""
+        return not self.lists and not self.json_id and not self.echo_id
+
 
 class PackedInFlight:
     """Made by `send`, with the link's next id."""
 
     __slots__ = ("deadline_ns", "found", "is_answered", "known", "link", "number", "owner", "record", "started_ns")
 
-    def __init__(self, found: Recognised, owner: RequestOwner, link: WorkerLink, number: int) -> None:
+    def __init__(self, found: Recognised, owner: RequestOwner, link: WorkerLink, number: int, started_ns: int) -> None:
         self.found = found
         self.known = found.known
         self.owner = owner
         self.link = link
         self.number = number
-        self.started_ns = time.monotonic_ns()
-        self.deadline_ns = self.started_ns + found.known.deadline_ns
+        self.started_ns = started_ns
+        self.deadline_ns = started_ns + found.known.deadline_ns
         self.record = b""
         """As it was sent."""
         self.is_answered = False
@@ -99,9 +104,9 @@ class PackedInFlight:
         self.known.router.admission.leave(self.known.head.model, 0)
 
 
-def send(found: Recognised, request: memoryview, owner: RequestOwner) -> PackedInFlight | None:
-    """Send a request with these bytes, head and body; None if it is not admitted now, or for the parser. Its route must
-    be plain."""
+def send(found: Recognised, request: memoryview, owner: RequestOwner, started_ns: int = 0) -> PackedInFlight | None:
+    """Send the request in these bytes, of which the head arrived then, by default now. None if it is not admitted now,
+    or for the parser. Its route must be plain."""
     known = found.known
     data = _inputs(found, request)
     route = known.route
@@ -109,7 +114,7 @@ def send(found: Recognised, request: memoryview, owner: RequestOwner) -> PackedI
         return None
     link = route.links[0] if len(route.links) == 1 else min(route.links, key=WorkerLink.load)
     link.in_flight.last_id = number = link.in_flight.last_id + 1
-    made = PackedInFlight(found, owner, link, number)
+    made = PackedInFlight(found, owner, link, number, started_ns or time.monotonic_ns())
     made.record = record = _pack(known.record_parts, number, made.deadline_ns, data)
     link.send_packed(number, made, record)
     return made

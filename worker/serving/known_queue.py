@@ -1,6 +1,6 @@
 """Recognises requests by bytes that are known from an earlier one, and keeps them in order of arrival until they run.
 
-A request is *known* if its signature is that of a request that ran before, singly and with outputs that travelled in
+A request is *known* if its signature is that of a request that ran before, by itself and with outputs that travelled in
 the reply, and if its inputs came in the record with the sizes that follow. Nothing is made of it but its arrays. Pure.
 
 Known requests wait only while nothing else does. As soon as anything else comes from a gateway, all that wait become
@@ -72,7 +72,7 @@ class KnownSignature:
         self.outputs: list[KnownOutput] = []
         """What `reply` describes."""
         self.reply_length = 0
-        """Fields of the record of a reply."""
+        """Fields of the record of a reply: more than of one without outputs."""
 
     def learn_reply(self, result: Arrays, reply: bytes) -> None:
         """`reply` describes these outputs, which were found good."""
@@ -85,7 +85,7 @@ class KnownQueue:
     """Those that wait, and the signatures by which they are recognised."""
 
     def __init__(self, model: Metadata, default_priority: int, *, is_enabled: bool) -> None:
-        """`is_enabled`: false for a model whose requests do not simply run one by one in order of arrival."""
+        """`is_enabled`: false where requests may not simply wait for their turn, because of policies for queues."""
         self.waiting: list[WaitingRequest] = []
         """Invariant: nothing is queued elsewhere while any is here."""
         self._is_enabled = is_enabled
@@ -148,7 +148,8 @@ class KnownQueue:
     def learn(self, request: QueuedRequest[GatewayLink], result: Arrays, reply: bytes) -> None:
         """A request ran singly, its outputs were found good, and `reply` describes them: all travel in the reply."""
         signature = request.signature
-        if not self._is_enabled or signature.runs_alone or request.priority != self._default_priority:
+        is_other = signature.runs_alone or request.priority != self._default_priority
+        if not self._is_enabled or is_other or not result:
             return
         packed = request.message.signature
         known = self._signatures.get(packed)

@@ -74,7 +74,7 @@ class KnownRunner:
                 if array.dtype is not dtype or array.shape != shape or name != expected:
                     break
                 reply.append(array.tobytes())
-            if len(reply) == known.reply_length and len(made) == len(known.outputs) and failed is None:
+            if len(reply) == known.reply_length:
                 if link is not last_link:
                     unsent, last_link = self._outbox.unsent(link), link
                 unsent.append(reply)

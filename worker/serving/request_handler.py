@@ -142,7 +142,6 @@ class RequestHandler:
 
     def run_known(self, now_ns: int) -> int:
         """Run known requests while their runs are quick; returns the time at the end."""
-        self._is_batch_delayed = False
         if self.queue.ran_starving:
             self.queue.on_uncontested_run()
         return self._known_runner.run(self.policy, now_ns)

@@ -263,8 +263,21 @@ def known_ones_behind_one_that_is_not(scene: Scene) -> None:
     scene.run()
 
 
+def others_that_come_while_a_lone_one_runs(scene: Scene) -> None:
+    scene.know()
+    scene.during.append(lambda: scene.send(scene.infer(), scene.infer()))
+    scene.send(scene.infer(ACTS))
+    scene.run()
+    scene.send(scene.infer())
+    scene.run()
+
+
 def duplicates(scene: Scene) -> None:
     scene.know()
+    one = scene.infer()
+    for _ in range(3):
+        scene.send(one)
+    scene.run()
     one = scene.infer()
     scene.send(one)
     scene.send(one, scene.infer(), one)
@@ -339,6 +352,7 @@ SCRIPTS: list[Script] = [
     a_higher_priority_while_others_wait,
     one_that_runs_alone_while_others_wait,
     known_ones_behind_one_that_is_not,
+    others_that_come_while_a_lone_one_runs,
     duplicates,
     records_that_are_malformed,
     a_gateway_that_goes_while_its_requests_wait,
