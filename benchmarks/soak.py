@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import tree
 import uvloop
 from soak_requests import SMALL, RequestMix
 
@@ -135,12 +137,19 @@ def sample(keeper: int) -> dict[str, tuple[int, int, int]]:
     """Proportional set size, descriptors and threads of each server process."""
     found = {}
     for process in [psutil.Process(keeper), *psutil.Process(keeper).children(recursive=True)]:
-        words = process.cmdline()
-        name = next((word.rpartition(".")[2] for word in words if word.startswith("mmsup.")), words[0])
-        label = next((word for word in words if "#" in word), "")
-        held = process.memory_full_info().pss, process.num_fds(), process.num_threads()
-        found[f"{name} {label}".strip()] = held
+        with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # `deaths` tells of it
+            words = process.cmdline()
+            name = next((word.rpartition(".")[2] for word in words if word.startswith("mmsup.")), words[0])
+            label = next((word for word in words if "#" in word), "")
+            held = process.memory_full_info().pss, process.num_fds(), process.num_threads()
+            found[f"{name} {label}".strip()] = held
     return found
+
+
+def deaths(log: Path) -> list[str]:
+    """Lines of the server's log about processes that ended."""
+    events = ("worker_exit", "gateway_exit", "spare_exit", "brain_exit")
+    return [line for line in log.read_text().splitlines() if any(f'"event": "{each}"' in line for each in events)]
 
 
 async def drive(port: int, keeper: int, tally: SoakResults, connections: int) -> list[tuple[int, dict[str, Any]]]:
@@ -222,6 +231,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=48)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    tree.end_as_exception()
     root = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(root / "notify"))
@@ -239,6 +249,7 @@ def main() -> int:
         tally = SoakResults(chosen.requests)
         began = time.monotonic()
         samples = uvloop.run(drive(port, server.pid, tally, chosen.connections))
+        tally.faults += deaths(root / "log")
         table = growth(samples, chosen.requests)
         made = report(tally, table, time.monotonic() - began)
         if chosen.json:

@@ -85,6 +85,11 @@ JSON: Final = (
     Stage("· numbers read", "json numbers", why="by orjson, then checked for type and range and written as FP32"),
     Stage("JSON: packed and sent", "json send", why="as above"),
     Stage("JSON: received, checked, answered", "json wake", why="as above, and the numbers of the reply written"),
+    Stage(
+        "the same of ordinary requests",
+        plus=tuple(f"ordinary json {each}" for each in ("take", "send", "wake")),
+        why="taken, sent, answered",
+    ),
     Stage("gateway of a whole server, JSON, by /proc", "whole gateway, json", why="taken, sent, answered, and TCP"),
 )
 WORKER: Final = (

@@ -61,6 +61,8 @@ class FastInfer:
         self._known: KnownRequest | None = None
         self._parsed: ParsedRequest | None = None
         self.echo_id = self.request_id = echo_id
+        self.body = _EMPTY
+        """The buffer for the body, which starts at `BodyLayout.start`; none of a request that was adopted."""
 
     @property
     def model(self) -> str:
@@ -76,8 +78,7 @@ class FastInfer:
         if head.is_fast_to_parse or not handler.is_slow_to_parse(head.layout, dispatched.metadata):
             buffer = dispatched.try_allocate(head.buffer_bytes)
             if buffer is not None:
-                self.body: memoryview = buffer
-                """The buffer for the body, which starts at `BodyLayout.start`."""
+                self.body = buffer
                 self._timer.version = dispatched.spec.version
                 return True
         self.close()
@@ -174,7 +175,7 @@ class FastInfer:
             if template is not None and signature is not None and template.matches(signature, event.locations):
                 response = template.render(event.locations, response_bytes.head_end(), json_id, self.echo_id)
                 self._timer.finish(event, parsed.inference_count)
-                if known is not None and (known.packed is None or not known.packed.route.is_plain):
+                if self.body and known is not None and (known.packed is None or not known.packed.route.is_plain):
                     self._known_requests.pack(known, self.head, self.body[self.head.layout.start :], signature)
                 self._deliver([response], False)  # noqa: FBT003 - hot
                 return

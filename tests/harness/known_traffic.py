@@ -37,13 +37,13 @@ class Model:
 
     def infer(self, inputs):
         x = inputs["x"].copy()
-        order, amount = x.reshape(-1)[:2]
-        if order == 1:
-            raise RuntimeError("asked to raise")
-        if order == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if order == 3:
-            time.sleep(float(amount))
+        for order, amount in x.reshape(-1, x.shape[-1])[:, :2]:
+            if order == 1:
+                raise RuntimeError("asked to raise")
+            if order == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if order == 3:
+                time.sleep(float(amount))
         if PAUSE_S:
             time.sleep(PAUSE_S)
         x[..., -1] = EDITION

@@ -19,6 +19,7 @@ from typing import Any
 
 from engines.build import write_fault_model, write_identity_onnx
 from harness.failpoint_file import FailpointFile
+from harness.known_traffic import answer_of, request_body
 from harness.server import Http, Server, eventually
 from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 
@@ -98,9 +99,14 @@ class Operation:
 
 def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[[Any], bool]) -> Outcome:
     """One call over HTTP."""
+    return exchange(stage, lambda client: client.json(method, path, body), is_right)
+
+
+def exchange(stage: Stage, send: Callable[[Http], tuple[int, Any]], is_right: Callable[[Any], bool]) -> Outcome:
+    """Send something on a new connection: `send` returns the status and the answer, decoded."""
     client = Http(stage.server.address(), ANSWER_S)
     try:
-        status, reply = client.json(method, path, body)
+        status, reply = send(client)
     except (ConnectionResetError, BrokenPipeError, HTTPException) as error:
         return Outcome(repr(error), cut=True)
     finally:
@@ -125,6 +131,25 @@ def infer(stage: Stage, elements: int, mode: str = "ok") -> Outcome:
         return {"y": row} == {each["name"]: each["data"] for each in reply["outputs"] if each["name"] == "y"}
 
     return call(stage, "POST", f"/v2/models/{VICTIM}/infer", body, is_right)
+
+
+def known(stage: Stage, number: int = 0) -> Outcome:
+    """A request of a kind that the gateway has learned in `up_and_known`, with other values."""
+    row = [float(number), 2.0, 3.0, 4.0]
+    body, headers = request_body("binary", row)
+
+    def send(client: Http) -> tuple[int, Any]:
+        status, given, reply = client.send("POST", f"/v2/models/{VICTIM}/infer", body, headers)
+        found = {name.lower(): value for name, value in given.items()}
+        return status, answer_of(found, reply)[1] if status == 200 else json.loads(reply)
+
+    return exchange(stage, send, lambda values: values == row)
+
+
+def up_and_known(stage: Stage) -> None:
+    stage.up()
+    for number in range(1, 4):
+        assert known(stage, number).right
 
 
 def repository_verb(stage: Stage, verb: str) -> Outcome:
@@ -202,6 +227,7 @@ def nothing(_: Stage) -> None:
 OPERATIONS = (
     Operation("load", nothing, lambda stage: repository_verb(stage, "load"), wanted_after=True),
     Operation("infer", Stage.up, lambda stage: infer(stage, 3)),
+    Operation("infer a known request", up_and_known, known),
     Operation("infer with shared memory", Stage.up, lambda stage: infer(stage, LARGE)),
     Operation("unload", Stage.up, lambda stage: repository_verb(stage, "unload"), wanted_after=False),
     Operation("reload", Stage.up, reload, wanted_after=True),

@@ -47,6 +47,8 @@ class Do(enum.IntEnum):
     """Answer after a reply to a request that nobody made."""
     AS_BATCH = 8
     """Answer as one of a batch of two requests with three rows."""
+    NOT_A_NUMBER = 9
+    """Answer with NaN and infinity among the values of the first output, if it has such."""
     # What ends the link.
     WRONG_SIZE = 16
     WRONG_NAME = 17
@@ -72,7 +74,6 @@ class Seen:
 
     tag: tuple[int, ...]
     signature: InferSignature
-    had_buffer: bool
 
 
 def model_outputs(inputs: Sequence[Array], version: int) -> list[Array]:
@@ -144,7 +145,7 @@ class ScriptedWorker(WorkerPeer):
         inputs, signature = self._inputs(request)
         values = inputs[0].reshape(-1)
         order, tag = Do(int(values[0])), tuple(int(each) for each in values[1:3])
-        self.seen.append(Seen(tag, signature, request.output_buffer is not None))
+        self.seen.append(Seen(tag, signature))
         if order in (Do.HOLD, Do.HOLD_RUNNING):
             self.held[request.id] = request, tag
             if order is Do.HOLD_RUNNING:
@@ -162,6 +163,8 @@ class ScriptedWorker(WorkerPeer):
         reply = self._reply(request, shorter=order is Do.OTHER_SHAPE)
         if order in LIES:
             return [_lie(order, self._reply(replace(request, output_buffer=None)))]
+        if order is Do.NOT_A_NUMBER:
+            return [_with_nan(reply)]
         if order is Do.TWICE:
             return [reply, reply]
         if order is Do.UNKNOWN_FIRST:
@@ -189,8 +192,12 @@ class ScriptedWorker(WorkerPeer):
         names = [OUTPUT[each.name] for each in signature.inputs]
         wanted = signature.outputs or names
         chosen = [(name, outputs[names.index(name)]) for name in wanted]
-        if sum(each.nbytes for _, each in chosen) > INLINE_LIMIT_BYTES and request.output_buffer is not None:
-            return self._in_buffer(request, request.output_buffer[:2])
+        if request.output_buffer is not None and sum(each.nbytes for _, each in chosen) > INLINE_LIMIT_BYTES:
+            needed = sum(-(-each.nbytes // 64) * 64 for _, each in chosen)
+            if needed <= request.output_buffer[2]:
+                return self._in_buffer(request, request.output_buffer[:2])
+            self._asked[request.id] = request
+            return InferReply(request.id, needed_bytes=needed)
         datatypes = {each.name: each.datatype for each in self.said.metadata.outputs}
         specs = tuple(TensorSpec(name, datatypes[name], each.shape) for name, each in chosen)
         return _result(request.id, specs, tuple(each.tobytes() for _, each in chosen))
@@ -231,6 +238,14 @@ def _result(number: int, specs: tuple[TensorSpec, ...], locations: tuple[bytes, 
     return InferReply(number, "", "", words, locations, 0, 1, 1, 1, 1)
 
 
+def _with_nan(reply: InferReply) -> InferReply:
+    first = reply.locations[0]
+    if b"FP32" not in reply.signature or not isinstance(first, bytes):
+        return reply
+    odd = np.array([np.nan, np.inf], np.float32).tobytes()
+    return replace(reply, locations=(odd + first[len(odd) :], *reply.locations[1:]))
+
+
 def _lie(order: Do, reply: InferReply) -> InferReply | bytes:
     """A reply that a gateway must not believe."""
     first = reply.locations[0]
@@ -251,7 +266,7 @@ def _lie(order: Do, reply: InferReply) -> InferReply | bytes:
         case Do.IMPOSSIBLE_BATCH:
             return replace(reply, batch=1 << 60)
         case Do.UNGRANTED_MEMORY:
-            return replace(reply, locations=((0, 0, len(first)), *reply.locations[1:]))
+            return replace(reply, locations=((1 << 20, 0, len(first)), *reply.locations[1:]))
         case Do.NEGATIVE_NEED:
             return InferReply(reply.id, needed_bytes=-1)
         case Do.OWN_CODE:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -118,6 +119,50 @@ def test_a_known_request_may_be_answered_in_any_other_way(do: Do, form: str, fro
             assert client.read() == (200, {"y": expected[: len(expected) // (2 if do is Do.OTHER_SHAPE else 1)]})
         await warm(gateway, client, kind)
         assert gateway.links[0].in_flight.unexpected_replies == (do in (Do.TWICE, Do.UNKNOWN_FIRST))
+
+    run(front, test)
+
+
+@fast_fronts
+@pytest.mark.parametrize("form", FORMS)
+def test_several_known_requests_in_flight_may_be_answered_in_another_way_at_once(form: str, front: str) -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        gateway.serve("f", "1")
+        clients, kind = [gateway.connect() for _ in range(4)], Order((1, 1), "f", form=form)
+        await warm(gateway, clients[0], kind)
+        for round_ in range(3):
+            for client in clients:
+                client.ask(kind.again(round_, Do.OTHER_SHAPE))
+            await gateway.settle()
+            for client in clients:
+                expected = kind.again(round_, Do.OTHER_SHAPE).expected(1)["y"]
+                assert client.read() == (200, {"y": expected[: len(expected) // 2]})
+        await warm(gateway, clients[0], kind)
+
+    run(front, test)
+
+
+@fast_fronts
+def test_outputs_that_are_no_numbers_are_written_and_read_in_every_form(front: str) -> None:
+    async def test(gateway: ScriptedGateway) -> None:
+        gateway.serve("f", "1")
+        kinds = [Order((number, 1), "f", form=FORMS[number % 4]) for number in range(8)]
+        clients = [gateway.connect() for _ in kinds]
+        for client, kind in zip(clients, kinds, strict=True):
+            await warm(gateway, client, kind)
+        orders = [kind.again(1, Do.NOT_A_NUMBER if number < 4 else Do.ANSWER) for number, kind in enumerate(kinds)]
+        for client, order in zip(clients, orders, strict=True):
+            client.ask(order)
+        await gateway.settle()
+        for number, (client, order) in enumerate(zip(clients, orders, strict=True)):
+            if number >= 4:
+                assert client.read() == (200, order.expected(1))
+            else:
+                status, answer = client.read()
+                assert (status, answer["y"][2:]) == (200, order.expected(1)["y"][2:])
+                assert math.isnan(answer["y"][0])
+                assert math.isinf(answer["y"][1])
+            await asked(gateway, client, kinds[number].again(2))
 
     run(front, test)
 

@@ -20,7 +20,16 @@ from harness.scripted_worker import LIES, Do
 from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint
 from mmsup.ipc.messages.gateway_control import AddPoisonEntries, RemovePoisonEntry
 from mmsup.ipc.poison_policy import PoisonEntry
-from scripted_gateway import MODELS, Order, Record, ScriptedClient, ScriptedGateway, answer_of, scripted_gateway
+from scripted_gateway import (
+    MODELS,
+    Order,
+    Record,
+    ScriptedClient,
+    ScriptedGateway,
+    answer_of,
+    known_count,
+    scripted_gateway,
+)
 
 pytestmark = pytest.mark.slow
 VERSIONS = {"m": ("1", "2"), "f": ("1",), "fixed": ("1",), "pair": ("1",), "rows": ("1", "3")}
@@ -28,7 +37,16 @@ INSTANCES = {"f": 2}
 LARGE = ("pair", "rows")
 """Models with results that need memory; after one of them all later results of the model get some."""
 FORMS = ("binary", "binary", "json", "binary in", "binary out")
-ORDERS = (*[Do.ANSWER] * 24, Do.OTHER_SHAPE, Do.FAIL, Do.ASK_FOR_MORE, Do.TWICE, Do.UNKNOWN_FIRST, Do.AS_BATCH)
+ORDERS = (
+    *[Do.ANSWER] * 24,
+    Do.NOT_A_NUMBER,
+    Do.OTHER_SHAPE,
+    Do.FAIL,
+    Do.ASK_FOR_MORE,
+    Do.TWICE,
+    Do.UNKNOWN_FIRST,
+    Do.AS_BATCH,
+)
 HELD = (Do.HOLD, Do.HOLD, Do.HOLD_RUNNING)
 FAR_S = 1e9
 
@@ -45,16 +63,21 @@ class Walker:
     backlog: dict[int, tuple[bytes, list[tuple[int, Order]]]] = field(default_factory=dict)
     """By client: what is still to be sent, and the requests in it with the distance of their ends."""
     sent: dict[int, int] = field(default_factory=dict)
-    blocked: list[str] = field(default_factory=list)
     cut: set[int] = field(default_factory=set)
     """Clients that have sent a request in pieces."""
 
     def __post_init__(self) -> None:
-        self.kinds = [self.kind() for _ in range(7)]
+        plain = [self.kind(is_plain=True) for _ in range(3)]
+        self.kinds = [self.kind(), self.kind(), *plain, *plain]
 
-    def kind(self) -> Order:
+    def kind(self, *, is_plain: bool = False) -> Order:
+        """Some kind of request; a plain one is served as a known request soon."""
         rng = self.rng
         model = rng.choice(list(VERSIONS))
+        if is_plain:
+            size = 8 if model == "fixed" else rng.choice((4, 8, 32))
+            version, client_id = rng.choice(("", *VERSIONS[model])), rng.choice(("", "seven"))
+            return Order((0, 0), model, version, form=rng.choice(FORMS[1:4]), size=size, id=client_id)
         form = "raw" if rng.random() < 0.1 and model != "pair" and model != "rows" else rng.choice(FORMS)
         large = (1200,) if model in LARGE else ()
         size = 8 if model == "fixed" else rng.choice((4, 5, 8, 16, 32, *large))
@@ -81,8 +104,9 @@ class Walker:
         kind = rng.choice(self.kinds) if rng.random() < 0.9 else self.kind()
         draw = rng.random()
         do = rng.choice(LIES) if draw < 0.02 else rng.choice(HELD) if draw < 0.12 else rng.choice(ORDERS)
-        if do is Do.ASK_FOR_MORE and (kind.size > 1000 or kind.model not in LARGE):
-            do = Do.ANSWER
+        is_odd = do in (Do.ASK_FOR_MORE, Do.TWICE, Do.UNKNOWN_FIRST, Do.AS_BATCH)
+        if (is_odd and kind.size > 1000) or (do is Do.ASK_FOR_MORE and kind.model not in LARGE):
+            do = Do.ANSWER  # whether a large result has to be asked for is not the same in two runs
         made = replace(kind, tag=tag, do=do, noise=rng.randrange(200))
         if rng.random() < 0.1 and made.form != "raw":
             made = replace(made, id=f"{client}.{tag[1]}")
@@ -91,8 +115,12 @@ class Walker:
         return made
 
     async def walk(self, steps: int) -> None:
-        for _ in range(3):
-            self.gateway.connect()
+        for number in range(3):
+            client = self.gateway.connect()
+            for kind in self.kinds[2:5]:
+                self.sent[number] = self.sent.get(number, 0) + 1
+                client.ask(replace(kind, tag=(number, self.sent[number])))
+                await self.gateway.settle()
         for _ in range(steps):
             await self.step()
             if self.is_orderly:
@@ -117,11 +145,11 @@ class Walker:
             await gateway.settle()
         elif draw < 0.28:
             gateway.release(backwards=rng.random() < 0.5)
-        elif draw < 0.36:
+        elif draw < 0.33:
             await self.befall()
         else:
             number = rng.choice(here)
-            self.send(number, gateway.clients[number], rng.choice((1 << 30, 1 << 30, 1 << 30, rng.randint(1, 400), 1)))
+            self.send(number, gateway.clients[number], rng.choice((*[1 << 30] * 6, rng.randint(1, 400), 1)))
             if rng.random() < 0.3:
                 await asyncio.sleep(0)
 
@@ -163,38 +191,44 @@ class Walker:
         elif what == 3:
             await gateway.settle()
             gateway.router.routes.drop(model)
-            if not self.is_orderly or rng.random() < 0.5:
-                gateway.put_route(model, VERSIONS[model][0])
+            await self.all_ask()
+            gateway.put_route(model, VERSIONS[model][0])
         elif what == 4:
             gateway.router.links.close_drained()
             gateway.replace_lost()
         elif what == 5:
             self.block(model, blocked=rng.random() < 0.5)
-        elif what == 6 and self.blocked:
-            gateway.router.poison_requests.on_message(RemovePoisonEntry(self.blocked.pop(), b""))
-        else:
+            await self.all_ask()
+            gateway.router.poison_requests.on_message(RemovePoisonEntry(model, b""))
+        elif not self.is_orderly:  # which of several workers is the least loaded may depend on the front
             gateway.add_worker(model, rng.choice(VERSIONS[model]))
             gateway.router.links.release_idle_memory()
 
+    async def all_ask(self) -> None:
+        """Every client sends something."""
+        for number, client in enumerate(self.gateway.clients):
+            if not client.has_left:
+                self.send(number, client, 1 << 30)
+        if self.is_orderly or self.rng.random() < 0.5:
+            await self.gateway.settle()
+
     def block(self, model: str, *, blocked: bool) -> None:
         """One set of inputs, which nobody has sent so far, is on the list of the model."""
-        if model in self.blocked:
-            return
         version = VERSIONS[model][0]
         tensors = [Tensor(each.name, each.datatype, (8,), bytes(8)) for each in MODELS[model].inputs]
         entry = PoisonEntry(fingerprint(model, version, tensors), version, 2, blocked, FAR_S)
         self.gateway.router.poison_requests.on_message(AddPoisonEntries(model, (entry,)))
-        self.blocked.append(model)
 
 
 async def run(front: str, seed: str, steps: int, *, is_orderly: bool) -> Record:
     async with scripted_gateway(front) as gateway:
         for name, versions in VERSIONS.items():
-            gateway.serve(name, *versions, instances=INSTANCES.get(name, 1))
+            gateway.serve(name, *versions, instances=1 if is_orderly else INSTANCES.get(name, 1))
         gateway.restarts = True
         walker = Walker(gateway, random.Random(seed), is_orderly)
         await walker.walk(steps)
         record = await gateway.finish()
+        assert bool(known_count(gateway)) == (front == "known")
         for client in gateway.clients:
             check(client)
     return record
@@ -223,6 +257,8 @@ def is_right(order: Order, reply: Reply) -> bool:
     versions = [order.version] if order.version else VERSIONS[order.model]
     if document["model_version"] not in versions:
         return False
+    if order.do is Do.NOT_A_NUMBER:
+        return True
     expected = order.expected(int(document["model_version"]))
     if order.do is Do.OTHER_SHAPE:
         return {name: len(each) for name, each in answer_of(reply).items()} == dict.fromkeys(
@@ -252,11 +288,11 @@ def compare(fronts: tuple[str, ...], seed: str, steps: int, loop: str, *, is_ord
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(4))
 def test_known_requests_are_served_as_unknown_ones_whatever_happens(number: int, loop: str) -> None:
-    compare(("known", "unknown"), f"any {number}", 250, loop, is_orderly=False)
+    compare(("known", "unknown"), f"any {number}", 200, loop, is_orderly=False)
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_all_fronts_serve_alike_where_one_thing_happens_at_a_time(number: int) -> None:
-    compare(("known", "unknown", "aiohttp"), f"orderly {number}", 150, "uvloop", is_orderly=True)
+    compare(("known", "unknown", "aiohttp"), f"orderly {number}", 120, "uvloop", is_orderly=True)
