@@ -47,6 +47,7 @@ from mmsup.supervisor.controller.recovery import Checkpoint, read_checkpoint
 from mmsup.supervisor.instances.liveness import HEARTBEAT_S
 from mmsup.supervisor.keeper.controller_restart import CheckpointStore
 from mmsup.supervisor.linux.cgroup import Cgroup
+from mmsup.supervisor.linux.idle_group import IdleGroup
 from mmsup.supervisor.observability.console import Console
 
 PATIENCE_S = 10.0
@@ -61,6 +62,7 @@ class NoGroups:
     """A machine without control groups."""
 
     description = "none, this is a test"
+    idle: IdleGroup | None = None
 
     def create(self, life: str, cap_bytes: int | None) -> Cgroup:
         return Cgroup(())

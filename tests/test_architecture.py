@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "supervisor/config": "; ipc tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
     "repository resources state; ipc memory messages transport",
-    "supervisor/gateways": "config instances models observability postmortem processes; ipc memory messages transport",
+    "supervisor/gateways": "config instances linux models observability postmortem processes; "
+    "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config linux observability processes; ipc memory messages transport",
@@ -67,7 +68,7 @@ MAY_IMPORT = {
     "worker/engines/device": "execution; tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
-    "worker/startup": "execution; ipc memory messages tensors transport",
+    "worker/startup": "execution; ipc messages tensors transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
 

@@ -163,6 +163,7 @@ class PackedRequest:
     reply_length: int
     reply_types: list[type]
     output_sizes: list[int]
+    only_size: int | None
 
 
 def _with_inputs(job: InferenceJob, inputs: Sequence[InputTensor]) -> InferenceJob:

@@ -39,7 +39,7 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.model_set import ModelSet, start_bound_s
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -196,7 +196,9 @@ def connect_instances(
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )
+    gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
+        start_bound_s=lambda instance: start_bound_s(model_set, instance),
         perform=actions.perform,
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,

@@ -48,6 +48,7 @@ class GatewayChecks:
         for gateway in pool.processes():
             if gateway.process is not None and not gateway.process.is_dead:
                 _kill_if_stuck(gateway, gateway.process.progress(), now_s)
+        pool.standby.check_start()
         if pool.unseated:
             pool.on_change()  # that one has come up, only its status page says
         is_steady = (

@@ -65,8 +65,12 @@ class GatewayEvents:
                 self._poison_requests.clear_suspect(message)
             case gateway_control.RequestOverdue():
                 instance = self._model_set.current_instance(message.instance, message.generation)
-                if instance is not None and instance.worker is not None and instance.worker.liveness_probe is not None:
-                    instance.worker.liveness_probe.check(message.age_s)
+                if (
+                    instance is not None
+                    and instance.worker is not None
+                    and instance.worker.watches.liveness is not None
+                ):
+                    instance.worker.watches.liveness.check(message.age_s)
             case gateway_control.BadReply():
                 instance = self._model_set.current_instance(message.instance, message.generation)
                 if instance is not None:

@@ -30,6 +30,7 @@ from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.ipc.transport.message_channel import MessageChannel
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import KeeperSender
+from mmsup.supervisor.linux.idle_group import IdleGroup
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
 from mmsup.supervisor.processes import backoff
@@ -74,6 +75,8 @@ class GatewayContext:
     """Set before the first process is started."""
     respawn: Callable[[GatewayProcess], None] = field(init=False)
     """Set by the pool: a gateway is to have a process again, now."""
+    idle: IdleGroup | None = None
+    """The control group in which a standby starts."""
     rng: random.Random = field(default_factory=random.Random)
     is_stopping: bool = False
     """No process follows another one any more."""
@@ -134,7 +137,9 @@ class GatewayProcess:
         self._kill_reason = ""
         self.spawned_s = self.started_s = time.monotonic()
         environment, listeners = self._context.launch_environment, tuple(self._context.addresses)
-        self._context.keeper.send(gateway_spawn(self.number, self.generation, environment, listeners))
+        idle = self._context.idle if self.role is GatewayRole.STANDBY else None
+        procs_files = (idle.procs_file,) if idle is not None else ()
+        self._context.keeper.send(gateway_spawn(self.number, self.generation, environment, listeners, procs_files))
         failpoint("brain.gateway_said")
         self._record("spawn", f"generation {self.generation} is being started")
 

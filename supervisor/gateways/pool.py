@@ -39,7 +39,7 @@ class GatewayPool:
         context.respawn = self.respawn
         self.seats = [GatewayProcess(number, number, context) for number in range(context.settings.gateways)]
         self.unseated: list[GatewayProcess] = []
-        self.standby = Standby(context.settings)
+        self.standby = Standby(context)
         self.on_change: Callable[[], None] = lambda: None
         """A gateway has come up, exited or changed its role."""
         self._highest_generation = 0
@@ -114,6 +114,7 @@ class GatewayPool:
 
     def close(self) -> None:
         """Cancel all timers; the processes go on without this one."""
+        self.standby.close()
         for gateway in self.processes():
             gateway.timer.cancel()
             if gateway.process is not None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
+from mmsup.supervisor.gateways.gateway_process import GatewayContext, GatewayProcess, GatewayRole
+from mmsup.supervisor.processes.idle_start import SPARE_S, IdleStart
 
 STEADY_S: Final = 3.0
 """How long all seats have served before a standby is started: that takes a second of CPU, and clients come first."""
@@ -19,9 +19,11 @@ STEADY_S: Final = 3.0
 class Standby:
     """The standby gateway that there is, or the time until one is started."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, context: GatewayContext) -> None:
         self.gateway: GatewayProcess | None = None
-        self._is_wanted = settings.spare_gateway
+        self._context = context
+        self._idle_start: IdleStart | None = None
+        self._is_wanted = context.settings.spare_gateway
         self._due_s = float("inf")
 
     def is_due(self, now_s: float, *, is_steady: bool) -> bool:
@@ -34,11 +36,31 @@ class Standby:
         gateway.role = GatewayRole.STANDBY
         gateway.spawn(generation)
 
+    def check_start(self) -> None:
+        """Let it compete for the processor once it has come up, or has waited for too long."""
+        idle, process = self._context.idle, self.gateway.process if self.gateway is not None else None
+        if idle is None or process is None or process.is_dead:
+            self.close()
+            return
+        if self._idle_start is None or self._idle_start.pid != process.pid:
+            self.close()
+            pid = process.pid
+            self._idle_start = IdleStart(SPARE_S, lambda: idle.move_out((pid,)), pid)
+        if self.is_ready():
+            self._idle_start.end()
+
+    def close(self) -> None:
+        if self._idle_start is not None:
+            self._idle_start.cancel()
+
     def claim(self) -> GatewayProcess | None:
         """The standby, if it lives, for a seat; there is none afterwards."""
         claimed = self.gateway
         if claimed is None or claimed.process is None or claimed.process.is_dead:
             return None
+        if self._context.idle is not None:
+            self._context.idle.move_out((claimed.process.pid,))  # before it is told to serve
+        self.close()
         self.gateway = None
         return claimed
 

@@ -28,6 +28,7 @@ from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.idle_start import IdleStart
 from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_spawn, worker_token
 
 KILL_BARRIER_S: Final = 0.02
@@ -97,8 +98,8 @@ def send_boot(instance: Instance) -> None:
 def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
     """Watch the progress of its process; replaces an earlier probe."""
     worker, spec = instance.require_worker(), instance.revision.spec
-    if worker.liveness_probe is not None:
-        worker.liveness_probe.close()
+    if worker.watches.liveness is not None:
+        worker.watches.liveness.close()
     limits = liveness.LivenessLimits(
         spec.hang_limit_s,
         spec.load_timeout_s,
@@ -114,7 +115,18 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
         else:
             instance.apply(lifecycle_events.LoadTimedOut(found.reason))
 
-    worker.liveness_probe = LivenessProbe(process, limits, on_failure, worker.group.pids, instance.revision.first_runs)
+    worker.watches.liveness = LivenessProbe(
+        process, limits, on_failure, worker.group.pids, instance.revision.first_runs
+    )
+
+
+def follow_start(instance: Instance, pid: int) -> None:
+    """The process of its worker runs, or is taken over from the controller before, which may have let it start idle."""
+    worker, idle = instance.require_worker(), instance.context.cgroups.idle
+    if worker.watches.start is not None:
+        worker.watches.start.pid = pid
+    elif idle is not None:
+        idle.release(worker.group)
 
 
 def watch_oom(instance: Instance) -> None:
@@ -124,7 +136,7 @@ def watch_oom(instance: Instance) -> None:
         f"killed by the kernel for memory: {limit}; raise memory or lower max_batch_size"
     )
     worker = instance.require_worker()
-    worker.oom_watch = OomWatch(worker.group, lambda: instance.apply(event))
+    worker.watches.oom = OomWatch(worker.group, lambda: instance.apply(event))
 
 
 def expect_exit(instance: Instance, limit_s: float, event: lifecycle_events.Event) -> None:
@@ -170,10 +182,9 @@ def _start_process(instance: Instance) -> None:
         group = context.cgroups.create(worker_name(*instance.worker_id), spec.memory_bytes)
         group.set_cpu_weights(LOADING_WEIGHTS)
         worker.group = group
+        procs_files = _start_behind_others(instance)
         worker.gpu.device = context.devices.assign(instance.id, spec)
-        message = worker_spawn(
-            spec, instance.worker_id, context.launch_environment, group.procs_files, worker.gpu.device
-        )
+        message = worker_spawn(spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device)
     except OSError as error:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, error.strerror or str(error))
         return
@@ -183,6 +194,18 @@ def _start_process(instance: Instance) -> None:
     context.keeper.send(message)
     failpoint("brain.spawn_said")
     instance.record("worker_spawn", f"generation {instance.generation} is being started")
+
+
+def _start_behind_others(instance: Instance) -> tuple[str, ...]:
+    """Let its worker start idle, if there is an idle class and somebody to yield to, until it is ready or has waited
+    for too long. Returns the control groups that its process has to join."""
+    worker, idle = instance.require_worker(), instance.context.cgroups.idle
+    group = worker.group  # not the worker: no reference cycle may keep the mapped status page alive
+    bound_s = instance.hooks.start_bound_s(instance) if idle is not None else 0.0
+    if idle is None or not bound_s:
+        return group.procs_files
+    worker.watches.start = IdleStart(bound_s, lambda: idle.release(group))
+    return idle.admit(group)
 
 
 def _announce_ready(instance: Instance) -> None:
@@ -199,6 +222,8 @@ def _announce_ready(instance: Instance) -> None:
     failpoint("brain.ready")
     instance.context.devices.on_ready(worker.gpu.device)
     instance.hooks.on_ready(instance)
+    if worker.watches.start is not None:
+        worker.watches.start.end()  # last: on cgroup v1 it takes some milliseconds
 
 
 def _record_load_failure(instance: Instance, failure: WorkerFailure) -> None:

@@ -65,6 +65,8 @@ class InstanceHooks:
     """State or facts have changed."""
     on_progress: Callable[[Instance, str], None]
     """How far the load is, in words."""
+    start_bound_s: Callable[[Instance], float]
+    """How long its worker may be kept from the processor by those who serve while it starts; 0: not at all."""
     on_ready: Callable[[Instance], None]
     """It is ready; it is linked to the gateways if its revision is the active one."""
 
@@ -138,8 +140,8 @@ class Instance:
         name = f"{spec.name}/{spec.version}#{self.id}.{self.generation}"
         self.situation, actions = lifecycle.step(before, event, name, self.transitions)
         self.transitions.append(f"{type(event).__name__}: {before.state} -> {self.state}")
-        if self.state is InstanceState.STOPPING and self.worker and self.worker.liveness_probe:
-            self.worker.liveness_probe.close()
+        if self.state is InstanceState.STOPPING and self.worker and self.worker.watches.liveness:
+            self.worker.watches.liveness.close()
         for action in actions:
             self.hooks.perform(self, action)
         if actions or self.situation != before:

@@ -36,6 +36,7 @@ def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
     worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
     worker.artifact_digest = instance.context.crash_collector.artifact_digest(instance.revision.spec)
     actions.start_liveness_probe(instance, worker.process)
+    actions.follow_start(instance, pid)
     actions.watch_oom(instance)
     failpoint("brain.adopted")
 

@@ -20,6 +20,7 @@ from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.linux.oom_events import OomEvents
 from mmsup.supervisor.postmortem.memory_history import MemoryHistory
 from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.idle_start import IdleStart
 
 OOM_READS: Final = 20
 OOM_READ_S: Final = 0.005
@@ -97,6 +98,23 @@ class OomWatch:
 
 
 @dataclass(slots=True)
+class Watches:
+    """What looks at its process from time to time."""
+
+    liveness: LivenessProbe | None = None
+    oom: OomWatch | None = None
+    start: IdleStart | None = None
+
+    def close(self) -> None:
+        if self.liveness is not None:
+            self.liveness.close()
+        if self.oom is not None:
+            self.oom.close()
+        if self.start is not None:
+            self.start.cancel()
+
+
+@dataclass(slots=True)
 class WorkerProcess:
     """`process` is None until the keeper has answered."""
 
@@ -108,8 +126,7 @@ class WorkerProcess:
     is_linked: bool = False
     """The gateways route to it, so they are the first to be told of its end."""
     termination: Termination = field(default_factory=Termination)
-    liveness_probe: LivenessProbe | None = None
-    oom_watch: OomWatch | None = None
+    watches: Watches = field(default_factory=Watches)
     memory_history: MemoryHistory = field(default_factory=MemoryHistory)
     recycling: RecycleState = field(default_factory=RecycleState)
     artifact_digest: Future[dict[str, Any]] | None = None  # JSON: the digest of the files that it loaded
@@ -123,8 +140,5 @@ class WorkerProcess:
             self.ready_s = self.process.progress().since_ns / 1e9
 
     def close(self) -> None:
-        if self.liveness_probe is not None:
-            self.liveness_probe.close()
+        self.watches.close()
         self.termination.cancel_timers()
-        if self.oom_watch is not None:
-            self.oom_watch.close()

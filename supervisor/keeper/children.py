@@ -31,6 +31,7 @@ from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.supervisor.keeper.dying_cgroups import DyingGroups
 from mmsup.supervisor.keeper.spawn import exec_error, set_oom_score, start
 from mmsup.supervisor.linux import process_tree
+from mmsup.supervisor.linux.idle_group import is_idle_group
 from mmsup.supervisor.linux.orphans import Orphans
 from mmsup.supervisor.processes.launch_spec import parse_token
 
@@ -47,7 +48,7 @@ class Child:
     descriptors: tuple[int, ...]
     """In the order of the module's docstring."""
     procs_files: tuple[str, ...]
-    """`cgroup.procs` files of the control groups in which it runs; empty without cgroups."""
+    """`cgroup.procs` files of the control groups that are its own; empty without cgroups."""
     exec_status: int | None
     """Until its program runs: the pipe that reports a failed exec (spawn.py)."""
     is_announced: bool = False
@@ -235,7 +236,8 @@ def start_child(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Child
         started = start(spawn, inherited, log_end)
         ours.pop_all()
     message = ChildDescriptors(spawn.token, started.pid, spawn.note)
-    return Child(message, (started.pidfd, near, page, crash, log), spawn.procs_files, started.exec_status)
+    own_groups = tuple(each for each in spawn.procs_files if not is_idle_group(each))
+    return Child(message, (started.pidfd, near, page, crash, log), own_groups, started.exec_status)
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import Spawn
+from mmsup.supervisor.linux.idle_group import is_idle_group
 from mmsup.supervisor.linux.worker_marks import set_limit_mark
 
 EXEC_FAILED: Final = 127
@@ -106,7 +107,7 @@ def _exec_child(
             os._exit(exit_codes.KEEPER_LOST)
         failpoint("keeper.child_group")
         for path in spawn.procs_files:
-            _write(path, "0")
+            _join(path)
         set_oom_score(spawn.oom_score_adj)  # refused here unless we are root (ipc/inspection.py); see Children
         set_limit_mark(spawn.env)
         os.umask(0o077)
@@ -120,6 +121,12 @@ def _exec_child(
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         os.write(exec_status, text.encode(errors="replace")[:EXEC_STATUS_BYTES])
     os._exit(EXEC_FAILED)
+
+
+def _join(procs_file: str) -> None:
+    """Join a control group; one that only lets it start behind others is not worth a failed start."""
+    with contextlib.suppress(OSError) if is_idle_group(procs_file) else contextlib.nullcontext():
+        _write(procs_file, "0")
 
 
 def _set_up_descriptors(inherited: Mapping[str, int], output: int | None) -> None:

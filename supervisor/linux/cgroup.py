@@ -19,9 +19,11 @@ from typing import Final
 from mmsup.supervisor.linux.process_tree import read_stat
 
 PROCS: Final = "cgroup.procs"
+IDLE: Final = "idle"
+"""The last word of the name of the group in which processes start (idle_group.py)."""
 LOADING_WEIGHTS: Final = {"cpu.shares": "512", "cpu.weight": "50"}
-"""CPU share of a worker while it loads, v1 and v2: half of that of a serving one. It loses nothing while a CPU is idle;
-while none is, imports and weights of one model delay the requests of the others less."""
+"""CPU share of a worker that loads and is no longer idle, v1 and v2: half of that of a serving one. It loses nothing
+while a CPU is idle; while none is, imports and weights of one model delay the requests of the others less."""
 SERVING_WEIGHTS: Final = {"cpu.shares": "1024", "cpu.weight": "100"}
 """The kernel's default for a new group. All processes that a worker starts share it."""
 _NO_LIMIT: Final = 1 << 62
@@ -48,7 +50,7 @@ class Cgroup:
     ) -> None:
         """`cap` and `usage` are the names of the files for limit and usage in the first folder; `read` reads the
         counters there. Without cgroups there is no folder."""
-        self._folders = tuple(folders)
+        self.folders = tuple(folders)
         self._cap = cap
         self._read = read
         self._usage = usage
@@ -56,34 +58,34 @@ class Cgroup:
     @property
     def name(self) -> str:
         """Empty without a group."""
-        return self._folders[0].name if self._folders else ""
+        return self.folders[0].name if self.folders else ""
 
     @property
     def folder(self) -> Path | None:
         """The folder with the memory counters; None without a group."""
-        return self._folders[0] if self._folders else None
+        return self.folders[0] if self.folders else None
 
     @property
     def procs_files(self) -> tuple[str, ...]:
         """Files into which a child writes its pid to join: `Spawn.procs_files`."""
-        return tuple(str(folder / PROCS) for folder in self._folders)
+        return tuple(str(folder / PROCS) for folder in self.folders)
 
     @property
     def cap_bytes(self) -> int | None:
         """The memory limit that the kernel enforces; None if it enforces none."""
-        if not self._folders:
+        if not self.folders:
             return None
         with contextlib.suppress(OSError, ValueError):
-            limit = int((self._folders[0] / self._cap).read_text())
+            limit = int((self.folders[0] / self._cap).read_text())
             return limit if limit < _NO_LIMIT else None
         return None
 
     def usage_bytes(self) -> int | None:
         """Memory in use, page cache included, from one file; None without a group."""
-        if not self._folders:
+        if not self.folders:
             return None
         with contextlib.suppress(OSError, ValueError):
-            return int((self._folders[0] / self._usage).read_text())
+            return int((self.folders[0] / self._usage).read_text())
         return None
 
     def read(self) -> CgroupUsage | None:
@@ -91,19 +93,19 @@ class Cgroup:
         if self._read is None:
             return None
         try:
-            return self._read(self._folders[0])
+            return self._read(self.folders[0])
         except OSError:  # ENODEV from a file of a group that was removed while the file was open
             return None
 
     def set_cpu_weights(self, weights: Mapping[str, str]) -> None:
         """Set its CPU share, LOADING_WEIGHTS or SERVING_WEIGHTS; no effect without a cpu controller."""
-        for folder in self._folders:
+        for folder in self.folders:
             for name, weight in weights.items():
                 write_file(folder / name, weight)
 
     def pids(self) -> set[int]:
         """The processes in it; none without a group."""
-        return _all_members(self._folders)
+        return _all_members(self.folders)
 
     def holds(self, pid: int) -> bool:
         """Whether a process is in it, in each hierarchy that limits. True without a group, and if it has exited.
@@ -114,15 +116,15 @@ class Cgroup:
 
     def _holds_thread(self, tid: int) -> bool:
         text = read_file(Path(f"/proc/{tid}/cgroup"))
-        return not text or is_member(text, self._folders)
+        return not text or is_member(text, self.folders)
 
     def kill(self) -> bool:
         """Send SIGKILL to all its processes; True if there is none."""
-        return kill(self._folders)
+        return kill(self.folders)
 
     def remove(self) -> bool:
         """Remove the folders; False if processes are left in them."""
-        return remove_all(self._folders)
+        return remove_all(self.folders)
 
 
 def has_lost_main_thread(pid: int) -> bool:
@@ -145,10 +147,12 @@ def is_member(text: str, folders: Sequence[Path]) -> bool:
     """Whether the process of this /proc/PID/cgroup is in the group with these folders: a line for each. Pure.
 
     Except the freezer, which limits nothing: who freezes a process from outside moves it there into a group of his own.
+    One that starts may be in the idle group of its server instead (v1).
     """
     lines = [line for line in text.splitlines() if f":{_FREEZER}:" not in line]
     limits = [each for each in folders if each.parent.parent.name != _FREEZER]
-    ends = tuple(f"/{each.parent.name}/{each.name}" for each in limits)  # the same for all hierarchies
+    tops = {each.parent.name for each in limits}
+    ends = (*(f"/{each.parent.name}/{each.name}" for each in limits), *(f"/{top}_{IDLE}" for top in tops))
     return sum(line.endswith(ends) for line in lines) >= len(limits)
 
 

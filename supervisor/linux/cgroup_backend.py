@@ -4,13 +4,16 @@ One group is described in cgroup.py. Standard library only: the keeper cleans th
 in it. All groups of a server lie in its folder `mmsup_<hash of the state directory>`. The keeper holds the lock of that
 directory, so every group that it finds at its start is left over. A group has the id of one worker process (`w7.3`).
 
-    v2    DELEGATED/mmsup_<hash>/{core, w7.3, …}  DELEGATED: the group that systemd delegated to us. Keeper, controller
-                                                  and gateways run in `core`, because a group that enables controllers
-                                                  for its children may hold no process itself. Without a memory
-                                                  controller groups still serve to kill a worker with its descendants,
-                                                  and memory is limited as in `none`
+    v2    DELEGATED/mmsup_<hash>/{core, idle, w7.3, …}  DELEGATED: the group that systemd delegated to us. Keeper,
+                                                  controller and gateways run in `core`, because a group that enables
+                                                  controllers for its children may hold no process itself. Without a
+                                                  memory controller groups still serve to kill a worker with its
+                                                  descendants, and memory is limited as in `none`
     v1    {memory, freezer, pids, cpu}/mmsup_<hash>/{w7.3, …}          if these hierarchies are writable
     none  no groups; memory is limited by RLIMIT_DATA in the worker and by the controller's memory checks
+
+With a cpu controller that knows `cpu.idle` there is an idle group for what starts (idle_group.py), on v1 beside the
+server's folder: `cpu/mmsup_<hash>_idle`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mmsup.supervisor.linux.cgroup import (
+    IDLE,
     PROCS,
     Cgroup,
     CgroupUsage,
@@ -34,6 +38,7 @@ from mmsup.supervisor.linux.cgroup import (
     remove_all,
     write_file,
 )
+from mmsup.supervisor.linux.idle_group import IdleGroup
 
 ROOT: Final = Path("/sys/fs/cgroup")
 OWN_CGROUP_FILE: Final = Path("/proc/self/cgroup")
@@ -57,6 +62,8 @@ class CgroupBackend(Protocol):
     """The same operations for each cgroup version."""
 
     description: str
+    idle: IdleGroup | None
+    """The group in which processes start; None where they compete with those who serve from the beginning."""
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         """A new group for one worker process; its name may differ from `worker`. OSError if the kernel refuses."""
@@ -83,6 +90,8 @@ class CgroupFacts:
     """Why the keeper could not set up v2."""
     is_core: bool = False
     """This process runs in `core` of the server's v2 folder."""
+    own_v1_cpu: str = ""
+    """Path of this process in the v1 hierarchy of the cpu controller; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,7 @@ def detect(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refuse
         tuple(name for name in ("memory", *_V1_OTHERS) if _is_v1(root / name)),
         refused or "the v2 group is not delegated",
         is_core,
+        _own_path(own_file, "cpu"),
     )
 
 
@@ -123,18 +133,37 @@ def backend(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refus
     """The backend of this machine, for the controller; the keeper has called `set_up` before."""
     facts = detect(top, root, own_file, refused)
     choice = choose(facts)
+    idle = _idle_place(choice, facts, top, root)
+    if idle is not None and not idle.exists:
+        idle = None
     match choice.kind:
         case "v2":
-            return _V2Backend((root / facts.own_path.lstrip("/")).parent, choice, caps="memory" in facts.controllers)
+            server = (root / facts.own_path.lstrip("/")).parent
+            return _V2Backend(server, choice, idle, caps="memory" in facts.controllers)
         case "v1":
-            return _V1Backend([root / name / top for name in facts.v1_hierarchies], choice)
+            return _V1Backend([root / name / top for name in facts.v1_hierarchies], choice, idle)
         case _:
             return _NoBackend(choice)
 
 
+def _idle_place(choice: CgroupChoice, facts: CgroupFacts, top: str, root: Path) -> IdleGroup | None:
+    """Where the idle group is, or would be; None without a cpu controller."""
+    if choice.kind == "v2" and "cpu" in facts.controllers:
+        core = root / facts.own_path.lstrip("/")
+        return IdleGroup(core.parent / IDLE, core)
+    if choice.kind == "v1" and "cpu" in facts.v1_hierarchies and facts.own_v1_cpu:
+        home = root / "cpu" / facts.own_v1_cpu.lstrip("/")
+        return IdleGroup(root / "cpu" / f"{top}_{IDLE}", home) if os.access(home / PROCS, os.W_OK) else None
+    return None
+
+
 def set_up(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE) -> CgroupBackend:
     """At the keeper's start, with the directories locked: set up v2 if it is delegated, kill left-over groups."""
-    created = backend(top, root, own_file, _set_up_v2(top, root, own_file))
+    refused = _set_up_v2(top, root, own_file)
+    facts = detect(top, root, own_file, refused)
+    if (idle := _idle_place(choose(facts), facts, top, root)) is not None:
+        idle.make()
+    created = backend(top, root, own_file, refused)
     _retry(lambda: kill_and_remove_all(created))
     return created
 
@@ -185,13 +214,15 @@ def _all_or_none(folders: list[Path]) -> Iterator[list[Path]]:
 
 def _group_names(top: Path) -> list[str]:
     try:
-        return sorted(each.name for each in top.iterdir() if each.is_dir() and each.name != CORE)
+        return sorted(each.name for each in top.iterdir() if each.is_dir() and each.name not in (CORE, IDLE))
     except FileNotFoundError:
         return []
 
 
-def _own_path(own_file: Path) -> str:
-    return next((line[3:] for line in read_file(own_file).splitlines() if line.startswith("0::")), "")
+def _own_path(own_file: Path, controller: str = "") -> str:
+    """The path of this process in the v2 tree, or in the v1 hierarchy of a controller."""
+    lines = [line.split(":", 2) for line in read_file(own_file).splitlines()]
+    return next((path for _, controllers, path in lines if controller in controllers.split(",")), "")
 
 
 def _is_core(folder: Path, top: str) -> bool:
@@ -202,10 +233,19 @@ def _is_v1(folder: Path) -> bool:
     return not (folder / "cgroup.controllers").exists() and (folder / PROCS).exists() and os.access(folder, os.W_OK)
 
 
+def _describe(idle: IdleGroup | None) -> str:
+    return "starts yield" if idle is not None else "starts compete, without a group with cpu.idle"
+
+
+def _remove_idle(idle: IdleGroup | None) -> bool:
+    return idle is None or (kill([idle.folder]) and idle.remove())
+
+
 class _V1Backend:
-    def __init__(self, tops: list[Path], choice: CgroupChoice) -> None:
+    def __init__(self, tops: list[Path], choice: CgroupChoice, idle: IdleGroup | None) -> None:
         self._tops = tops
-        self.description = f"cgroup v1: {choice.reason}"
+        self.idle = idle
+        self.description = f"cgroup v1: {choice.reason}; {_describe(idle)}"
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         name = _unused_name(self._tops, worker)
@@ -226,7 +266,7 @@ class _V1Backend:
         return sorted({name for top in self._tops for name in _group_names(top)})
 
     def remove_all(self) -> bool:
-        return kill_and_remove_all(self) and remove_all(self._tops)
+        return kill_and_remove_all(self) and _remove_idle(self.idle) and remove_all(self._tops)
 
 
 def _read_v1(memory: Path) -> CgroupUsage:
@@ -239,9 +279,10 @@ def _read_v1(memory: Path) -> CgroupUsage:
 
 
 class _V2Backend:
-    def __init__(self, top: Path, choice: CgroupChoice, *, caps: bool) -> None:
+    def __init__(self, top: Path, choice: CgroupChoice, idle: IdleGroup | None, *, caps: bool) -> None:
         self._top = top
-        self.description = f"cgroup v2: {choice.reason}"
+        self.idle = idle
+        self.description = f"cgroup v2: {choice.reason}; {_describe(idle)}"
         self._caps = caps
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
@@ -261,7 +302,7 @@ class _V2Backend:
         return _group_names(self._top)
 
     def remove_all(self) -> bool:
-        if not kill_and_remove_all(self):
+        if not (kill_and_remove_all(self) and _remove_idle(self.idle)):
             return False
         delegated = self._top.parent
         # Controllers are disabled from the bottom up; otherwise the kernel does not let this process back in.
@@ -321,7 +362,8 @@ def _enable_controllers(folder: Path, offered: list[str]) -> bool:
 
 class _NoBackend:
     def __init__(self, choice: CgroupChoice) -> None:
-        self.description = f"no cgroup: {choice.reason}"
+        self.idle: IdleGroup | None = None
+        self.description = f"no cgroup: {choice.reason}; {_describe(None)}"
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:  # noqa: ARG002 - the interface
         return Cgroup(())

@@ -18,6 +18,7 @@ from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.revision import Revision
 from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.processes import idle_start
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 
@@ -126,3 +127,14 @@ class ModelSet:
                 instance.worker.close()
                 if instance.worker.process is not None:
                     instance.worker.process.close()
+
+
+def start_bound_s(model_set: ModelSet, instance: Instance) -> float:
+    """How long its worker may be kept from the processor by those who serve while it starts."""
+    serving = [each.revision for each in model_set.instances() if each.state is InstanceState.READY]
+    spec = instance.revision.spec
+    return idle_start.bound_s(
+        does_any_serve=bool(serving),
+        does_same_serve=any((each.spec.name, each.spec.version) == (spec.name, spec.version) for each in serving),
+        has_served=instance.revision.metadata is not None,
+    )

@@ -101,7 +101,13 @@ def worker_spawn(
     )
 
 
-def gateway_spawn(number: int, generation: int, environment: LaunchEnvironment, listeners: tuple[str, ...]) -> Spawn:
+def gateway_spawn(
+    number: int,
+    generation: int,
+    environment: LaunchEnvironment,
+    listeners: tuple[str, ...],
+    procs_files: tuple[str, ...] = (),
+) -> Spawn:
     env = {**_common_env(environment), "HOME": "/", "TMPDIR": environment.runtime_dir}
     if DUMPABLE in environment.base_env:
         env[DUMPABLE] = environment.base_env[DUMPABLE]
@@ -110,7 +116,7 @@ def gateway_spawn(number: int, generation: int, environment: LaunchEnvironment, 
         argv=(sys.executable, "-m", "mmsup.gateway", f"gateway#{number}"),
         env=env,
         cwd="/",
-        procs_files=(),
+        procs_files=procs_files,
         listeners=listeners,
         counter_tables=True,
         oom_score_adj=GATEWAY_OOM_ADJ,

@@ -25,8 +25,6 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mmsup.ipc.memory import heap
-
 MAX_FREE_BYTES: Final = 128 << 20
 """Free memory at the end of the heap that is not returned: ten arrays of 12.6 MB."""
 CAP_DIVISOR: Final = 8
@@ -36,8 +34,6 @@ MMAP_BYTES: Final = 32 << 20
 IDLE_NS: Final = 2_000_000_000
 """After so long without a run the memory is returned. That takes 0.5 ms for 25 MB in one piece, but 105 ms for 80 MB in
 10,000 holes: it must not happen between two requests of the same caller."""
-
-trim_heap: Final = heap.trim_heap
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from controller_double import Child, ControllerHarness
+from harness.server import eventually
 from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, LinkWorker, RetireGateway, Route
 from mmsup.ipc.messages.keeper_control import (
@@ -25,6 +26,7 @@ from mmsup.ipc.messages.keeper_control import (
 from mmsup.supervisor.gateways import gateway_checks, standby
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayRecords
+from mmsup.supervisor.linux.idle_group import IdleGroup
 
 Play = Callable[[ControllerHarness], Coroutine[Any, Any, None]]
 
@@ -121,6 +123,53 @@ def test_it_takes_the_seat_of_one_that_exits_and_another_standby_follows(tmp_pat
         other = await next_standby(harness)
         assert other.life[0] != found.life[0], "two living gateways have one number"
         assert [each["gateway"] for each in harness.events("gateway_exit")] == [first.life[0]]
+
+    run_in_harness(tmp_path, play)
+
+
+def idle_group(harness: ControllerHarness, folder: Path) -> IdleGroup:
+    """Let standbys start in an idle group from now on, with files as the kernel makes them."""
+    for name in ("idle", "core"):
+        (folder / name).mkdir()
+        (folder / name / "cgroup.procs").write_text("")
+    group = harness.controller.gateways.context.idle = IdleGroup(folder / "idle", folder / "core")
+    return group
+
+
+async def idle_standby(harness: ControllerHarness, group: IdleGroup) -> Child:
+    """The standby that follows the present one: it has joined the group, and is not up yet."""
+    await harness.until(lambda: standbys(harness))
+    (old,) = standbys(harness)
+    old.process.kill()
+    await harness.until(lambda: [each for each in standbys(harness) if each is not old])
+    (found,) = standbys(harness)
+    assert found.spawn.procs_files == (group.procs_file,)
+    await asyncio.to_thread((group.folder / "cgroup.procs").write_text, f"{found.process.pid}\n")
+    return found
+
+
+def test_it_starts_in_the_idle_group_and_leaves_it_when_it_is_up(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        group = idle_group(harness, tmp_path)
+        home = group.home / "cgroup.procs"
+        found = await idle_standby(harness, group)
+        await asyncio.sleep(0.1)  # several checks
+        assert not home.read_text(), "it competes before it is up"
+        found.page.set_activity(Activity.STANDBY, 1 << 62)
+        await asyncio.to_thread(eventually, home.read_text, "it has left the group")
+        assert home.read_text() == str(found.process.pid)
+        assert not serving(harness)[0].spawn.procs_files, "a gateway that is awaited starts behind others"
+
+    run_in_harness(tmp_path, play)
+
+
+def test_one_that_gets_a_seat_before_it_is_up_leaves_the_idle_group_first(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        group = idle_group(harness, tmp_path)
+        found, first = await idle_standby(harness, group), serving(harness)[0]
+        first.process.kill()
+        await harness.until(lambda: found.received_of(ConfigureGateway))
+        assert (group.home / "cgroup.procs").read_text() == str(found.process.pid)
 
     run_in_harness(tmp_path, play)
 

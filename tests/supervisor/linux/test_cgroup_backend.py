@@ -99,7 +99,7 @@ def test_v2_the_keeper_moves_into_the_core_before_it_enables_controllers(delegat
     made = entered(delegated, tmp_path)
     assert (delegated / TOP / "core" / "cgroup.procs").read_text() == "0"
     assert (delegated / "cgroup.subtree_control").read_text() == "+memory"
-    assert made.description == f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core"
+    assert made.description.startswith(f"cgroup v2: delegated, /system.slice/mmsup.service/{TOP}/core; starts compete")
 
 
 def test_v2_a_worker_gets_a_group_with_its_limit(delegated: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_v2_without_the_memory_controller_is_unused_where_v1_has_one(delegated: 
     v1.mkdir()
     (v1 / "cgroup.procs").write_text("")
     made = set_up(TOP, delegated.parents[1], tmp_path / "own")
-    assert made.description == "cgroup v1: own folders in memory"
+    assert made.description.startswith("cgroup v1: own folders in memory; starts compete")
     assert not (delegated / TOP).exists()
 
 
@@ -245,7 +245,7 @@ def inside(procs_files: tuple[str, ...], code: str) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 class TestV1:
     def test_v1_is_chosen_and_described(self, v1: CgroupBackend) -> None:
-        assert v1.description == "cgroup v1: own folders in memory, freezer, pids, cpu"
+        assert v1.description.startswith("cgroup v1: own folders in memory, freezer, pids, cpu; starts ")
 
     def test_the_limit_includes_swap(self, v1: CgroupBackend) -> None:
         group = v1.create("w1.1", 64 * MIB)
