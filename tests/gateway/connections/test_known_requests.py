@@ -300,19 +300,21 @@ def test_values_that_are_not_valid_are_refused_in_a_known_json_request(front: st
             known = Order((1, 1), model, form="json")
             await warm(gateway, client, known)
             text = known.packed()
-            at = text.index(b'"data": [') + len(b'"data": [')
-            end = text.index(b"]", at)
-            for values, status in (
-                (b"0", 400), (b"0,,1,1,4,5,6,7,8", 400), (b"0,1,1,4,5,6,7,1e999", 400), (b"nul,1,1,4,5,6,7,8", 400),
-                (b"0,1,1,4,5,6,7,8,9", 400), (b"", 400), (b"0,1,1,4,5,6,7,true", None), (b"0,1,1,4,5,6,7,-1", None),
-                (b"0,1,1,4,5,6,7,08", 400), (b" 0 , 1,1 ,4,5,6,7,8 ", 200), (b"0,1,1,4,5,6,7,1e2", None),
+            at = text.index(b'"data": [') + len(b'"data": ')
+            end = text.index(b"]", at) + 1
+            for data, status in (
+                (b"[0]", 400), (b"[0,,1,1,4,5,6,7,8]", 400), (b"[0,1,1,4,5,6,7,1e999]", 400),
+                (b"[nul,1,1,4,5,6,7,8]", 400), (b"[0,1,1,4,5,6,7,8,9]", 400), (b"[]", 400),
+                (b"[0,1,1,4,5,6,7,true]", None), (b"[0,1,1,4,5,6,7,-1]", None), (b"[0,1,1,4,5,6,7,08]", 400),
+                (b"[ 0 , 1,1 ,4,5,6,7,8 ]", 200), (b"[0,1,1,4,5,6,7,1e2]", None), (b"5", 400), (b"null", 400),
+                (b"true", 400), (b'{"a":1}', 400), (b'"01145678"', 400), (b"[", 400), (b"", 400),
             ):  # fmt: skip
-                body = text[text.index(b"\r\n\r\n") + 4 : at] + values + text[end:]
+                body = text[text.index(b"\r\n\r\n") + 4 : at] + data + text[end:]
                 head = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
                 client.send(head % (model.encode(), len(body)) + body, known)
                 await gateway.settle()
                 status_seen = client.replies()[-1].status
-                assert status_seen in ((status,) if status else (200, 400)), (model, values)
+                assert status_seen in ((status,) if status else (200, 400)), (model, data)
             await asked(gateway, client, known.again(2))
 
     run(front, test)
