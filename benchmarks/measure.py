@@ -35,6 +35,8 @@ def measure(
 ) -> Iterator[Row]:
     """Start a server, measure every load of the scene; `arrange` is called when it serves."""
     left = [run for run in scene.runs if _speaks(peer, run)]
+    if not left:
+        return
     try:
         with Server(peer, scene, installed, bench.network, bench.cores.before) as server:
             server.wait_until_correct()

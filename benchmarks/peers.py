@@ -141,9 +141,15 @@ def facts(options: argparse.Namespace, bench: Bench, before: float, took_s: floa
         "each load": f"{options.warm_s:g} s to warm, {options.run_s:g} s measured, "
         f"{options.rounds} interleaved rounds, the median of each figure",
         "the network of mlp alone": f"{network_ms} rows",
-        "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
+        "command": _command(options),
         "took": f"{took_s / 60:.0f} min",
     }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command without the place of the other checkout, whose commit stands in the tables."""
+    text = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
+    return text.replace(str(options.base), "CHECKOUT") if options.base else text
 
 
 def write(

@@ -49,6 +49,10 @@ class ReplyForm(Protocol):
 
     @property
     def output_sizes(self) -> list[int]: ...
+    @property
+    def only_size(self) -> int | None:
+        """Of the only output."""
+        ...
 
 
 class KnownInFlight(Protocol):

@@ -44,10 +44,11 @@ from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
-from mmsup.ipc.transport.codec import RESULT, pack_record
+from mmsup.ipc.transport.codec import RESULT, RESULT_FIELDS, pack_record
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 
+_FIRST_OUTPUT: Final = len(RESULT_FIELDS)
 SIGNATURES_LIMIT: Final = 256
 SIGNATURES_LIMIT_BYTES: Final = 1 << 20
 """Reply signatures that a link caches."""
@@ -276,12 +277,13 @@ class WorkerLink:
 
 def _has_form(raw: list[Any], form: ReplyForm) -> bool:
     """Whether a record is a result of that form, with everything in it that validate_reply() checks."""
-    if raw[2] != form.reply_signature or len(raw) != form.reply_length or list(map(type, raw)) != form.reply_types:
+    if raw[2] != form.reply_signature or len(raw) != form.reply_length or [*map(type, raw)] != form.reply_types:
         return False
-    kind, _, _, queue_ns, input_ns, infer_ns, output_ns, batch, rows, *outputs = raw
-    if kind != RESULT or (queue_ns | input_ns | infer_ns | output_ns | batch | rows) >> NUMBER_BITS:
+    if raw[0] != RESULT or (raw[3] | raw[4] | raw[5] | raw[6] | raw[7] | raw[8]) >> NUMBER_BITS:
         return False
-    return [*map(len, outputs)] == form.output_sizes
+    if form.only_size is not None:
+        return len(raw[_FIRST_OUTPUT]) == form.only_size
+    return [*map(len, raw[_FIRST_OUTPUT:])] == form.output_sizes
 
 
 def _cached_bytes(packed: bytes, _: ValidatedSignature) -> int:

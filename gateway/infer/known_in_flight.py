@@ -107,9 +107,8 @@ class PackedInFlight:
 def send(found: Recognised, request: memoryview, owner: RequestOwner, started_ns: int = 0) -> PackedInFlight | None:
     """Send the request in these bytes, of which the head arrived then, by default now. None if it is not admitted now,
     or for the parser. Its route must be plain."""
-    known = found.known
+    known, route = found.known, found.known.route
     data = _inputs(found, request)
-    route = known.route
     if data is None or not known.router.admission.try_admit(known.head.model, route.spec):
         return None
     link = route.links[0] if len(route.links) == 1 else min(route.links, key=WorkerLink.load)

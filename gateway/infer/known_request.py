@@ -134,6 +134,8 @@ class JsonInputs:
             for position, pack in self._packers:
                 text = lists[position]
                 values = orjson.loads(text)
+                if type(values) is not list:
+                    return None
                 if b"e" in text and bool in map(type, values):  # as in `true`, which would count as a number
                     return None
                 packed.append(pack(*values))
@@ -163,6 +165,7 @@ class PackedRequest:
     reply_length: int
     reply_types: list[type]
     output_sizes: list[int]
+    only_size: int | None
 
 
 def _with_inputs(job: InferenceJob, inputs: Sequence[InputTensor]) -> InferenceJob:

@@ -85,9 +85,11 @@ class JsonResponseTemplate(ResponseTemplate):
         start = self._start_with_id(echo_id) if echo_id else self._start
         body = self._body_with_id(json_id) if json_id else self._body[0]
         texts: list[bytes] = []
+        size = self._size
         for (spec, after), location in zip(self._outputs, locations, strict=True):
-            texts += _output_json(spec, location), after
-        size = self._size + sum(map(len, texts[::2]))
+            text = _output_json(spec, location)
+            size += len(text)
+            texts += text, after
         return b"".join((start, b"%d\r\nDate: " % size, date, body, *texts))
 
 

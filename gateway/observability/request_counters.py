@@ -173,10 +173,12 @@ class VersionCounters:
         row, by_size = self._row, self._by_size
         inferences = whole = all_ns = queue_ns = input_ns = infer_ns = output_ns = 0
         batches: dict[int, list[int]] = {}
+        buckets: dict[int, int] = {}
         for request, fields in replies:
             _, _, _, queued, gathered, inferred, copied, batch, rows, *_ = fields
             request_ns = now_ns - request.started_ns
-            row.add_to_bucket(bisect_left(_EDGES_NS, request_ns))
+            bucket = bisect_left(_EDGES_NS, request_ns)
+            buckets[bucket] = buckets.get(bucket, 0) + 1
             all_ns += request_ns
             inferences += request.known.inferences
             if queued + gathered + inferred + copied > request_ns:  # as above
@@ -200,7 +202,7 @@ class VersionCounters:
             if executions.counter is not None:
                 executions.counter.add_sums(*sums)
         times_ns = [all_ns, queue_ns, input_ns, infer_ns, output_ns]
-        row.add_known(len(replies), inferences, whole, times_ns, time.time_ns() // 1_000_000)
+        row.add_known(len(replies), inferences, whole, times_ns, buckets, time.time_ns() // 1_000_000)
 
     def _executions(self, size: int) -> _Executions:
         counter = self._find_counter(size)

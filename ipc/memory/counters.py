@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from collections.abc import Mapping
 from typing import Final
 
 ROWS: Final = 1024
@@ -193,8 +194,16 @@ class CounterRow:
         own[_BUCKETS + bucket] += 1
         own[_LAST] = now_ms
 
-    def add_known(self, requests: int, inferences: int, executions: int, times_ns: list[int], now_ms: int) -> None:
-        """Count some requests, all of them known ones, but for their buckets; `times_ns` are sums."""
+    def add_known(
+        self,
+        requests: int,
+        inferences: int,
+        executions: int,
+        times_ns: list[int],
+        buckets: Mapping[int, int],
+        now_ms: int,
+    ) -> None:
+        """Count some requests, all of them known ones; `times_ns` are sums, `buckets` counts by bucket."""
         own = self._own
         own[_SUCCESS] += requests
         own[_KNOWN] += requests
@@ -202,10 +211,9 @@ class CounterRow:
         own[_EXECUTIONS] += executions
         for at, time_ns in enumerate(times_ns, _TIMES):
             own[at] += time_ns
+        for bucket, count in buckets.items():
+            own[_BUCKETS + bucket] += count
         own[_LAST] = now_ms
-
-    def add_to_bucket(self, bucket: int) -> None:
-        self._own[_BUCKETS + bucket] += 1
 
     def add(self, name: str, amount: int = 1) -> None:
         self._own[INDEX[name]] += amount

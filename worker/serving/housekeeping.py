@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
+from mmsup.ipc.memory import heap
 from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.worker.execution.engine import Engine
 from mmsup.worker.startup import malloc_tuning
@@ -30,7 +31,7 @@ class Housekeeping:
         """At a heartbeat, while nothing comes."""
         self._collect_garbage(generation=2)
         if self.trim_schedule.is_due(now_ns):
-            malloc_tuning.trim_heap()
+            heap.trim_heap()
 
     def _collect_garbage(self, generation: int) -> None:
         gc.collect(generation)

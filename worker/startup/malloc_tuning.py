@@ -11,10 +11,10 @@ The price: up to MAX_FREE_BYTES of free memory at the end of the heap, and holes
 They are reused first, so the peak of a run does not rise by them. An idle worker returns both. Arrays of more than
 MMAP_BYTES are mapped and unmapped as before: a few of those would leave the largest holes.
 
-The heap is in huge pages where the kernel gives them on request (`HUGE_PAGES`, which is set before the start). What a
-library keeps of a model lies scattered in it: a run of a graph of a thousand thin layers takes 0.55 ms instead of 0.61,
-and 0.59 instead of 0.77 after another process has had the core (medians of CPU time, onnxruntime 1.32, glibc 2.36,
-2-core VM). The price: up to 2 MiB more of resident memory.
+The heap of an ONNX model is in huge pages where the kernel gives them on request (`HUGE_PAGES`, which is set before the
+start). What a library keeps of a model lies scattered in it: a run of a graph of a thousand thin layers takes 0.55 ms
+instead of 0.61, and 0.59 instead of 0.77 after another process has had the core (medians of CPU time, onnxruntime 1.32,
+glibc 2.36, 2-core VM). The price: up to 2 MiB more of resident memory.
 
 With a C library other than glibc all this does nothing.
 """
@@ -25,8 +25,6 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mmsup.ipc.memory import heap
-
 MAX_FREE_BYTES: Final = 128 << 20
 """Free memory at the end of the heap that is not returned: ten arrays of 12.6 MB."""
 CAP_DIVISOR: Final = 8
@@ -36,8 +34,6 @@ MMAP_BYTES: Final = 32 << 20
 IDLE_NS: Final = 2_000_000_000
 """After so long without a run the memory is returned. That takes 0.5 ms for 25 MB in one piece, but 105 ms for 80 MB in
 10,000 holes: it must not happen between two requests of the same caller."""
-
-trim_heap: Final = heap.trim_heap
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -54,6 +56,41 @@ def test_a_new_gateway_continues_the_counters_of_a_dead_one(tables: list[Counter
     again = RequestCounters(tables, 0)
     again.version_counters("m", "1").record_success(RESULT, 1, 1)
     assert again.totals()["m", "1"]["success"] == 2
+
+
+@dataclass
+class KnownOne:
+    """A known request in flight that counts as so many inferences."""
+
+    started_ns: int
+    inferences: int
+
+    @property
+    def known(self) -> KnownOne:
+        return self
+
+
+def test_known_requests_are_counted_as_if_one_by_one(tables: list[CounterTable]) -> None:
+    rng, together, single = random.Random(5), RequestCounters(tables, 0), RequestCounters(tables, 1)
+    for _ in range(300):
+        replies: list[tuple[KnownOne, list[Any]]] = []
+        for _ in range(rng.randint(1, 8)):
+            size = rng.choice((1, 1, 2, 3))
+            times = [rng.randrange(rng.choice((1000, 1 << 24))) for _ in range(4)]
+            known = KnownOne(10**10 - rng.randrange(1 << 25), rng.randint(1, 3))
+            replies.append((known, [3, 1, b"w", *times, size, rng.choice((1, size, 7)), b"output"]))
+        together.version_counters("a", "1").record_known(replies, 10**10)
+        for known, fields in replies:
+            reply = InferReply(1, "", "", b"w", (), 0, *fields[3:9])
+            single.version_counters("b", "1").record_success(reply, known.inferences, 10**10 - known.started_ns)
+    totals = together.totals()
+    known_row, row = totals["a", "1"], totals["b", "1"]
+    assert known_row.pop("known") == known_row["success"] > 300
+    assert row.pop("known") == 0
+    for each in (known_row, row):
+        assert each.pop("last_inference_ms")
+    assert known_row == row
+    assert together.batch_totals()["a", "1"] == together.batch_totals()["b", "1"]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 10, 49])

@@ -144,3 +144,37 @@ def test_a_misaligned_tensor_is_written_too() -> None:
 def test_an_output_that_is_not_utf8_is_refused_with_its_name_and_the_alternative() -> None:
     with pytest.raises(CallerError, match=r"output 'Y' .* ask for binary_data"):
         json_tensors.to_json(memoryview(pack_strings([b"\xff"])), "BYTES", "Y")
+
+
+@given(
+    st.sampled_from([*INTEGERS, "FP32", "FP64"]),
+    st.lists(
+        st.one_of(st.integers(-(1 << 70), 1 << 70), st.integers(-200, 300), st.floats(allow_nan=False)), max_size=5
+    ),
+    st.integers(0, 5),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_packer_gives_the_same_bytes_or_none(datatype: str, values: list[Any], count: int) -> None:
+    packer = json_tensors.number_packer(datatype, (count,))
+    assert packer is not None
+    try:
+        expected = bytes(json_tensors.to_bytes(values, datatype, (count,)))
+    except json_tensors.TensorDataError:
+        with pytest.raises((struct.error, OverflowError)):
+            packer.pack(*values)
+    else:
+        assert packer.pack(*values) == expected
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "BYTES", "FP16", "BF16"])
+def test_what_has_no_numbers_in_json_has_no_packer(datatype: str) -> None:
+    assert json_tensors.number_packer(datatype, (1,)) is None
+
+
+@pytest.mark.parametrize("datatype", [*INTEGERS, "FP32", "FP64", "BOOL"])
+def test_bytes_and_views_of_them_are_written_alike(datatype: str) -> None:
+    data = np.array([0, 1, 1, 0], NUMPY[datatype]).tobytes()
+    assert json_tensors.to_json(data, datatype, "y") == json_tensors.to_json(memoryview(data), datatype, "y")
+    if datatype.startswith("FP"):
+        odd = np.array([1.5, float("nan"), float("-inf")], NUMPY[datatype]).tobytes()
+        assert json_tensors.to_json(odd, datatype, "y") == b"[1.5,NaN,-Infinity]"

@@ -31,8 +31,11 @@ from mmsup.ipc.transport.codec import (
     DataRecord,
     decode,
     encode,
+    infer_record_parts,
+    join_records,
     pack_frame,
     pack_limited,
+    pack_record,
     pack_signature,
     unpack_frame,
     unpack_infer_signature,
@@ -148,6 +151,25 @@ def test_a_frame_holds_as_many_records_as_fit_and_at_least_one() -> None:
     assert 1 < count < 9
     assert len(frame) <= 8192
     assert pack_limited(large, 10)[1] == 1
+
+
+def test_packed_records_are_joined_to_the_same_frames() -> None:
+    drops = [Cancel(number) for number in range(3 * FRAME_RECORDS)]
+    large: list[DataRecord] = [InferReply(1, signature=b"w", locations=(bytes(1000),)) for _ in range(40)]
+    for records in (drops, drops[:1], drops[:16], large):
+        packed = [pack_record(each) for each in records]
+        for limit in (1 << 20, 8192, 10):
+            assert join_records(packed, limit) == pack_limited(records, limit)
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (64,), (255, 256), (4096, 0, 1), (1,) * 64])
+def test_an_infer_is_its_constant_parts_its_numbers_and_its_inputs(sizes: tuple[int, ...]) -> None:
+    number, deadline_ns = (1 << 62) + 7, 1 << 61
+    inputs = tuple(bytes([index]) * size for index, size in enumerate(sizes))
+    before, between, *headers = infer_record_parts(b"signature", sizes)
+    record = before + number.to_bytes(8, "big") + between + deadline_ns.to_bytes(8, "big")
+    record += b"".join(header + data for header, data in zip(headers, inputs, strict=True)) if sizes else headers[0]
+    assert unpack_frame(b"\x91" + record) == [Infer(number, b"signature", deadline_ns, None, inputs)]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from mmsup.ipc.memory.heap import trim_heap
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup.malloc_tuning import (
     IDLE_NS,
@@ -17,7 +18,6 @@ from mmsup.worker.startup.malloc_tuning import (
     TrimSchedule,
     malloc_limits,
     set_malloc_limits,
-    trim_heap,
 )
 from mmsup.worker.startup.resource_limits import tune_malloc
 
@@ -81,7 +81,7 @@ PROGRAM = """
 import resource
 import numpy as np
 from mmsup.ipc.specs import ModelSpec
-from mmsup.worker.startup.malloc_tuning import trim_heap
+from mmsup.ipc.memory.heap import trim_heap
 from mmsup.worker.startup.resource_limits import tune_malloc
 
 def resident():
