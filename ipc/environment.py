@@ -14,5 +14,5 @@ WORKER_MARK: Final = "MMSUP_WORKER"
 """Names the worker to which a process belongs (supervisor/linux/worker_marks.py)."""
 HUGE_PAGES: Final = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 """Variable and value that have the C library ask for huge pages for its heap, where the kernel gives them on request.
-Workers get it unless an operator configured that variable for their model, and remove it
+Workers of ONNX models get it unless an operator configured that variable for their model, and remove it
 (worker/startup/resource_limits.py): it is read once, at the start."""

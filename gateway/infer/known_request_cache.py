@@ -85,8 +85,10 @@ class KnownRequestCache:
         of that request."""
         parsed, response = known.parsed, known.response
         route = self._router.plain_route(head.model, head.version) if self._may_pack else None
-        inputs = known.input_reader(head, body) if route is not None and route.metadata is parsed.metadata else None
-        if route is None or response is None or inputs is None or sum(inputs.sizes) > INLINE_LIMIT_BYTES:
+        if route is None or route.spec.version != known.version or route.metadata is not parsed.metadata:
+            return  # the default version has changed since the request came
+        inputs = known.input_reader(head, body)
+        if response is None or inputs is None or sum(inputs.sizes) > INLINE_LIMIT_BYTES:
             return  # larger ones are admitted by their bytes too
         sizes = [size or 0 for size in signature.sizes]  # none is None: the template was made from them
         timeout_ns = parsed.request.timeout_us * 1000

@@ -76,12 +76,13 @@ def worker_spawn(
         "CUDA_VISIBLE_DEVICES": visible_devices,
         "PYTHONSAFEPATH": "1",  # what the model calls its files shadows no module; -P would be a fault to an old Python
         "PYTHONDONTWRITEBYTECODE": "1",  # the model directory belongs to its owner
-        HUGE_PAGES[0]: HUGE_PAGES[1],
         # Thread pools as large as the machine: the kernel schedules the cores among the instances.
         **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
     }
     if SOFT_FILES in environment.base_env:
         env[SOFT_FILES] = environment.base_env[SOFT_FILES]
+    if spec.engine == "ort":
+        env[HUGE_PAGES[0]] = HUGE_PAGES[1]
     if spec.python:
         env["PYTHONPATH"] = package_link_dir(environment.runtime_dir)
     server = cgroup_backend.top_name(str(Path(environment.scratch).parent))

@@ -239,9 +239,9 @@ def _result(number: int, specs: tuple[TensorSpec, ...], locations: tuple[bytes, 
 
 
 def _with_nan(reply: InferReply) -> InferReply:
-    first = reply.locations[0]
-    if b"FP32" not in reply.signature or not isinstance(first, bytes):
+    if b"FP32" not in reply.signature or not isinstance(reply.locations[0], bytes):
         return reply
+    first = reply.locations[0]
     odd = np.array([np.nan, np.inf], np.float32).tobytes()
     return replace(reply, locations=(odd + first[len(odd) :], *reply.locations[1:]))
 

@@ -233,13 +233,13 @@ class ServingLoop:
             self._receive_all(0)  # before the replies go out: what is here now is of other callers
             handler.policy.concurrency.record(ran + handler.queue.size + len(handler.known.waiting))
         self._housekeeping.trim_schedule.last_run_ns = now_ns
-        if handler.policy.runs >= self._housekeeping.due_at_run:
-            self._housekeeping.after_run(handler.policy.runs)
         self._page.idle(now_ns)
         if handler.replies.pending.results:
             handler.replies.expire_pending(now_ns)
         for closed in self._outbox.flush():
             handler.drop_link(closed)
+        if handler.policy.runs >= self._housekeeping.due_at_run:
+            self._housekeeping.after_run(handler.policy.runs)
 
     def _wait_for_requests(self, left_ns: int) -> None:
         """Sleep until a gateway sends or the time is up; `select` is finer than the milliseconds of `poll`."""

@@ -11,10 +11,10 @@ The price: up to MAX_FREE_BYTES of free memory at the end of the heap, and holes
 They are reused first, so the peak of a run does not rise by them. An idle worker returns both. Arrays of more than
 MMAP_BYTES are mapped and unmapped as before: a few of those would leave the largest holes.
 
-The heap is in huge pages where the kernel gives them on request (`HUGE_PAGES`, which is set before the start). What a
-library keeps of a model lies scattered in it: a run of a graph of a thousand thin layers takes 0.55 ms instead of 0.61,
-and 0.59 instead of 0.77 after another process has had the core (medians of CPU time, onnxruntime 1.32, glibc 2.36,
-2-core VM). The price: up to 2 MiB more of resident memory.
+The heap of an ONNX model is in huge pages where the kernel gives them on request (`HUGE_PAGES`, which is set before the
+start). What a library keeps of a model lies scattered in it: a run of a graph of a thousand thin layers takes 0.55 ms
+instead of 0.61, and 0.59 instead of 0.77 after another process has had the core (medians of CPU time, onnxruntime 1.32,
+glibc 2.36, 2-core VM). The price: up to 2 MiB more of resident memory.
 
 With a C library other than glibc all this does nothing.
 """

@@ -104,7 +104,7 @@ class Walker:
         kind = rng.choice(self.kinds) if rng.random() < 0.9 else self.kind()
         draw = rng.random()
         do = rng.choice(LIES) if draw < 0.02 else rng.choice(HELD) if draw < 0.12 else rng.choice(ORDERS)
-        is_odd = do in (Do.ASK_FOR_MORE, Do.TWICE, Do.UNKNOWN_FIRST, Do.AS_BATCH)
+        is_odd = do in (Do.OTHER_SHAPE, Do.ASK_FOR_MORE, Do.TWICE, Do.UNKNOWN_FIRST, Do.AS_BATCH)
         if (is_odd and kind.size > 1000) or (do is Do.ASK_FOR_MORE and kind.model not in LARGE):
             do = Do.ANSWER  # whether a large result has to be asked for is not the same in two runs
         made = replace(kind, tag=tag, do=do, noise=rng.randrange(200))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,12 @@ def test_the_environment_of_a_model_wins(tmp_path: Path) -> None:
     assert (env["OMP_NUM_THREADS"], env["X"]) == ("1", "y")
 
 
-def test_only_workers_have_their_heap_in_huge_pages_unless_the_model_has_it_otherwise(tmp_path: Path) -> None:
+def test_only_onnx_workers_have_their_heap_in_huge_pages_unless_the_model_has_it_otherwise(tmp_path: Path) -> None:
     name, value = HUGE_PAGES
     assert worker_spawn(spec(), (7, 3), environment(tmp_path), (), "").env[name] == value
     assert worker_spawn(spec(env={name: ""}), (7, 3), environment(tmp_path), (), "").env[name] == ""
+    python = replace(spec(), engine="custom")
+    assert name not in worker_spawn(python, (7, 3), environment(tmp_path), (), "").env, "they would take more memory"
     assert name not in gateway_spawn(1, 2, environment(tmp_path), ()).env
 
 
