@@ -125,7 +125,8 @@ class FastInfer:
         """A short JSON part before binary tensors: parsed once and then known by its bytes."""
         head, metadata = self.head, dispatched.metadata
         json_id, text = json_template.cut_id(bytes(self.body[head.layout.start : head.json_end]))
-        known = self._known_requests.get((head, text), dispatched.spec.version, metadata)
+        key = (head, text, bool(json_id))
+        known = self._known_requests.get(key, dispatched.spec.version, metadata)
         if known is not None:
             self._known = known
             return known.parsed.with_job(known.parsed.job, json_id) if json_id else known.parsed
@@ -135,7 +136,7 @@ class FastInfer:
         if json_id and not json_template.takes_id(bytes(self.body[head.layout.start : head.json_end])):
             return parsed
         self._known = KnownRequest(parsed, dispatched.spec.version, head.text + text if head.text else b"")
-        self._known_requests.put((head, text), self._known)
+        self._known_requests.put(key, self._known)
         return parsed
 
     def _parse_json(self, dispatched: DispatchedRequest) -> ParsedRequest:
@@ -145,7 +146,7 @@ class FastInfer:
         if parts is None:
             return handler.parse_request(self, metadata, self.body, head.layout)
         json_id, text = json_template.cut_id(parts[0][0])
-        key = (head.model, head.version, text, *parts[0][1:])
+        key = (head.model, head.version, bool(json_id), text, *parts[0][1:])
         known = self._known_requests.get(key, dispatched.spec.version, metadata)
         if isinstance(known, KnownJsonRequest) and (parsed := known.with_data(parts[1], json_id)) is not None:
             self._known = known

@@ -90,6 +90,7 @@ class PackedInFlight:
         """Count and answer these requests of one link. Counted first: who has the response finds it in the counters."""
         known = replies[0][0].known
         known.counters.record_known(replies, time.monotonic_ns())
+        known.router.output_sizes.observe_inline((known.head.model, known.known.version), len(replies))
         date, written = head_end(), 0
         for request, fields in replies:
             request.is_answered = True

@@ -1,7 +1,8 @@
 """The cache of known requests.
 
 The key of a request with binary tensors is its head and its JSON part; that of a JSON request is the text around its
-numbers (protocol/json_template.py). A known request is valid as long as the model's version and metadata are the same.
+numbers (protocol/json_template.py). Whether an id was cut out is part of the key: zero bytes may be a client's own. A
+known request is valid as long as the model's version and metadata are the same.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class KnownRequestCache:
     def find_binary(self, head: ParsedHead, words: bytes) -> tuple[PackedRequest, str] | None:
         """The packed request with these words before its tensors, if its route is plain, and its id."""
         json_id, text = json_template.cut_id(words)
-        packed = self._plain((head, text))
+        packed = self._plain((head, text, bool(json_id)))
         return (packed, json_id) if packed is not None else None
 
     def find_json(
@@ -64,7 +65,7 @@ class KnownRequestCache:
         if parts is None:
             return None
         json_id, text = json_template.cut_id(parts[0][0])
-        packed = self._plain((head.model, head.version, text, *parts[0][1:]))
+        packed = self._plain((head.model, head.version, bool(json_id), text, *parts[0][1:]))
         if packed is None:
             return None
         if not json_id:

@@ -21,7 +21,7 @@ TEMPLATE_LIMIT_BYTES: Final = 2048
 TEXT_LIMIT_BYTES: Final = 1 << 16
 """In longer texts the lists cost more than the text around them."""
 _ID: Final = re.compile(rb'\{"id": ?"([A-Za-z0-9_.:+/=-]{1,64})",')
-_LIST: Final = re.compile(rb'"data"\s*:\s*\[([^\[\]{}"]*)\]')
+_LIST: Final = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[([^\[\]{}"]*)\]')
 JsonTemplate = tuple[bytes, ...]
 
 

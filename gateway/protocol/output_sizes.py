@@ -58,6 +58,12 @@ class OutputSizeEstimator:
         span = self._spans.get(key)
         return max(span.largest, span.previous) if span is not None else 0
 
+    def observe_inline(self, key: tuple[str, str], results: int) -> None:
+        """So many results needed no buffer."""
+        if key in self._spans:
+            for _ in range(results):
+                self.observe(key, 0)
+
     def observe(self, key: tuple[str, str], size: int) -> None:
         span = self._spans.get(key)
         if span is None:

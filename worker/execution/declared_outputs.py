@@ -16,25 +16,17 @@ class DeclaredOutputs:
         self._is_batched = spec.max_batch_size > 0
         self._datatypes = {each.name: each.datatype for each in metadata.outputs}
         self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
-        self._shapes = {each.name: each.shape for each in metadata.outputs}
-        self._ranks = {name: len(shape) + self._is_batched for name, shape in self._shapes.items() if shape}
-        """Of those with a shape: an ONNX file may leave it out, which looks like rank 0, so any rank is good there."""
         self.names = tuple(self._datatypes)
 
     def failure(
         self, result: Mapping[str, Array], wanted: Sequence[str], inputs: Mapping[str, Array]
     ) -> ModelFailure | None:
         """What is wrong with the wanted outputs (all if empty), for inputs of that many rows; None if they are good."""
-        batched, ranks = self._is_batched, self._ranks
+        batched = self._is_batched
         size = rows(inputs) if batched else 0
         for name in wanted or self.names:
             array = result.get(name)
-            if (
-                array is not None
-                and array.dtype is self._dtypes[name]
-                and not batched
-                and array.ndim == ranks.get(name)
-            ):
+            if array is not None and array.dtype is self._dtypes[name] and not batched:
                 continue  # numpy has one object for each plain dtype
             text = "is declared, but was not given" if array is None else self._mismatch(name, array, size)
             if text:
@@ -48,7 +40,4 @@ class DeclaredOutputs:
             return f"is declared as {declared}, but is {datatype or array.dtype}"
         if self._is_batched and (not array.ndim or array.shape[0] != size):
             return f"has shape {list(array.shape)} for a batch of {size}"
-        if array.ndim != self._ranks.get(name, array.ndim):
-            declared_shape = [*([-1] if self._is_batched else []), *self._shapes[name]]
-            return f"is declared with the shape {declared_shape}, but has {list(array.shape)}"
         return ""

@@ -21,7 +21,7 @@ from mmsup.worker.batching.batch_policy import BatchPolicy
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor, failure_of_run, only_wanted
-from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.execution.model_errors import ModelFailure, failure_of
 from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, OUTPUT_NS, KnownQueue, WaitingRequest
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes
@@ -57,9 +57,13 @@ class KnownRunner:
                 continue
             inputs: Arrays = {}
             at = INPUTS
-            for name, shape, dtype in known.inputs:
-                inputs[name] = make_array(shape, dtype, record[at])
-                at += 1
+            try:
+                for name, shape, dtype in known.inputs:
+                    inputs[name] = make_array(shape, dtype, record[at])
+                    at += 1
+            except MemoryError as error:
+                self._replies.reply_failure(requests.ordinary(request), failure_of(error, executor.spec))
+                continue
             number, failed = record[1], None
             ready_ns = clock()
             page.request_run(number, ready_ns)

@@ -321,6 +321,28 @@ def test_values_that_are_not_valid_are_refused_in_a_known_json_request(front: st
 
 
 @fast_fronts
+@pytest.mark.parametrize("form", ["binary", "json"])
+def test_text_that_is_no_json_is_refused_where_a_known_request_is_written_much_alike(front: str, form: str) -> None:
+    """Zero bytes are not taken for an id that was cut out, nor other control characters for white space."""
+
+    async def test(gateway: ScriptedGateway) -> None:
+        gateway.serve("m", "1")
+        client = gateway.connect()
+        known = Order((1, 1), form=form, id="abcd")
+        await warm(gateway, client, known)
+        alike = [(b"abcd", b"\0" * 4)]
+        if form == "json":
+            alike += [(b'"data": [', b'"data":\x0b['), (b'"data": [', b'"data"\x0c:[')]
+        for old, new in alike:
+            client.send(known.again(2).packed().replace(old, new), known)
+            await gateway.settle()
+            assert client.replies()[-1].status == 400, new
+            await asked(gateway, client, known.again(3))
+
+    run(front, test)
+
+
+@fast_fronts
 def test_eight_kinds_of_requests_in_turn_over_one_connection(front: str) -> None:
     async def test(gateway: ScriptedGateway) -> None:
         gateway.serve("m", "1", "2")

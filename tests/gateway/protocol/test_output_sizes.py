@@ -73,3 +73,13 @@ def test_inline_outputs_need_no_buffer() -> None:
 def test_outputs_beyond_the_inline_count_need_a_buffer() -> None:
     outputs = [TensorSpec(f"y{number}", "UINT8", (3,)) for number in range(INLINE_TENSORS + 2)]
     assert declared_bytes(metadata(*outputs), (), 1) == 2 * padded_size(3)
+
+
+def test_results_that_needed_no_buffer_make_a_large_one_forgotten() -> None:
+    sizes = OutputSizeEstimator()
+    sizes.observe_inline(("m", "1"), 1)
+    sizes.observe(("m", "1"), 5000)
+    sizes.observe_inline(("m", "1"), SPAN_RESULTS - 1)
+    assert sizes.largest(("m", "1")) == 5000
+    sizes.observe_inline(("m", "1"), SPAN_RESULTS + 1)
+    assert sizes.largest(("m", "1")) == 0

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -18,7 +19,7 @@ from engines.in_process_worker import Clock, InProcessWorker
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, InferSignature
 from mmsup.ipc.specs import Batching, QueuePolicy, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.ipc.transport.codec import FRAME_RECORDS, pack_signature, plain_record
+from mmsup.ipc.transport.codec import FRAME_RECORDS, RESULT, pack_signature, plain_record
 from mmsup.worker.serving.known_queue import KnownQueue
 
 INPUTS = (TensorSpec("x", "FP32", (-1, -1)), TensorSpec("w", "INT32", (-1, 1), optional=True))
@@ -445,6 +446,34 @@ def test_requests_of_models_with_queue_policies_are_never_known(
     known, ordinary = outcomes(plain, clock, **options)
     assert known == ordinary
     assert bool(sum(taken)) == is_known
+
+
+def test_a_known_request_whose_arrays_find_no_memory_fails_alone(
+    clock: Clock, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = np.ndarray, itertools.count()
+
+    def short_of_memory(*arguments: Any) -> Array:
+        if next(made) == 1:
+            raise MemoryError
+        return make(*arguments)
+
+    def script(scene: Scene) -> None:
+        scene.know()
+        monkeypatch.setattr("mmsup.worker.serving.known_runner.np", SimpleNamespace(ndarray=short_of_memory))
+        scene.send(*[scene.infer(more=each) for each in range(3)])
+        scene.run()
+        monkeypatch.undo()
+
+    scene = Scene(clock, use_known_requests=True)
+    with scene.worker:
+        script(scene)
+    replies = [
+        reply for seen in scene.seen if isinstance(seen, list) for frame in seen for reply in msgpack.unpackb(frame)
+    ]
+    assert [reply[0] == RESULT for reply in replies] == [True, True, False, True]
+    assert "ran out of memory" in replies[2][3]
+    assert sum(taken) == 3
 
 
 def test_memory_does_not_grow_with_known_requests(clock: Clock, taken: list[int]) -> None:
