@@ -79,7 +79,7 @@ class Walker:
             version, client_id = rng.choice(("", *VERSIONS[model])), rng.choice(("", "seven"))
             return Order((0, 0), model, version, form=rng.choice(FORMS[1:4]), size=size, id=client_id)
         form = "raw" if rng.random() < 0.1 and model != "pair" and model != "rows" else rng.choice(FORMS)
-        large = (1200,) if model in LARGE else ()
+        large = (1200,) if model in LARGE and self.is_orderly else ()  # memory is made by a thread
         size = 8 if model == "fixed" else rng.choice((4, 5, 8, 16, 32, *large))
         lines = rng.choice(((), (), ("X-Request-Id: here",), ("User-Agent: walker", "Accept: */*")))
         outputs = ("d",) if model == "pair" and rng.random() < 0.3 and form != "raw" else ()
@@ -105,7 +105,7 @@ class Walker:
         draw = rng.random()
         do = rng.choice(LIES) if draw < 0.02 else rng.choice(HELD) if draw < 0.12 else rng.choice(ORDERS)
         is_odd = do in (Do.OTHER_SHAPE, Do.ASK_FOR_MORE, Do.TWICE, Do.UNKNOWN_FIRST, Do.AS_BATCH)
-        if (is_odd and kind.size > 1000) or (do is Do.ASK_FOR_MORE and kind.model not in LARGE):
+        if (is_odd and kind.size > 1000) or (do is Do.ASK_FOR_MORE and not (self.is_orderly and kind.model in LARGE)):
             do = Do.ANSWER  # whether a large result has to be asked for is not the same in two runs
         made = replace(kind, tag=tag, do=do, noise=rng.randrange(200))
         if rng.random() < 0.1 and made.form != "raw":
