@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Classify held-out digits and print the accuracy.")
     parser.add_argument("held_out", help="held_out.npz as make_models.py writes it")
     parser.add_argument("--model", default="digits_linear")
-    parser.add_argument("--url", default="127.0.0.1:8000")
+    parser.add_argument("--url", default="127.0.0.1:8000", metavar="HOST:PORT", help="of the server, without http://")
     parser.add_argument("--triton", action="store_true", help="by tritonclient")
     arguments = parser.parse_args()
     try:
