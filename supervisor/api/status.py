@@ -54,6 +54,8 @@ class StatusViews:
         self._gateways = gateways
         self._event_log = event_log
         self._devices = devices
+        self._made_s = time.monotonic()
+        """When this controller began."""
 
     def status(self) -> Json:
         server, inventory, readiness = self._server, self._server.inventory, self._server.readiness()
@@ -85,7 +87,7 @@ class StatusViews:
         inventory, standby, now_s = self._server.inventory, self._gateways.standby, time.monotonic()
         rows = [
             _process("keeper", 0, inventory.keeper_pid, 1, self._server.started_s),
-            _process("brain", 0, os.getpid(), inventory.generation, None),
+            _process("brain", 0, os.getpid(), inventory.generation, self._made_s),
         ]
         for gateway in self._gateways.processes():
             row = _process("gateway", gateway.number, _pid(gateway), gateway.generation, gateway.spawned_s)
@@ -168,7 +170,7 @@ def _memory_bytes(instance: Instance) -> int | None:
     return found.usage_bytes if found else usage.resident_bytes(instance.process.pid)
 
 
-def _process(role: str, number: int, pid: int | None, generation: int, started_s: float | None) -> Json:
+def _process(role: str, number: int, pid: int | None, generation: int, started_s: float) -> Json:
     return {
         "role": role,
         "id": number,
@@ -180,7 +182,7 @@ def _process(role: str, number: int, pid: int | None, generation: int, started_s
         "restarts": max(generation - 1, 0),
         "memory_bytes": usage.resident_bytes(pid) if pid else None,
         "memory_cap_bytes": None,
-        "uptime_s": round(time.monotonic() - started_s, 1) if started_s is not None else None,
+        "uptime_s": round(time.monotonic() - started_s, 1),
         "requests": None,
         "seat": None,
     }

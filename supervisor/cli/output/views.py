@@ -210,10 +210,11 @@ def _model_rows(model: Json) -> Iterator[Json]:
 def _process_row(each: Json) -> Json:
     """In words for people: the JSON still says `brain` for the controller, and `spare` for the standby."""
     role, model = cell(each.get("role")), cell(each.get("model"))
-    role, number = "controller" if role == "brain" else role, cell(each.get("seat", each.get("id")))
+    role = "controller" if role == "brain" else role
+    number = cell(each.get("seat", each.get("id")) if role == "gateway" else each.get("id") or "")
     name = f"{model}/{cell(each.get('version'))} #{number}" if model else f"{role} {number}".strip()
     row = {**each, "role": role, "name": name}
-    if "seat" in each:  # its generation counts the starts of all gateways, not those of the seat
+    if role == "gateway" and "seat" in each:  # its generation counts the starts of all gateways, not those of the seat
         row["restarts"] = None
     return row | ({"name": "standby", "state": "standby"} if each.get("state") == "spare" else {})
 

@@ -173,15 +173,24 @@ def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> N
     views.processes(
         {
             "processes": [
-                {"role": "brain", "id": "", "pid": 5, "uptime_s": 3.21},
-                {"role": "worker", "id": 7, "model": "m", "version": "1", "memory_bytes": 5 << 20, "requests": 12},
+                {"role": "brain", "id": 0, "pid": 5, "uptime_s": 3.21, "restarts": 1, "seat": None},
+                {
+                    "role": "worker",
+                    "id": 7,
+                    "model": "m",
+                    "version": "1",
+                    "memory_bytes": 5 << 20,
+                    "requests": 12,
+                    "restarts": 2,
+                    "seat": None,
+                },
             ]
         }
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["m", "up", "ready", "1", "ready", "2"]
-    assert lines[3] == ["controller", "controller", "5", "3.2s"]
-    assert lines[4] == ["m/1", "#7", "worker", "5MiB", "12"]
+    assert lines[3] == ["controller", "controller", "5", "1", "3.2s"]
+    assert lines[4] == ["m/1", "#7", "worker", "5MiB", "2", "12"]
 
 
 def test_ps_names_gateways_by_seat_and_leaves_the_restarts_of_a_seat_unknown(
