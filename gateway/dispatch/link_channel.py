@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from mmsup.gateway.dispatch.reading_budget import ReadingBudget
+from mmsup.gateway.dispatch.reading_budget import FREE_FRAME_BYTES, ReadingBudget
 from mmsup.ipc.messages.data import InferReply
 from mmsup.ipc.transport.codec import DataRecord, join_records, pack_record, read_records, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed
@@ -157,7 +157,7 @@ class LinkChannel:
         except WireError as error:
             self._refuse(f"a malformed frame: {error}")
             return False
-        if not self.charge(began_s):
+        if len(frame) > FREE_FRAME_BYTES and not self.charge(began_s):
             self._refuse(TOO_SLOW)
             return False
         return True
