@@ -221,8 +221,8 @@ def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s
         return None
     wait_s = max(state.retry_after_s, 1)
     if is_broken:
-        text = f"model '{name}' is {state.state}: {state.reason}"
+        text = f"model '{name}' is not ready (state: {state.state}): {state.reason}"
         return make_error(state.code, text, model=name, retry_after_s=wait_s)
     code = "model_loading" if state.state in ("absent", "starting", "loading", "warming") else "model_restarting"
-    text = f"model '{name}' is {state.state}: {state.reason or 'not up yet'}"
+    text = f"model '{name}' is not ready (state: {state.state}): {state.reason or 'not up yet'}"
     return WorkerError(code, text, model=name, retry_after_s=wait_s)
