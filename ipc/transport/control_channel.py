@@ -107,8 +107,10 @@ class ControlChannel(SeqpacketEnd):
             data, ancillary, flags, _ = self._socket.recvmsg(MESSAGE_LIMIT, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
-        except ConnectionResetError as error:
-            raise ChannelClosed from error
+        except ConnectionResetError:
+            # Told once, where the other side closed with messages unread, before what it had sent (unix(7)): its last
+            # words would be lost.
+            return self.receive()
         if not data:
             raise ChannelClosed
         descriptors = received_fds(ancillary)

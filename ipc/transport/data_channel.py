@@ -44,8 +44,8 @@ class DataChannel(SeqpacketEnd):
             size = self._socket.recv_into(self._packet)
         except BlockingIOError:
             return None
-        except ConnectionResetError as error:
-            raise ChannelClosed from error
+        except ConnectionResetError:
+            return self.receive()  # told once, before what the other side had sent (control_channel.py)
         if not size:
             raise ChannelClosed
         if failpoints.armed:
@@ -58,8 +58,8 @@ class DataChannel(SeqpacketEnd):
             size, ancillary, flags, _ = self._socket.recvmsg_into([self._packet], _RIGHTS_BYTES, _CLOSE_ON_EXEC)
         except BlockingIOError:
             return None
-        except ConnectionResetError as error:
-            raise ChannelClosed from error
+        except ConnectionResetError:
+            return self.receive_with_fds()  # as above
         if not size:
             raise ChannelClosed
         descriptors = received_fds(ancillary) if ancillary else []

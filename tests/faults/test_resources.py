@@ -186,12 +186,16 @@ def test_a_model_that_comes_up_gives_way_to_those_that_serve(server: Server) -> 
         os.kill(server.pid(hurt.name), signal.SIGKILL)
         eventually(lambda: server.model(hurt.name)["state"] == "loading", "it comes up again")
         (pid,) = server.pids(hurt.name)
-        assert shares(pid) == "512"
+        assert shares(pid) == IDLE_SHARES, "the machine is not full: it runs only where nobody else wants to"
         code.with_name("go").touch()
         hurt.assert_serves()
         assert server.pids(hurt.name) == [pid]
         assert shares(pid) == "1024"
         code.write_text(code.read_text().replace("ON_LOAD = 'hold'", "ON_LOAD = 'ok'"))
+
+
+IDLE_SHARES = "3"
+"""What the kernel shows of a group with cpu.idle."""
 
 
 def shares(pid: int) -> str:

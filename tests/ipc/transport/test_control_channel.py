@@ -73,6 +73,19 @@ def test_receive_and_send_raise_channel_closed_after_the_other_side_closed() -> 
     one.close()
 
 
+def test_the_last_messages_of_a_side_that_closed_without_reading_are_received() -> None:
+    here, there = ControlChannel.pair()
+    with contextlib.closing(here):
+        assert here.send(b"unread")
+        assert there.send(b"one")
+        assert there.send(b"last")
+        there.close()
+        assert here.receive() == (b"one", [])
+        assert here.receive() == (b"last", [])
+        with pytest.raises(ChannelClosed):
+            here.receive()
+
+
 def test_a_message_over_a_limit_is_dropped_without_a_leak() -> None:
     one, other = ControlChannel.pair()
     fd = os.open("/dev/null", os.O_RDONLY)

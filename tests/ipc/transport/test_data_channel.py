@@ -36,6 +36,23 @@ def test_frames_keep_their_boundaries_and_order(ends: tuple[DataChannel, DataCha
     assert other.receive() is None
 
 
+@pytest.mark.parametrize("with_fds", [False, True])
+def test_the_last_frames_of_a_side_that_ended_without_reading_are_received(
+    ends: tuple[DataChannel, DataChannel], with_fds: bool
+) -> None:
+    here, there = ends
+    assert here.send(b"unread")
+    assert there.send(b"one")
+    assert there.send(b"last")
+    there.close()
+    first = here.receive_with_fds() if with_fds else here.receive()
+    assert first is not None
+    assert bytes(first[0] if isinstance(first, tuple) else first) == b"one"
+    assert received(here) == b"last"
+    with pytest.raises(ChannelClosed):
+        here.receive()
+
+
 def test_a_frame_of_the_largest_size_passes(ends: tuple[DataChannel, DataChannel]) -> None:
     frame = random.Random(1).randbytes(FRAME_LIMIT_BYTES)
     assert ends[0].send(frame)
