@@ -186,7 +186,7 @@ def test_a_model_that_comes_up_gives_way_to_those_that_serve(server: Server) -> 
         os.kill(server.pid(hurt.name), signal.SIGKILL)
         eventually(lambda: server.model(hurt.name)["state"] == "loading", "it comes up again")
         (pid,) = server.pids(hurt.name)
-        assert shares(pid) == IDLE_SHARES, "the machine is not full: it runs only where nobody else wants to"
+        assert shares(pid) in STARTING_SHARES
         code.with_name("go").touch()
         hurt.assert_serves()
         assert server.pids(hurt.name) == [pid]
@@ -194,8 +194,8 @@ def test_a_model_that_comes_up_gives_way_to_those_that_serve(server: Server) -> 
         code.write_text(code.read_text().replace("ON_LOAD = 'hold'", "ON_LOAD = 'ok'"))
 
 
-IDLE_SHARES = "3"
-"""What the kernel shows of a group with cpu.idle."""
+STARTING_SHARES = ("3", "512")
+"""What the kernel shows of a group with cpu.idle, and of one that was kept waiting in it for too long."""
 
 
 def shares(pid: int) -> str:
