@@ -579,8 +579,8 @@ def test_the_deadline_of_a_known_request_is_enforced(form: str, front: str) -> N
         ):
             await warm(gateway, client, kind)
             answered = len(client.replies())
-            client.ask(kind.again(1, Do.HOLD))
             began = time.monotonic()
+            client.ask(kind.again(1, Do.HOLD))
             while len(client.replies()) == answered:
                 for worker in gateway.workers:
                     worker.turn()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -148,12 +149,28 @@ async def idle_standby(harness: ControllerHarness, group: IdleGroup) -> Child:
     return found
 
 
+async def several_checks(harness: ControllerHarness) -> None:
+    """Wait until the standby was looked at three more times."""
+    standby, checks, enough = harness.controller.gateways.pool.standby, list[None](), asyncio.Event()
+    check = standby.check_start
+
+    def counted() -> None:
+        check()
+        checks.append(None)
+        if len(checks) >= 3:
+            enough.set()
+
+    with mock.patch.object(standby, "check_start", counted):
+        async with asyncio.timeout(30):
+            await enough.wait()
+
+
 def test_it_starts_in_the_idle_group_and_leaves_it_when_it_is_up(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness) -> None:
         group = idle_group(harness, tmp_path)
         home = group.home / "cgroup.procs"
         found = await idle_standby(harness, group)
-        await asyncio.sleep(0.1)  # several checks
+        await several_checks(harness)
         assert not home.read_text(), "it competes before it is up"
         found.page.set_activity(Activity.STANDBY, 1 << 62)
         await asyncio.to_thread(eventually, home.read_text, "it has left the group")

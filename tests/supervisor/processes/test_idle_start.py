@@ -78,7 +78,10 @@ def test_at_its_end_it_is_released_at_once_and_after_its_death_never() -> None:
         start = IdleStart(0.0001, lambda: dead.append("x"), os.getpid())
         start.cancel()
         start.end()
-        await asyncio.sleep(2 * idle_start.LOOK_S)
+        ended = asyncio.Event()
+        IdleStart(0.0001, ended.set, os.getpid())  # had it not been cancelled, it would have ended before this one
+        async with asyncio.timeout(30):
+            await ended.wait()
         return released, dead
 
     assert asyncio.run(run()) == (["x"], [])
