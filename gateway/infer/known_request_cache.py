@@ -24,6 +24,10 @@ REQUESTS_LIMIT_BYTES: Final = 32 << 20
 """Of a gateway, with all that is kept to answer them."""
 
 
+LAST_LIMIT: Final = 256
+"""Models and versions of which the last JSON request is held beside, some KiB each."""
+
+
 class KnownRequestCache:
     """One per gateway process. Without `may_pack` known requests are only parsed faster."""
 
@@ -34,8 +38,8 @@ class KnownRequestCache:
         self._requests: BoundedCache[Hashable, KnownRequest] = BoundedCache(
             KEYS_LIMIT, REQUESTS_LIMIT_BYTES, lambda _, known: known.size_bytes
         )
-        self._last_json: dict[tuple[str, str], PackedRequest] = {}
-        """By model and requested version: the next one is most likely like it. Of versions that were served."""
+        self._last_json: BoundedCache[tuple[str, str], PackedRequest] = BoundedCache(LAST_LIMIT)
+        """By model and requested version: the next one is most likely like it."""
 
     def get(self, key: Hashable, version: str, metadata: Metadata) -> KnownRequest | None:
         """The known request, if it was parsed for this version and metadata."""
@@ -55,7 +59,7 @@ class KnownRequestCache:
     ) -> tuple[PackedRequest, list[bytes | bytearray], str] | None:
         """The packed request of which the body, between `start` and `end`, is the text with other numbers; the lists of
         these, and its id."""
-        last = self._last_json.get((head.model, head.version))
+        last = self._last_json.recent.get((head.model, head.version))
         if last is not None and last.route.is_plain and isinstance(last.inputs, JsonInputs):
             before, after = last.inputs.before, last.inputs.after
             begin, stop = start + len(before), end - len(after)
@@ -69,7 +73,7 @@ class KnownRequestCache:
         if packed is None:
             return None
         if not json_id:
-            self._last_json[head.model, head.version] = packed
+            self._last_json.add((head.model, head.version), packed)
         return packed, [b"[%b]" % each for each in parts[1]], json_id
 
     def _plain(self, key: Hashable) -> PackedRequest | None:

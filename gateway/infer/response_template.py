@@ -33,9 +33,8 @@ class ResponseTemplate:
         """Up to the value of Content-Length."""
         before, _, after = response_bytes.inference_start(built, {ID_HEADER: _MARK}).partition(_MARK.encode())
         self._echo_start = before, after
-        self._body = body.split(b',"id":"%b"' % json_id, 1) if json_id else [body]
-        if json_id:
-            self._body = [self._body[0] + b',"id":"', b'"' + self._body[1]]
+        before_id, _, after_id = body.partition(b',"id":"%b"' % json_id) if json_id else (body, b"", b"")
+        self._body = (before_id + b',"id":"', b'"' + after_id) if json_id else (body, b"")
 
     def matches(self, signature: ValidatedSignature, locations: Sequence[TensorLocation]) -> bool:
         """Whether a reply fits into this template."""
