@@ -75,7 +75,7 @@ class ReplySignatureCache:
             row_bytes = array.nbytes // rows
             if row_bytes * largest > INLINE_LIMIT_BYTES:
                 return None
-            columns.append(_slices(array.tobytes(), row_bytes, sizes))
+            columns.append(slices(array.tobytes(), row_bytes, sizes))
         if not 0 < len(columns) <= INLINE_TENSORS:
             return None
         shapes = [(name, array.shape[1:]) for name, array in arrays.items()]
@@ -94,7 +94,7 @@ class ReplySignatureCache:
         return packed
 
 
-def _slices(data: bytes, row_bytes: int, sizes: Sequence[int]) -> list[bytes]:
+def slices(data: bytes, row_bytes: int, sizes: Sequence[int]) -> list[bytes]:
     """The bytes of parts of so many rows each."""
     parts: list[bytes] = []
     start = 0

@@ -20,6 +20,7 @@ from mmsup.worker.batching.batch_policy import BatchPolicy
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, BatchRule, batch_of_alike
 from mmsup.worker.execution.batch_arrays import Arrays, split
 from mmsup.worker.execution.executor import Executor, Result
+from mmsup.worker.execution.outputs import slices
 from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, KnownQueue, KnownSignature, WaitingRequest
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
@@ -174,8 +175,5 @@ def _known_columns(made: Arrays, known: KnownSignature, rows: int) -> list[list[
     for (name, array), (expected, dtype, shape) in zip(made.items(), known.outputs, strict=True):
         if array.dtype is not dtype or array.shape != (rows, *shape[1:]) or name != expected:
             return None
-        data, size = array.tobytes(), array.nbytes * known.rows // rows
-        columns.append(
-            [data[at : at + size] for at in range(0, len(data), size)] if size else [b""] * (rows // known.rows)
-        )
+        columns.append(slices(array.tobytes(), array.nbytes // rows, [known.rows] * (rows // known.rows)))
     return columns

@@ -92,7 +92,7 @@ class ServingLoop:
         else:
             timeout_ms = self._heartbeat_ms
         received = self._receive_all(timeout_ms)
-        if known.waiting and (not policy.can_batch or policy.runs_singly(len(known.waiting))):
+        if known.waiting and policy.runs_singly(len(known.waiting)):
             self._run_known()
         elif queue.size or known.waiting:
             self._run_queued()
