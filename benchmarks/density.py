@@ -48,6 +48,7 @@ from table import figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from harness.server import Server, serving
+from mmsup.supervisor.config import units
 
 SHARE = 0.6
 """Of the closed loop's rate."""
@@ -159,18 +160,11 @@ def print_events(server: Server) -> None:
     log_progress(f"events: {counts}")
 
 
-def parse_size(text: str) -> int:
-    """As the server reads sizes: 300MiB, 2GiB, or bytes."""
-    units = {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "": 1}
-    number = text.rstrip("KMGiBkmgb")
-    return int(float(number) * units[text[len(number) :].upper()])
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--fit", type=int, default=40, help="how many of them the budget holds (40)")
-    parser.add_argument("--memory-budget", type=parse_size, default=0, metavar="SIZE", help="this budget instead")
+    parser.add_argument("--memory-budget", type=units.size, default=0, metavar="SIZE", help="this budget instead")
     parser.add_argument("--run-s", type=float, default=300.0, help="of each stream (300)")
     parser.add_argument("--closed-s", type=float, default=CLOSED_S, help="of the closed loop before each (20)")
     parser.add_argument("--connections", type=int, default=16, help="of the closed loop (16)")
@@ -217,7 +211,10 @@ def main() -> int:
     text, results = report(models, starts, seen, budget)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
+        names = {models[place].name: took_s for place, took_s in starts.own_s.items()}
+        found = {"budget_bytes": budget, "own_start_s": names, "streams": [asdict(each) for each in results]}
+        found["memory"] = [asdict(each) for each in seen.samples]
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.plot:
         draw(seen.samples, seen.spans, budget, options.plot)
     if options.markdown:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import density
 import memory_curve
 import numpy as np
 import pytest
@@ -125,8 +124,3 @@ def test_memory_is_that_of_workers_and_zygotes_and_what_they_started() -> None:
 def test_anonymous_and_shared_memory_count_apart_from_files() -> None:
     text = "55-7f ---p 0 [rollup]\nRss: 99 kB\nPss: 60 kB\nPss_Anon: 30 kB\nPss_File: 20 kB\nPss_Shmem: 10 kB\n"
     assert memory_curve.rollup_bytes(text) == (40 << 10, 20 << 10)
-
-
-@pytest.mark.parametrize(("text", "expected"), [("300MiB", 300 * MIB), ("1.5GiB", 1536 * MIB), ("4096", 4096)])
-def test_sizes_are_read_as_the_server_reads_them(text: str, expected: int) -> None:
-    assert density.parse_size(text) == expected
