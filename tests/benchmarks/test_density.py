@@ -8,6 +8,7 @@ from pathlib import Path
 import memory_curve
 import numpy as np
 import pytest
+from client_eviction import ClientEviction
 from density_client import VARIANTS, DensityClient, Reply
 from density_report import StreamRun, loads, quantile, result
 from memory_curve import MemorySample
@@ -124,3 +125,27 @@ def test_memory_is_that_of_workers_and_zygotes_and_what_they_started() -> None:
 def test_anonymous_and_shared_memory_count_apart_from_files() -> None:
     text = "55-7f ---p 0 [rollup]\nRss: 99 kB\nPss: 60 kB\nPss_Anon: 30 kB\nPss_File: 20 kB\nPss_Shmem: 10 kB\n"
     assert memory_curve.rollup_bytes(text) == (40 << 10, 20 << 10)
+
+
+def test_from_outside_the_model_that_was_asked_longest_ago_and_has_no_request_open_is_put_to_sleep() -> None:
+    slept: list[int] = []
+    with ClientEviction(2, slept.append) as evicting:
+        for model in (1, 2, 1):
+            evicting.begin(model)
+            evicting.end(model)
+        evicting.begin(3)
+        evicting.begin(4)  # 3 has a request open, 1 has none
+        evicting.begin(5)  # all have
+        evicting.end(4)
+    assert sorted(slept) == [1, 2, 4]
+
+
+def test_a_sleep_that_is_refused_is_told() -> None:
+    def refuse(_: int) -> None:
+        raise OSError("no")
+
+    with ClientEviction(1, refuse) as evicting:
+        for model in (1, 2):
+            evicting.begin(model)
+            evicting.end(model)
+    assert evicting.faults == ["sleep of model 1: OSError no"]
