@@ -36,6 +36,7 @@ from mmsup.supervisor.gpu.monitor import GpuMonitor
 from mmsup.supervisor.instances import actions
 from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
@@ -190,6 +191,7 @@ class Resources:
                 context.state_dir.model_output(ZYGOTE_OUTPUT),
                 context.settings.zygotes,
                 context.inventory.generation,
+                lambda: any(each.state is InstanceState.READY for each in model_set.instances()),
             ),
             lambda: _specs_of_workers(model_set),
         )

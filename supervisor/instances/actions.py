@@ -123,9 +123,9 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
 def follow_start(instance: Instance, pid: int) -> None:
     """The process of its worker runs, or is taken over from the controller before, which may have let it start idle."""
     worker, idle = instance.require_worker(), instance.context.cgroups.idle
-    if worker.watches.start is not None:
+    if worker.watches.start is not None and not worker.watches.start.is_over:
         worker.watches.start.pid = pid
-    elif idle is not None:
+    elif idle is not None:  # also if it waited for its zygote for longer than the bound: it joined the idle group since
         idle.release(worker.group)
 
 
@@ -184,7 +184,7 @@ def _start_process(instance: Instance) -> None:
         worker.group = group
         procs_files = _start_behind_others(instance)
         worker.gpu.device = context.devices.assign(instance.id, spec)
-        start = context.starts.choose(spec)
+        start = context.starts.choose(spec, may_wait=instance.generation == 1)
         instance.start = start.text
         message = worker_spawn(
             spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device, start
@@ -288,10 +288,9 @@ def _send_sigkill(instance: Instance) -> None:
         again = _for_this_worker(instance, _send_sigkill)
         worker.termination.kill_timer = asyncio.get_running_loop().call_later(stack_dump.POLL_S, again)
         return
-    if worker.process is not None:
-        instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), signal.SIGKILL, whole_session=True))
-        failpoint("brain.kill_said")
-        worker.group.kill()
+    instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), signal.SIGKILL, whole_session=True))
+    failpoint("brain.kill_said")
+    worker.group.kill()
 
 
 def _record_unkillable(instance: Instance) -> None:

@@ -101,8 +101,8 @@ class DevicePlacement(Protocol):
 class WorkerStarts(Protocol):
     """The zygotes, as instances see them."""
 
-    def choose(self, spec: ModelSpec) -> StartMethod:
-        """How the worker that is about to start is started."""
+    def choose(self, spec: ModelSpec, *, may_wait: bool) -> StartMethod:
+        """How the worker that is about to start is started. `may_wait`: for a zygote that imports."""
 
     def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
         """A worker is ready, and its interpreter has imported these."""

@@ -61,6 +61,10 @@ class IdleStart:
         self._timer: asyncio.TimerHandle | None = None
         self._look()
 
+    @property
+    def is_over(self) -> bool:
+        return self._timer is None
+
     def end(self) -> None:
         """It is ready, or somebody waits for it now."""
         if self._timer is not None:
