@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -145,6 +146,22 @@ def test_zygotes_outlive_the_controller_and_fork_for_the_next_one(server: Server
     assert how.startswith("forked"), how
     for each in (made, other):
         server.ctl("unload", name=each.name)
+
+
+def test_a_fork_that_a_dead_controller_had_requested_leaves_one_worker(server: Server) -> None:
+    zygote = numpy_zygote(server)["pid"]
+    write_fault_model(server.repository, "requested")
+    os.kill(zygote, signal.SIGSTOP)
+    with Bystander(server, BYSTANDER):
+        command = [sys.executable, "-m", "mmsup.supervisor.cli", "ctl", "load", "requested"]
+        loading = subprocess.Popen([*command, "--runtime-dir", str(server.runtime_dir)], stderr=subprocess.DEVNULL)
+        server.await_event("worker_spawn", "requested")
+        os.kill(server.status()["controller"]["pid"], signal.SIGKILL)
+        os.kill(zygote, signal.SIGCONT)
+        loading.wait()  # it asks again, or says that the server was not there
+        Victim(server, "requested").assert_serves()
+        eventually(lambda: len(server.pids("requested")) == 1, "one worker")
+    server.ctl("unload", name="requested")
 
 
 @pytest.mark.fault("F58")
