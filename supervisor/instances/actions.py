@@ -28,7 +28,7 @@ from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
-from mmsup.supervisor.processes.idle_start import IdleStart
+from mmsup.supervisor.processes.idle_start import FORKED_S, IdleStart
 from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_spawn, worker_token
 
 KILL_BARRIER_S: Final = 0.02
@@ -182,10 +182,10 @@ def _start_process(instance: Instance) -> None:
         group = context.cgroups.create(worker_name(*instance.worker_id), spec.memory_bytes)
         group.set_cpu_weights(LOADING_WEIGHTS)
         worker.group = group
-        procs_files = _start_behind_others(instance)
-        worker.gpu.device = context.devices.assign(instance.id, spec)
         start = context.starts.choose(spec, may_wait=instance.generation == 1)
         instance.start = start.text
+        procs_files = _start_behind_others(instance, is_forked=bool(start.zygote))
+        worker.gpu.device = context.devices.assign(instance.id, spec)
         message = worker_spawn(
             spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device, start
         )
@@ -200,7 +200,7 @@ def _start_process(instance: Instance) -> None:
     instance.record("worker_spawn", f"generation {instance.generation} is being started")
 
 
-def _start_behind_others(instance: Instance) -> tuple[str, ...]:
+def _start_behind_others(instance: Instance, *, is_forked: bool) -> tuple[str, ...]:
     """Let its worker start idle, if there is an idle class and somebody to yield to, until it is ready or has waited
     for too long. Returns the control groups that its process has to join."""
     worker, idle = instance.require_worker(), instance.context.cgroups.idle
@@ -208,6 +208,7 @@ def _start_behind_others(instance: Instance) -> tuple[str, ...]:
     bound_s = instance.hooks.start_bound_s(instance) if idle is not None else 0.0
     if idle is None or not bound_s:
         return group.procs_files
+    bound_s = min(bound_s, FORKED_S) if is_forked else bound_s
     worker.watches.start = IdleStart(bound_s, lambda: idle.release(group))
     return idle.admit(group)
 
