@@ -1,28 +1,17 @@
 """Keeps the memory caps that no control group keeps: ends a worker that is above its cap with all that it started.
 
 RLIMIT_DATA in the worker refuses what one process asks for beyond the cap, so what is found here is the sum of several.
-Processes are those of the worker's session, or of its group where there is one without a memory controller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import OutOfMemory
-from mmsup.supervisor.linux.process_tree import session_members
 from mmsup.supervisor.processes import usage
-
-
-@dataclass(frozen=True, slots=True)
-class UnheldCap:
-    """A worker whose cap no control group keeps."""
-
-    instance: Instance
-    pid: int
-    cap_bytes: int
+from mmsup.supervisor.resources.worker_processes import processes_of
 
 
 def breach(pid: int, cap_bytes: int, held: Mapping[int, int]) -> str:
@@ -40,17 +29,17 @@ def breach(pid: int, cap_bytes: int, held: Mapping[int, int]) -> str:
 
 def check_memory(instances: Sequence[Instance]) -> None:
     """End those that are above their cap. Called about once a second."""
-    unheld = [found for found in map(_unheld_cap, instances) if found is not None]
-    sessions = session_members(each.pid for each in unheld if each.instance.require_worker().group.folder is None)
+    unheld = [each for each in instances if each.revision.spec.memory_bytes is not None and not _has_held_cap(each)]
+    processes = processes_of(unheld)
     for each in unheld:
-        pids = sessions[each.pid] if each.pid in sessions else each.instance.require_worker().group.pids()
-        text = breach(each.pid, each.cap_bytes, usage.private_bytes(pids))
-        if text and (text := breach(each.pid, each.cap_bytes, usage.proportional_bytes(pids))):
-            each.instance.apply(OutOfMemory(text))
+        pids, process, cap_bytes = processes.get(each.id, set()), each.process, each.revision.spec.memory_bytes
+        if process is None or cap_bytes is None:
+            continue
+        # What a child has not written to since its fork is the parent's: exact, and slow, only where it matters.
+        text = breach(process.pid, cap_bytes, usage.private_bytes(pids))
+        if text and (text := breach(process.pid, cap_bytes, usage.proportional_bytes(pids))):
+            each.apply(OutOfMemory(text))
 
 
-def _unheld_cap(instance: Instance) -> UnheldCap | None:
-    worker, process, cap_bytes = instance.worker, instance.process, instance.revision.spec.memory_bytes
-    if worker is None or process is None or process.is_dead or cap_bytes is None or worker.group.cap_bytes is not None:
-        return None
-    return UnheldCap(instance, process.pid, cap_bytes)
+def _has_held_cap(instance: Instance) -> bool:
+    return instance.worker is not None and instance.worker.group.cap_bytes is not None
