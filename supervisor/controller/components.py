@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from mmsup.ipc.memory.available_memory import total_bytes
 from mmsup.ipc.messages.keeper_control import KeeperInventory, SaveCheckpoint
 from mmsup.supervisor.api.commands import Commands, StartUpgrade
 from mmsup.supervisor.api.control_socket import ControlSocket
 from mmsup.supervisor.api.handlers import Handlers
 from mmsup.supervisor.api.history_commands import HistoryCommands
 from mmsup.supervisor.api.status import ServerInfo, StatusViews
+from mmsup.supervisor.capacity.admission import NoEviction
+from mmsup.supervisor.capacity.budget import memory_budgets
+from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
+from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.controller.change_signal import ChangeSignal
 from mmsup.supervisor.controller.event_console import EventConsole
@@ -39,7 +46,7 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, start_bound_s
+from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -49,6 +56,7 @@ from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
+from mmsup.supervisor.resources.device_memory import device_memory
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
@@ -160,7 +168,9 @@ class Models:
 
 
 class Resources:
-    def __init__(self, context: ControllerContext, models: Models, on_gpus_changed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: ControllerContext, models: Models, gateways: Gateways, on_gpus_changed: Callable[[], None]
+    ) -> None:
         model_set, event_log = models.model_set, context.state_dir.event_log
         self.cleanup = Cleanup()
         recycler = Recycler(model_set, models.replacement, context.tasks.start)
@@ -169,11 +179,25 @@ class Resources:
         def check(instance: Instance) -> None:
             escaped.check(instance)
             recycler.check(instance)
+            self.footprints.observe(instance)
 
         self.memory_sampler = MemorySampler(model_set.instances, check)
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
+        self.footprints = FootprintMeter(
+            FootprintStore(context.state_dir.footprints),
+            partial(content_id, model_set),
+            gateways.crash_collector.run_on_disk,
+        )
+        accounts = MemoryAccounts(
+            memory_budgets(context.settings, total_bytes()),
+            model_set.instances,
+            self.footprints,
+            partial(device_memory, self.gpu_monitor),
+            NoEviction(),
+        )
+        model_set.memory = MemoryAdmission(accounts)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
 
@@ -196,13 +220,19 @@ def connect_instances(
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )
+
+    def on_ready(instance: Instance) -> None:
+        revision_changes.link_if_active(model_set, instance)
+        resources.footprints.observe(instance)
+
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
         start_bound_s=lambda instance: start_bound_s(model_set, instance),
+        require_memory=model_set.memory.require,
         perform=actions.perform,
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,
-        on_ready=partial(revision_changes.link_if_active, model_set),
+        on_ready=on_ready,
     )
 
 

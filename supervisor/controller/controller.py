@@ -66,7 +66,7 @@ class Controller:
             context, model_set, self._on_announced, is_announced=is_announced
         )
         self.models = models = components.Models(context, model_set, gateways)
-        self.resources = resources = components.Resources(context, models, self._save_gpus)
+        self.resources = resources = components.Resources(context, models, gateways, self._save_gpus)
         components.connect_instances(context, models, gateways, resources, cgroups)
         Reconciler(model_set, context.settings.max_parallel_loads, self._on_reconciled)
         gateways.pool.on_change = self._on_gateways_changed
@@ -180,6 +180,7 @@ class Controller:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
         self.resources.descriptors.retry_refused()
+        self.models.model_set.memory.retry_refused(self.models.model_set.retry)
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()
@@ -211,6 +212,7 @@ class Controller:
         await self.api.control_socket.close()
         await self.models.loader.close()
         self.resources.memory_sampler.close()
+        self.resources.footprints.close()
         await self.resources.gpu_monitor.close()
         self.gateways.barriers.close()
         self.gateways.checks.close()

@@ -64,6 +64,7 @@ ROWS: Final = {
     "F52": "chunks and lengths made to smuggle",
     "F53": "gRPC floods",
     "F54": "loads and unloads of one model by many at once",
+    "F55": "a load that does not fit the memory budget",
 }
 
 OPEN: Final = {
