@@ -28,7 +28,7 @@ def write_model(repository: Path, name: str, mib: int) -> None:
     write_python(repository, name, CODE.format(mib=mib), tensors, (TensorSpec("y", "FP32", (1,)),))
 
 
-@pytest.mark.fault("F55")
+@pytest.mark.fault("F59")
 def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander_goes_on(tmp_path: Path) -> None:
     write_model(tmp_path, "bystander", 1)
     write_model(tmp_path, "big", 64)
