@@ -68,6 +68,7 @@ ROWS: Final = {
     "F56": "a zygote that is stopped, or hangs before a fork",
     "F57": "a zygote that cannot fork safely: a second thread, CUDA, other code on disk",
     "F58": "a zygote that does not come up",
+    "F59": "a load that does not fit the memory budget",
 }
 
 OPEN: Final = {
