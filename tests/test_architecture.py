@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "supervisor/processes": "linux; ipc memory messages transport",
     "supervisor/repository": "config repository/contents; ipc tensors transport",
     "supervisor/repository/contents": "config; ipc",
-    "supervisor/resources": "config gpu instances linux models; ipc",
+    "supervisor/resources": "config gpu instances linux models processes; ipc",
     "supervisor/state": "; ipc transport",
     "worker": "execution serving startup; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
