@@ -64,6 +64,10 @@ ROWS: Final = {
     "F52": "chunks and lengths made to smuggle",
     "F53": "gRPC floods",
     "F54": "loads and unloads of one model by many at once",
+    "F60": "a worker that dies while its model is loaded for a request",
+    "F61": "a flood of requests to models that are asleep",
+    "F62": "a load for a request that fails",
+    "F63": "the controller dies while requests wait for a load",
 }
 
 OPEN: Final = {
