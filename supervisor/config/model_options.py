@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
-from mmsup.supervisor.config import batching_options, validators
+from mmsup.supervisor.config import batching_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, hidden_error, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 
@@ -38,6 +39,8 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "instances": ModelOption("instances", validators.integer(1, 256)),
     "device": ModelOption("device", validators.device),
     "python": ModelOption("python", validators.absolute_path),
+    "start": ModelOption("start", validators.one_of(("zygote", "exec"))),
+    "preload": ModelOption("preload", validators.one_of(ENGINE_SETS)),
     "env": ModelOption("env", validators.environment),
     "deadline": ModelOption("deadline_s", validators.duration),
     "hang_limit": ModelOption("hang_limit_s", validators.duration),
@@ -51,7 +54,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "load": ModelOption("load", validators.one_of(LOAD_RULES)),
     "ttl": ModelOption("ttl_s", validators.duration_or_never),
     "pin": ModelOption("pin", validators.boolean),
-    "cold_start_timeout": ModelOption("cold_start_timeout_s", validators.duration),
+    "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),
     "inputs": ModelOption("inputs", validators.tensors),
