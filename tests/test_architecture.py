@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "supervisor/cli/command": "cli/output; ipc",
     "supervisor/cli/ctl": "cli/command cli/output; ipc tensors",
     "supervisor/cli/output": "config",
+    "supervisor/cli/plan": "capacity cli/command cli/ctl cli/output cli/serve config repository; ipc memory",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
     "supervisor/controller": "api capacity config gateways gpu instances linux models observability on_demand "
