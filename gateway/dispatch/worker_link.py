@@ -120,7 +120,7 @@ class WorkerLink:
         self.in_flight.requests[number] = request
         self.channel.send(message)
         if failpoints.armed:
-            failpoint("gateway.sent", self.spec.name)
+            self.on_sent()
         return request
 
     def on_first_request(self) -> None:
@@ -130,6 +130,10 @@ class WorkerLink:
         if table.expiry_timer is None:
             loop = asyncio.get_running_loop()
             table.expiry_timer = loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
+
+    def on_sent(self) -> None:
+        """Called after each request where failpoints are armed."""
+        failpoint("gateway.sent", self.spec.name)
 
     def abandon(self, request: InFlightRequest) -> None:
         """The caller left or the deadline passed: cancel it at the worker. Its slots are freed at the reply."""

@@ -16,7 +16,6 @@ from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.http.response_bytes import head_end
 from mmsup.gateway.infer.known_request import JsonInputs, PackedRequest
 from mmsup.ipc import failpoints
-from mmsup.ipc.failpoints import failpoint
 
 
 class RequestOwner(Protocol):
@@ -154,7 +153,7 @@ def send(found: Recognised, request: memoryview, owner: RequestOwner, started_ns
     if not channel.is_flush_scheduled:
         channel.schedule_flush()
     if failpoints.armed:
-        failpoint("gateway.sent", link.spec.name)
+        link.on_sent()
     return made
 
 
