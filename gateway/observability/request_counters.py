@@ -1,8 +1,9 @@
 """Counts the outcome of each request, once, in this gateway's table of shared counters; totals sum over all gateways.
 
-Rows are (model, version), and (model, `~`) for current values. A model also has a row `!CODE` for each error code with
-which requests were refused before they counted as inferences. Requests for unknown models share the model `_unknown`,
-because clients choose those names.
+Rows are (model, version), (model, `~`) for current values, and (model, `~cold`) for loads from sleep: `success` counts
+these, `open` the requests that wait for one now, and the histogram the times that requests have waited. A model also
+has a row `!CODE` for each error code with which requests were refused before they counted as inferences. Requests for
+unknown models share the model `_unknown`, because clients choose those names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmsup.ipc.messages.data import InferReply
 UNKNOWN_MODEL: Final = "_unknown"
 REFUSED_PREFIX: Final = "!"
 CURRENT: Final = "~"
+COLD: Final = "~cold"
 GATEWAY_ROW: Final = "_gateway"
 """The row of what belongs to no model."""
 _UNKNOWN_MODEL_CODES: Final = frozenset({"unknown_model", "unknown_version", "bad_version"})
@@ -59,6 +61,7 @@ class RequestCounters:
         self._own_table = tables[seat]
         # What an earlier process of this seat left.
         self._models_with_open = {model for model, version in self._own_table.totals() if version == CURRENT}
+        self._models_with_waiting = {model for model, version in self._own_table.totals() if version == COLD}
         self.by_version: dict[tuple[str, str], VersionCounters] = {}
         """By model and version."""
 
@@ -85,6 +88,24 @@ class RequestCounters:
     def set_front_fallback(self, is_fallback: bool) -> None:
         """Whether this gateway serves without the fast path, because that failed its self-test."""
         self._own_table.row(GATEWAY_ROW, CURRENT).set("front_fallback", int(is_fallback))
+
+    def record_cold_start(self, model: str) -> None:
+        """Count a load from sleep that a request of this gateway was the first to ask for."""
+        self._own_table.row(model, COLD).add("success")
+
+    def record_cold_wait(self, model: str, waited_ns: int) -> None:
+        """Count a request that has waited for its model to be loaded from sleep, whatever became of it."""
+        row = self._own_table.row(model, COLD)
+        row.add("request_ns", waited_ns)
+        row.add(f"bucket_{bisect_left(_EDGES_NS, waited_ns)}")
+
+    def set_waiting(self, waiting: Mapping[str, int]) -> None:
+        """Set how many requests wait for loads from sleep now; called at every heartbeat."""
+        for name in self._models_with_waiting - waiting.keys():
+            self._own_table.row(name, COLD).set("open", 0)
+        for name, count in waiting.items():
+            self._own_table.row(name, COLD).set("open", count)
+        self._models_with_waiting = set(waiting)
 
     def set_current(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
         """Set the current values of this gateway; called at every heartbeat."""
