@@ -23,6 +23,7 @@ test-extra: $(VENV)/.test
 	for each in zeromq plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
 	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
+	$(PYTEST) tests/faults/test_load_storm.py --storm-operations 1000
 	$(PYTEST) tests/faults/test_breaches.py --breaches 20
 	$(PYTEST) tests/faults/test_gpu_machine.py -k asked_of_the_driver --breaches 20
 
