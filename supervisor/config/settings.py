@@ -13,6 +13,7 @@ from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll")
 FRONTS: Final = ("fast", "plain")
+ZYGOTES: Final = ("none", "auto", "eager")
 LINKS: Final = ("pair", "zeromq")
 
 
@@ -53,11 +54,18 @@ class Settings:
     """Open requests in one gateway, of all models; one model may use all that are free."""
     max_request_bytes: int = 1 << 30
     """Bytes of their bodies; half of `arena_bytes`, so that there is room for results."""
+    memory_budget_bytes: int = 0
+    """Of the host, for all workers together; 0: what the machine or container has beside the server's own processes."""
+    gpu_memory_budgets: tuple[str, ...] = ()
+    """Of GPUs, `DEVICE:BYTES` each; an empty device is each that is not named."""
     restart_grace_s: float = 30.0
     front: str = "fast"
     """`fast`: inferences are served by our own HTTP code and the rest by aiohttp; `plain`: aiohttp serves all."""
     link: str = "pair"
     """Transport of requests to a worker: `pair`, a socket pair with each gateway; `zeromq`, one bound socket."""
+    zygotes: str = "none"
+    """Processes that workers are forked of. `none`: there are none; `auto`: from the second worker on that wants the
+    same one; `eager`: from the first, and one with numpy at the start."""
     max_parallel_loads: int = 2
     exit_timeout_s: float = 30.0
     kill_limit_s: float = 10.0

@@ -23,12 +23,14 @@ EVENT_NAMES: Final = frozenset({
     "server_start", "ready", "stopping", "control_reopened", "state_unreadable",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
+    "load_refused", "memory_overbooked",
     "model_loaded", "model_unloaded", "model_reloaded",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
     "gpu_silent", "gpu_back", "device_set_aside", "device_released",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
+    "zygote_ready", "zygote_exit", "zygote_end", "not_forked",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one for each unexpected exit. A worker that was asked to stop has `worker_stopped`."""

@@ -44,6 +44,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "control_mode": Flag("|".join(CONTROL_MODES), "Which models start, and who may load."),
     "load_models": Flag("NAME", "A model to load in explicit mode; * is all; may be given again.", many=True),
     "poll_s": Flag("S", "How often poll mode reads the repositories."),
+    "zygotes": Flag("none|auto|eager", "Fork workers of processes that have imported their engine."),
     "max_parallel_loads": Flag("N", "Models that load at one time."),
     "host": Flag("ADDRESS", "What the listeners bind.", aliases=("--http-address",)),
     "http_port": Flag("PORT", "Port of the HTTP listener; 0 is any free one."),
@@ -61,6 +62,14 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
     "max_requests": Flag("N", "Open requests of each gateway, shared by all models."),
     "max_request_bytes": Flag("SIZE", "Bytes of their bodies, shared likewise."),
+    "memory_budget_bytes": Flag(
+        "SIZE",
+        "Host memory of all workers together.",
+        default="auto: what the machine or container has beside the server itself",
+    ),
+    "gpu_memory_budgets": Flag(
+        "[DEVICE:]SIZE", "Memory of a GPU, or of each, for all workers on it; may be given again.", many=True
+    ),
     "restart_grace_s": Flag("S", "How long a request waits for a model that restarts."),
     "front": Flag("fast|plain", "What serves inferences: the fast front, or aiohttp as for all other requests."),
     "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),
