@@ -4,7 +4,7 @@
 
 The weights of the model are a numpy array of which every page is written. Each cycle loads it, sends it one request in
 shared memory, compares the answer, and unloads it. While nothing is loaded, before the first cycle and after the last,
-the memory of every process of the server (the proportional set size), the memory charged to the server's control groups,
+the memory of every process of the server (proportional set size), the memory charged to the control groups of workers,
 and the number of those groups, descriptors and processes are taken. Exits with 1 if anything has grown.
 """
 
