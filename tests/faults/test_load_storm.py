@@ -57,9 +57,10 @@ def test_in_a_storm_of_loads_and_unloads_every_answer_is_explained(
         http = server.http()
         assert http.infer(name, x=("FP32", [8], [0.0] * 8))[0] == 200
         http.close()
-    before = settled(server)
+    before, brain = settled(server), server.status()["brain"]
     found = storm(server, MODELS, CLIENTS, operations, 60.0 + OPERATION_S * operations, by_http=mode != "poll")
     print(f"\n{mode}, {len(found.operations)} operations\n{found.summary()}")
+    assert server.status()["brain"] == brain, [line for line in server.log().splitlines() if '"info"' not in line]
     assert found.failures == []
     assert len(found.operations) == CLIENTS * operations
     for name in MODELS:

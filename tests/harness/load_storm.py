@@ -7,6 +7,7 @@ and certainly down from the answer to an unload until the request of the next lo
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import random
 import threading
@@ -52,14 +53,19 @@ class Reference:
         self._changes = [each for each in operations if each.verb in ("load", "unload")]
         """In the order of their answers; failed ones too: they may have had an effect for a while."""
         self._changes.sort(key=lambda each: each.ended_s)
+        self._ends_s = [each.ended_s for each in self._changes]
 
     def certainly(self, began_s: float, ended_s: float) -> str:
         """`load` if the model was up during the whole interval, `unload` if it was down, else empty."""
-        before = [each for each in self._changes if each.is_ok and each.ended_s <= began_s]
-        for last in reversed(before):
-            others = [each for each in self._changes if each.ended_s >= last.began_s and each.began_s <= ended_s]
-            if all(each.verb == last.verb for each in others):
-                return last.verb
+        earliest_s = 0.0  # one that was answered before the request of another decides nothing beside it
+        for last in reversed(self._changes[: bisect.bisect_right(self._ends_s, began_s)]):
+            if last.ended_s < earliest_s:
+                return ""
+            if last.is_ok:
+                earliest_s = max(earliest_s, last.began_s)
+                later = self._changes[bisect.bisect_left(self._ends_s, last.began_s) :]
+                if all(each.verb == last.verb for each in later if each.began_s <= ended_s):
+                    return last.verb
         return ""
 
     def final_states(self) -> set[bool]:
