@@ -87,11 +87,16 @@ def _kept_aside(result: Json) -> str:
 
 def models(result: Json) -> None:
     _table(
-        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
-        [{**each, "versions": _versions(each)} for each in _mappings(result, "models")],
+        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", ">USED=last_use_s", ">RETURN", "REASON"],
+        [_list_row(each) for each in _mappings(result, "models")],
     )
     for name, text in _memory(result).items():
         click.echo(f"{name}: {text}")
+
+
+def _list_row(each: Json) -> Json:
+    """`return`: how long a request that finds the model asleep is likely to wait."""
+    return {**each, "versions": _versions(each), "return": age(each.get("cold_start_s")) or "-"}
 
 
 def processes(result: Json) -> None:
@@ -110,6 +115,10 @@ def changed(result: Json) -> None:
 
 def unloaded(result: Json) -> None:
     click.echo(f"{cell(result.get('name'))}: unloaded{_duration(result)}")
+
+
+def asleep(result: Json) -> None:
+    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request loads it")
 
 
 def upgraded(result: Json) -> None:
@@ -162,7 +171,11 @@ def released(result: Json) -> None:
 
 def model(result: Json) -> None:
     names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason"}
-    _fields({name: cell(result.get(member)) for name, member in names.items()})
+    times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
+    _fields(
+        {name: cell(result.get(member)) for name, member in names.items()}
+        | {name: age(result.get(member)) for name, member in times.items()}
+    )
     for spec in _mappings(result, "specs"):
         click.echo(f"\nversion {cell(spec.get('version'))}")
         _fields({name: _option(name, spec[name]) for name in spec if name not in _HIDDEN_SPEC_FIELDS}, indent="  ")
