@@ -241,6 +241,7 @@ def connect_instances(
     context: ControllerContext, models: Models, gateways: Gateways, resources: Resources, cgroups: CgroupBackend
 ) -> None:
     model_set = models.model_set
+    resources.gpu_placement.has_dmem = cgroups.has_device_caps
     model_set.context = InstanceContext(
         settings=context.settings,
         launch_environment=context.launch_environment,
