@@ -28,13 +28,16 @@ class MemoryAccounts:
         meter: FootprintMeter,
         find_device: Callable[[str], DeviceMemory | None],
         evictor: Evictor,
+        shared_claims: Callable[[], Iterable[Claim]],
     ) -> None:
-        """`find_device`: a GPU by what CUDA_VISIBLE_DEVICES of a worker holds; None if it is not known now."""
+        """`find_device`: a GPU by what CUDA_VISIBLE_DEVICES of a worker holds; None if it is not known now.
+        `shared_claims`: what is held of the host for many workers together, each once."""
         self.meter = meter
         self.evictor = evictor
         self._budgets = budgets
         self._instances = instances
         self._find_device = find_device
+        self._shared_claims = shared_claims
 
     def pools(self) -> list[Pool]:
         """The host's and those of all GPUs on which a worker is."""
@@ -53,7 +56,7 @@ class MemoryAccounts:
         )
 
     def host_pool(self, load: Instance | None = None, reserved: Sequence[Claim] = ()) -> Pool:
-        claims = (*self._host_claims(load), *reserved)
+        claims = (*self._host_claims(load), *self._shared_claims(), *reserved)
         booked = sum(each.claimed_bytes for each in claims if each.state is ClaimState.BOOKED)
         growth = booked - sum(
             self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in STARTING_UP

@@ -6,7 +6,7 @@ has the last word when the device of the worker is known. Nothing else needs to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -60,26 +60,24 @@ class MemoryAdmission:
     def begin_pass(self) -> Callable[[Instance], bool]:
         """For one pass over queued instances, asked of the most urgent first: whether one need not wait for memory that
         is being given back. What one takes or waits for is not given to those behind it."""
-        pool, reserved = self._accounts.host_pool(), list[Claim]()
+        pool = self._accounts.host_pool()
+        taken, awaited = list[Claim](), list[Claim]()
 
         def need_not_wait(instance: Instance) -> bool:
-            need = self._accounts.host_need(instance)
-            reserved_bytes = sum(each.claimed_bytes for each in reserved)
-            free_bytes = pool.free_bytes - reserved_bytes if pool.free_bytes is not None else None
-            now = replace(
-                pool,
-                claims=(*pool.claims, *reserved),
-                free_bytes=free_bytes,
-                evictable_bytes=self._accounts.evictable_bytes(HOST, instance),
-            )
-            decision = admission.decide([(now, need)])
+            need, evictable = self._accounts.host_need(instance), self._accounts.evictable_bytes(HOST, instance)
+            now = replace(pool, evictable_bytes=evictable)
+            decision = admission.decide([(_beside(now, [*taken, *awaited]), need)])
             must_wait = isinstance(decision, WaitForMemory) or (
                 isinstance(decision, MakeRoom) and self._make_room(instance, decision)
             )
+            if awaited and not must_wait and not isinstance(decision, Admit):
+                alone = admission.decide([(_beside(now, taken), need)])
+                must_wait = isinstance(alone, Admit | WaitForMemory)
             if must_wait:
                 self._report_wait(instance, decision)
+            claim = Claim(holder(instance), need.needed_bytes, ClaimState.BOOKED)
             if must_wait or isinstance(decision, Admit):
-                reserved.append(Claim(holder(instance), need.needed_bytes, ClaimState.BOOKED))
+                (awaited if must_wait else taken).append(claim)
             return not must_wait
 
         return need_not_wait
@@ -159,6 +157,14 @@ class MemoryAdmission:
             shortage.pool, holder(instance), spec.effective_priority(0), shortage.missing_bytes
         )
         return made >= shortage.missing_bytes
+
+
+def _beside(pool: Pool, booked: Sequence[Claim]) -> Pool:
+    """The pool after these loads."""
+    if pool.free_bytes is None or not booked:
+        return replace(pool, claims=(*pool.claims, *booked))
+    free_bytes = pool.free_bytes - sum(each.claimed_bytes for each in booked)
+    return replace(pool, claims=(*pool.claims, *booked), free_bytes=free_bytes)
 
 
 def _pool_row(pool: Pool) -> Json:
