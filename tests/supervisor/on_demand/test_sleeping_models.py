@@ -12,7 +12,9 @@ import pytest
 from controller_double import ControllerHarness, add_model
 from mmsup.ipc.errors import MmsupError
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.model_set import start_bound_s
 from mmsup.supervisor.models.sleep_state import SleepReason
+from mmsup.supervisor.processes.idle_start import AWAITED_S, SPARE_S
 
 pytestmark = pytest.mark.slow
 Play = Callable[[ControllerHarness], Awaitable[None]]
@@ -62,6 +64,28 @@ def test_a_new_controller_finds_a_model_asleep_and_knows_what_the_one_before_kne
         (version,) = model(harness, "m").route().versions
         assert (version.state, version.metadata, version.wake_wait_s) == ("asleep", after.metadata["1"], 300.0)
         await wake(harness, "m")
+
+    run_in_harness(tmp_path, play)
+
+
+def test_a_worker_for_which_requests_wait_yields_to_those_that_serve_no_longer_than_a_restarted_one(
+    tmp_path: Path,
+) -> None:
+    add_model(tmp_path, "m")
+    add_model(tmp_path, "other")
+
+    async def play(harness: ControllerHarness) -> None:
+        await wake(harness, "other")
+        load = asyncio.create_task(harness.controller.models.waker.wake_for_request("m"))
+        await harness.until(lambda: list(model(harness, "m").instances()))
+        (instance,) = model(harness, "m").instances()
+        assert start_bound_s(harness.controller.models.model_set, instance) == AWAITED_S
+        await load
+        by_hand = asyncio.create_task(harness.controller.models.loader.load("m"))
+        await harness.until(lambda: len(list(model(harness, "m").instances())) == 2)
+        staged = list(model(harness, "m").instances())[-1]
+        assert start_bound_s(harness.controller.models.model_set, staged) == SPARE_S
+        await by_hand
 
     run_in_harness(tmp_path, play)
 
