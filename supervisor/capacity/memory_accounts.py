@@ -97,8 +97,10 @@ class MemoryAccounts:
     def _device_claims(self, load: Instance | None, device: str) -> Iterator[Claim]:
         for each in self._instances():
             if each is not load and each.worker is not None and each.worker.gpu.device == device:
-                needed = self.gpu_need(each).needed_bytes if each.state in STARTING_UP else 0
-                yield Claim(holder(each), max(each.worker.gpu.usage.held_bytes, needed), _claim_state(each))
+                held_bytes = each.worker.gpu.usage.held_bytes
+                is_known = held_bytes and each.state not in STARTING_UP
+                needed = 0 if is_known else self.gpu_need(each).needed_bytes  # NVML tells of it a moment later
+                yield Claim(holder(each), max(held_bytes, needed), _claim_state(each))
 
     def evictable_bytes(self, pool: str, load: Instance | None) -> int:
         if load is None:

@@ -42,17 +42,18 @@ class MemoryAdmission:
         self._accounts = accounts
         self._warned: set[tuple[str, str]] = set()
         """Model versions of which it was said that they may not fit."""
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, Instance] = {}
         """Instances whose wait has been reported."""
-        self._refused: dict[int, Instance] = {}
+        self._refused: dict[int, tuple[Instance, str]] = {}
+        """With the device that they were to start on."""
 
-    def decide(self, instance: Instance) -> Decision:
-        """Whether the worker of this instance may start now beside all others. Its device counts once it is assigned.
+    def decide(self, instance: Instance, device: str = "") -> Decision:
+        """Whether the worker of this instance may start now beside all others. `device`: the GPU that is assigned to
+        it; empty: the CPU, or not known yet.
 
         The one entry for every load, also for one by need: an instance that is wanted passes through it by itself.
         """
         demands = [(self._accounts.host_pool(instance), self._accounts.host_need(instance))]
-        device = instance.worker.gpu.device if instance.worker is not None else ""
         if device and (pool := self._accounts.device_pool(instance, device)) is not None:
             demands.append((pool, self._accounts.gpu_need(instance)))
         return admission.decide(demands)
@@ -60,6 +61,7 @@ class MemoryAdmission:
     def begin_pass(self) -> Callable[[Instance], bool]:
         """For one pass over queued instances, asked of the most urgent first: whether one need not wait for memory that
         is being given back. What one takes or waits for is not given to those behind it."""
+        self._waiting = {number: each for number, each in self._waiting.items() if each.state is InstanceState.ABSENT}
         pool = self._accounts.host_pool()
         taken, awaited = list[Claim](), list[Claim]()
 
@@ -84,14 +86,14 @@ class MemoryAdmission:
 
     def _report_wait(self, instance: Instance, decision: Decision) -> None:
         if instance.id not in self._waiting and not isinstance(decision, Admit):
-            self._waiting.add(instance.id)
+            self._waiting[instance.id] = instance
             instance.report_progress(f"waiting for memory: {decision.shortage.text}")
 
     def require(self, instance: Instance) -> None:
         """MemoryRefused if the worker that is about to start has no room. Records that, and once for each version that
         it may not fit."""
-        self._waiting.discard(instance.id)
-        decision = self.decide(instance)
+        device = instance.require_worker().gpu.device
+        decision = self.decide(instance, device)
         version = instance.revision.spec.name, instance.revision.spec.version
         if isinstance(decision, Admit):
             self._refused.pop(instance.id, None)
@@ -102,14 +104,16 @@ class MemoryAdmission:
                 text = f"it may not fit: {decision.warning.text}; {decision.warning.advice}"
                 instance.record("memory_overbooked", text, **decision.warning.fields())
             return
-        self._refused[instance.id] = instance
+        self._refused[instance.id] = instance, device
         shortage = decision.shortage
         instance.record("load_refused", f"{shortage.text}; {shortage.advice}", **shortage.fields())
         raise MemoryRefused(shortage.text, shortage.advice)
 
     def retry_refused(self, retry: Callable[[str, Callable[[Instance], bool]], None]) -> None:
         """Start those again that were refused and fit now. `retry`: as ModelSet has it."""
-        self._refused = {number: each for number, each in self._refused.items() if each.state in _MAY_BE_REFUSED}
+        self._refused = {
+            number: refused for number, refused in self._refused.items() if refused[0].state in _MAY_BE_REFUSED
+        }
         if self._refused:
             retry(MemoryRefused.code, self._fits)
 
@@ -148,7 +152,8 @@ class MemoryAdmission:
         ]
 
     def _fits(self, instance: Instance) -> bool:
-        return isinstance(self.decide(instance), Admit)
+        _, device = self._refused.get(instance.id, (instance, ""))
+        return isinstance(self.decide(instance, device), Admit)
 
     def _make_room(self, instance: Instance, decision: MakeRoom) -> bool:
         """Whether enough is on its way out now."""

@@ -179,8 +179,8 @@ class Models:
         )
         self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
         self.watcher = RepositoryWatcher(self.context, self.loader)
-        self.waker = Waker(self.context, self.loader)
         self.sleeper = Sleeper(self.context, self.loader)
+        self.waker = Waker(self.context, self.loader, self.sleeper)
         self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper)
 
 

@@ -126,7 +126,7 @@ def test_what_a_pass_admits_is_booked_for_those_behind_it(machine: Machine) -> N
 
 def test_a_refusal_is_an_event_and_is_tried_again_when_it_fits(machine: Machine) -> None:
     machine.add("serves", State.READY, held=900)
-    refused = machine.add("refused", known=200)
+    refused = machine.add("refused", State.STARTING, known=200)
     with pytest.raises(MemoryRefused, match="200MiB of host memory") as error:
         machine.admission.require(refused)
     assert "--memory-budget" in error.value.advice
@@ -138,8 +138,7 @@ def test_a_refusal_is_an_event_and_is_tried_again_when_it_fits(machine: Machine)
         assert code == "insufficient_memory"
         asked.append(may(refused))
 
-    refused.state = State.STARTING  # the failure is about to be reported
-    machine.admission.retry_refused(retry)
+    machine.admission.retry_refused(retry)  # the failure is about to be reported
     refused.state = State.BACKOFF
     machine.admission.retry_refused(retry)
     machine.instances[0].state = State.STOPPED
@@ -152,7 +151,7 @@ def test_a_refusal_is_an_event_and_is_tried_again_when_it_fits(machine: Machine)
 
 def test_a_guess_that_does_not_fit_is_said_once_and_admitted(machine: Machine) -> None:
     machine.add("serves", State.READY, held=990)
-    unknown = machine.add("unknown")
+    unknown = machine.add("unknown", State.STARTING)
     machine.admission.require(unknown)
     machine.admission.require(unknown)
     assert [event for event, _ in machine.events] == ["memory_overbooked"]
@@ -162,12 +161,22 @@ def test_a_guess_that_does_not_fit_is_said_once_and_admitted(machine: Machine) -
 def test_a_device_has_a_budget_of_its_own(tmp_path: Path) -> None:
     machine = Machine(tmp_path, devices={"cuda:0": 300 * MIB})
     machine.add("serves", State.READY, held=10, on_gpu=200)
-    load = machine.add("load", known=10, on_gpu=0, knows_gpu=101)
+    load = machine.add("load", State.STARTING, known=10, on_gpu=0, knows_gpu=101)
     with pytest.raises(MemoryRefused, match=r"101MiB of cuda:0 \(card\), and 200MiB of the budget of 300MiB") as error:
         machine.admission.require(load)
     assert "--gpu-memory-budget" in error.value.advice
-    assert machine.row(1)["budget_bytes"] == 300
-    assert Machine(tmp_path).add("free", State.READY, on_gpu=200)
+    assert machine.row(1) == {
+        "memory": "cuda:0 (card)", "budget_bytes": 300, "configured": True, "in_use_bytes": 301, "loading_bytes": 101,
+        "leaving_bytes": 0,
+    }  # fmt: skip
+    load.state, asked = State.BACKOFF, list[bool]()
+    machine.admission.retry_refused(lambda _, may: asked.append(may(load)))
+    machine.instances[0].worker = None
+    machine.admission.retry_refused(lambda _, may: asked.append(may(load)))
+    assert asked == [False, True]
+    machine.add("not seen yet", State.READY, on_gpu=0, knows_gpu=250)
+    machine.admission.retry_refused(lambda _, may: asked.append(may(load)))
+    assert asked[-1] is False
 
 
 def test_another_worker_like_this_one_fits_beside_it_or_not(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,3 +261,27 @@ def test_show_has_readable_sizes_and_shapes_with_the_batch_dimension(capsys: pyt
     assert "x  FP32  [-1, 3, 4]" in shown
     assert "y  INT64  [-1]" in shown
     assert "config" not in shown
+
+
+POOL = {"memory": "host memory", "budget_bytes": 2 << 30, "in_use_bytes": 1 << 30, "loading_bytes": 256 << 20}
+
+
+def test_status_and_list_show_what_workers_hold_against_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "workers hold 1GiB, 256MiB of it loading; the budget is 2GiB by default"
+    views.status({**STATUS, "memory": {"pools": [POOL]}})
+    assert f"host memory  {text}" in capsys.readouterr().out
+    views.models({"models": [], "memory": {"pools": [{**POOL, "configured": True}]}})
+    assert f"host memory: {text.removesuffix(' by default')}\n" in capsys.readouterr().out
+
+
+def test_show_has_a_line_for_each_footprint(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"load_peak_bytes": 3 << 20, "settled_bytes": 2 << 20, "serving_peak_bytes": 4 << 20, "load_s": 1.25}
+    on_gpu = {**measured, "device": "cuda", "gpu_settled_bytes": 5 << 20}
+    views.model(
+        {"name": "bert", "footprints": [{"version": "1", "engine": "ort", "device": "cpu", **measured}, on_gpu]}
+    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "MiB" in line]
+    assert rows == [
+        ["1", "ort", "cpu", "3MiB", "2MiB", "4MiB", "1.2s"],
+        ["cuda", "3MiB", "2MiB", "4MiB", "5MiB", "1.2s"],
+    ]
