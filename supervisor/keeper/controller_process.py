@@ -1,7 +1,7 @@
 """One controller process as the keeper sees it: a pid, a control channel, and heartbeats that it must send.
 
-A controller that sends no heartbeat for HEARTBEAT_TIMEOUT_S, waits for a processor aside, is killed. Sending to it never
-blocks: messages that the channel has no room for are queued, and a controller that lets the queue overflow is killed too.
+A controller that sends no heartbeat for HEARTBEAT_TIMEOUT_S, waits for a processor aside, is killed. Sending to it
+never blocks: messages that the channel has no room for are queued, and one that lets the queue overflow is killed too.
 """
 
 from __future__ import annotations
