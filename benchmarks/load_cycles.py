@@ -123,12 +123,26 @@ def run(cycles: int, megabytes: int, samples: int = 10) -> tuple[list[Held], lis
             for _ in range(WARM):
                 cycle(server, http)
             found, loads_s = [settled(server, 0)], []
+            print_heads(found[0])
+            print_sample(found[0], found[0])
             for number in range(1, cycles + 1):
                 loads_s.append(cycle(server, http))
                 if number % max(cycles // samples, 1) == 0:
                     found.append(settled(server, number))
+                    print_sample(found[-1], found[0])
             http.close()
             return found, loads_s
+
+
+def print_heads(first: Held) -> None:
+    roles = (*first.pss_bytes, "all MB", "groups MB", "files", "processes")
+    print("cycles", *(f"{each:>12}" for each in roles))
+
+
+def print_sample(each: Held, first: Held) -> None:
+    figures = [f"{each.pss_bytes.get(role, 0) / 1e6:12.1f}" for role in first.pss_bytes]
+    more = (f"{each.total_bytes / 1e6:12.1f}", f"{each.group_bytes / 1e6:12.1f}")
+    print(f"{each.after_cycles:6}", *figures, *more, f"{each.descriptors:12}", f"{each.processes:12}", flush=True)
 
 
 def faults(samples: list[Held]) -> list[str]:
@@ -151,12 +165,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     samples, loads_s = run(given.cycles, given.megabytes)
-    roles = list(samples[0].pss_bytes)
-    print("cycles", *(f"{each:>12}" for each in (*roles, "all MB", "groups MB", "files", "processes")))
-    for each in samples:
-        figures = [f"{each.pss_bytes.get(role, 0) / 1e6:12.1f}" for role in roles]
-        more = (f"{each.total_bytes / 1e6:12.1f}", f"{each.group_bytes / 1e6:12.1f}")
-        print(f"{each.after_cycles:6}", *figures, *more, f"{each.descriptors:12}", f"{each.processes:12}")
     loads_s.sort()
     print(f"a load of {given.megabytes} MB: median {loads_s[len(loads_s) // 2]:.2f} s, longest {loads_s[-1]:.2f} s")
     wrong = faults(samples)
