@@ -1,0 +1,232 @@
+"""Measures many more models than fit: a budget for about 40 of 200, asked at random, and every answer compared.
+
+    python benchmarks/density.py [--models 200] [--fit 40] [--run-s 300] [--streams uniform,zipf] [--seed 1]
+                                 [--memory-budget SIZE] [--eager] [--json FILE] [--markdown FILE] [--plot FILE]
+                                 [FLAG OF mmsup serve …]
+
+First a server without a budget: every model is asked once, put to sleep, and asked again alone, which is its own
+start; what all workers and zygotes hold when `--fit` models are loaded becomes the budget. Then a server with that
+budget: for each stream the rate of a closed loop, and then an open loop at 60 % of it. Other flags go to both servers.
+With `--eager` there is one server, with all models loaded from the start and no budget. The exit code is 1 if a request
+failed, an answer was wrong or memory was over the budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import machine
+import tree
+import uvloop
+from density_client import DensityClient, Reply
+from density_plot import draw
+from density_report import (
+    MIB,
+    StreamResult,
+    StreamRun,
+    hit_table,
+    memory_table,
+    result,
+    start_table,
+    stream_table,
+    target_table,
+)
+from memory_curve import MemoryCurve, MemorySample, sample
+from model_streams import STREAMS, arrivals_s, sequence
+from progress import log_progress
+from small_models import SmallModel, write_models
+from table import figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from harness.server import Server, serving
+
+SHARE = 0.6
+"""Of the closed loop's rate."""
+CLOSED_S = 20.0
+SHOWN_FAULTS = 20
+ON_DEMAND = ("--model-control-mode", "on-demand")
+
+
+@dataclass
+class Starts:
+    """What the server without a budget has shown."""
+
+    own_s: dict[int, float] = field(default_factory=dict[int, float])
+    """Of each model, a request alone to a sleeping one."""
+    fitting: MemorySample | None = None
+    """When as many models were loaded as are to fit."""
+    all_loaded: MemorySample | None = None
+    faults: list[str] = field(default_factory=list[str])
+
+
+def measure_starts(models: Sequence[SmallModel], repository: Path, options: argparse.Namespace) -> Starts:
+    """Each model's own start, and what so many of them hold."""
+    found = Starts()
+    with serving(repository, *ON_DEMAND, *options.flags) as server:
+        client = DensityClient(server.address(), models, options.seed)
+        everyone = range(len(models))
+
+        async def ask(asked: Sequence[int]) -> list[Reply]:
+            replies = await client.one_by_one(asked)
+            found.faults += client.faults(replies)
+            return replies
+
+        async def run() -> None:
+            log_progress(f"{len(models)} models, each asked once")
+            await ask(everyone)
+            for model in models:
+                server.ctl("sleep", name=model.name)
+            log_progress("each asked again, alone, from sleep")
+            for place in everyone:
+                (reply,) = await ask([place])
+                found.own_s[place] = reply.took_s
+                if not reply.is_cold:
+                    found.faults.append(f"{models[place].name} was asleep, and the reply does not say so")
+                if place + 1 == options.fit:
+                    found.fitting = sample(server.process.pid)
+            found.all_loaded = sample(server.process.pid)
+            client.close()
+
+        uvloop.run(run())
+        server.stop()
+    return found
+
+
+@dataclass
+class StreamsSeen:
+    """What the server with the budget has shown."""
+
+    runs: list[StreamRun] = field(default_factory=list[StreamRun])
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    samples: list[MemorySample] = field(default_factory=list[MemorySample])
+
+
+def measure_streams(
+    models: Sequence[SmallModel], repository: Path, options: argparse.Namespace, flags: Sequence[str]
+) -> StreamsSeen:
+    """Every stream on one server."""
+    seen = StreamsSeen()
+    with serving(repository, *flags) as server:
+        client = DensityClient(server.address(), models, options.seed)
+        with MemoryCurve(server.process.pid) as curve:
+            uvloop.run(_streams(client, curve, options, seen))
+        seen.samples = curve.samples
+        print_events(server)
+        server.stop()
+    return seen
+
+
+async def _streams(client: DensityClient, curve: MemoryCurve, options: argparse.Namespace, seen: StreamsSeen) -> None:
+    log_progress("every model asked once, within the budget")
+    replies = await client.one_by_one(range(options.models))
+    asked, faults = [reply.model for reply in replies], list(client.faults(replies))
+    for stream in options.streams:
+        pattern = sequence(stream, options.models, 1 << 16, options.seed + 1)
+        replies = await client.closed_loop(pattern, options.connections, options.closed_s)
+        faults += client.faults(replies)
+        asked += [reply.model for reply in sorted(replies, key=lambda reply: reply.due_s)]
+        later_s = replies[0].due_s + options.closed_s / 4
+        closed = sum(reply.due_s >= later_s for reply in replies) / (options.closed_s * 3 / 4)
+        rate = SHARE * closed
+        log_progress(f"{stream}: closed loop {closed:.1f}/s, so {rate:.1f}/s for {options.run_s:.0f} s")
+        at_s = arrivals_s(rate, options.run_s, options.seed)
+        began_s = time.monotonic()
+        replies = await client.open_loop(sequence(stream, options.models, len(at_s), options.seed), at_s)
+        seen.spans[stream] = began_s, time.monotonic()
+        faults += client.faults(replies)
+        log_progress(f"{stream}: {len(replies)} requests, {len(faults)} failed")
+        seen.runs.append(
+            StreamRun(stream, closed, rate, list(asked), replies, faults, curve.between(*seen.spans[stream]))
+        )
+        asked, faults = asked + [reply.model for reply in replies], []
+    client.close()
+
+
+def print_events(server: Server) -> None:
+    """How often each kind of event was."""
+    counts: dict[str, int] = {}
+    for each in server.events():
+        counts[each["event"]] = counts.get(each["event"], 0) + 1
+    log_progress(f"events: {counts}")
+
+
+def parse_size(text: str) -> int:
+    """As the server reads sizes: 300MiB, 2GiB, or bytes."""
+    units = {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "": 1}
+    number = text.rstrip("KMGiBkmgb")
+    return int(float(number) * units[text[len(number) :].upper()])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=200)
+    parser.add_argument("--fit", type=int, default=40, help="how many of them the budget holds (40)")
+    parser.add_argument("--memory-budget", type=parse_size, default=0, metavar="SIZE", help="this budget instead")
+    parser.add_argument("--run-s", type=float, default=300.0, help="of each stream (300)")
+    parser.add_argument("--closed-s", type=float, default=CLOSED_S, help="of the closed loop before each (20)")
+    parser.add_argument("--connections", type=int, default=16, help="of the closed loop (16)")
+    parser.add_argument("--streams", type=lambda text: text.split(","), default=list(STREAMS))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--eager", action="store_true", help="all models loaded from the start, without a budget")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="memory over time, as SVG")
+    options, flags = parser.parse_known_args()
+    options.flags = flags
+    return options
+
+
+def report(
+    models: Sequence[SmallModel], starts: Starts, seen: StreamsSeen, budget: int
+) -> tuple[str, list[StreamResult]]:
+    """Markdown, and the figures of each stream."""
+    results = [result(run, starts.own_s) for run in seen.runs]
+    replies = [reply for run in seen.runs for reply in run.replies]
+    facts = machine.describe_machine() | {"command": shlex.join(["python", "benchmarks/density.py", *sys.argv[1:]])}
+    if starts.all_loaded is not None:
+        counted = figure(starts.all_loaded.counted / MIB)
+        facts["all loaded at once"] = f"{starts.all_loaded.workers} workers and their zygotes, {counted} MiB"
+    parts = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    parts += [stream_table(results), hit_table(results), memory_table(results, budget)]
+    parts += [start_table(models, starts.own_s, replies), target_table(results, budget)]
+    faults = starts.faults + [fault for each in results for fault in each.faults]
+    if faults:
+        parts.append("Failed:\n\n" + "\n".join(f"- {fault}" for fault in faults[:SHOWN_FAULTS]))
+    return "\n\n".join(parts) + "\n", results
+
+
+def main() -> int:
+    options = arguments()
+    tree.end_as_exception()
+    with tempfile.TemporaryDirectory(prefix="mmsup_bench_") as folder:
+        repository = Path(folder) / "models"
+        models = write_models(repository, options.models, options.seed)
+        starts = Starts() if options.eager else measure_starts(models, repository, options)
+        budget = options.memory_budget or (starts.fitting.counted if starts.fitting else 0)
+        flags = [] if options.eager else [*ON_DEMAND, "--memory-budget", str(budget)]
+        seen = measure_streams(models, repository, options, [*flags, *options.flags])
+    text, results = report(models, starts, seen, budget)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
+    if options.plot:
+        draw(seen.samples, seen.spans, budget, options.plot)
+    if options.markdown:
+        picture = f"![Memory over time]({options.plot.name})\n\n" if options.plot else ""
+        options.markdown.write_text(f"# More models than fit\n\nWritten by `benchmarks/density.py`.\n\n{picture}{text}")
+    is_over = bool(budget) and any(each.counted_peak > budget for each in results)
+    return 1 if is_over or starts.faults or any(each.faults for each in results) else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
