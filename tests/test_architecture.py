@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "supervisor/processes": "linux; ipc memory messages transport",
     "supervisor/repository": "config repository/contents; ipc tensors transport",
     "supervisor/repository/contents": "config; ipc",
-    "supervisor/resources": "config gpu instances linux models; ipc",
+    "supervisor/resources": "config gpu instances linux models processes; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution serving startup; ipc memory messages transport",

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -53,6 +53,7 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
+from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
 from mmsup.supervisor.zygotes.pool import ZygotePool
@@ -172,9 +173,11 @@ class Resources:
         recycler = Recycler(model_set, models.replacement, context.tasks.start)
         escaped = EscapedWorkers()
 
-        def check(instance: Instance) -> None:
-            escaped.check(instance)
-            recycler.check(instance)
+        def check(instances: Sequence[Instance]) -> None:
+            for instance in instances:
+                escaped.check(instance)
+                recycler.check(instance)
+            check_memory(instances)
 
         self.memory_sampler = MemorySampler(model_set.instances, check)
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
