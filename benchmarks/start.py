@@ -265,7 +265,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_average": os.getloadavg()}  # JSON
-    for kind in options.kinds.split(","):
+    for kind in filter(None, options.kinds.split(",")):
         with running("eager") as zygote, running("none") as executed:
             found = measure({"zygote": zygote, "exec": executed}, kind, options.rounds)
         print(table(kind, found), flush=True)

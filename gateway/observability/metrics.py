@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from mmsup.gateway.observability.controller_status import STALE_KEY
-from mmsup.gateway.observability.request_counters import CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
+from mmsup.gateway.observability.request_counters import COLD, CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
 from mmsup.ipc.memory.counters import BUCKETS_S
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -47,6 +47,7 @@ _NV_METRICS: Final = {
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
 }
+_WHEN: Final = ("load_peak", "settled", "serving_peak")
 _FAILURES: Final = "nv_inference_request_failure"
 
 StatusJson = Mapping[str, Any]  # JSON of the controller's status command
@@ -104,6 +105,7 @@ def _own_metrics(totals: Totals, status: StatusJson) -> Iterator[Metric]:
             refused.add_metric((model, version.removeprefix(REFUSED_PREFIX)), row["refused"])
     yield refused
     yield from _current_metrics(totals)
+    yield from _cold_metrics(totals)
     yield from _controller_metrics(status)
 
 
@@ -122,15 +124,34 @@ def _current_metrics(totals: Totals) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=gateway.get(name, 0))
 
 
+def _cold_metrics(totals: Totals) -> Iterator[Metric]:
+    labels = ("model",)
+    starts = CounterMetricFamily("mmsup_cold_starts", "Loads from sleep that requests have asked for.", labels=labels)
+    waiting = GaugeMetricFamily("mmsup_cold_requests_waiting", "Requests that wait for such loads.", labels=labels)
+    waited = HistogramMetricFamily(
+        "mmsup_cold_start_seconds", "Time that requests have waited for such loads, failed ones too.", labels=labels
+    )
+    for (model, version), row in sorted(totals.items()):
+        if version == COLD:
+            starts.add_metric((model,), row["success"])
+            waiting.add_metric((model,), row["open"])
+            waited.add_metric((model,), _buckets(row), row["request_ns"] / 1e9)
+    yield from (starts, waiting, waited)
+
+
 def _duration_histogram(totals: Totals) -> Metric:
     family = HistogramMetricFamily(
         "mmsup_request_duration_seconds", "Time of inferences from head to reply, failed ones too.", labels=_MODEL
     )
-    edges = [*map(str, BUCKETS_S), "+Inf"]
     for key, row in _rows(totals):
-        counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(edges)))
-        family.add_metric(key, list(zip(edges, counts, strict=True)), (row["request_ns"] + row["fail_ns"]) / 1e9)
+        family.add_metric(key, _buckets(row), (row["request_ns"] + row["fail_ns"]) / 1e9)
     return family
+
+
+def _buckets(row: Mapping[str, int]) -> list[tuple[str, int]]:
+    edges = [*map(str, BUCKETS_S), "+Inf"]
+    counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(edges)))
+    return list(zip(edges, counts, strict=True))
 
 
 def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
@@ -158,9 +179,32 @@ def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
             if each.get("memory_cap_bytes") is not None:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
+    yield from _capacity_metrics(status)
     yield from _gpu_metrics(status)
     meaning = "How many controllers have run, the present one included."
     yield GaugeMetricFamily("mmsup_brain_generation", meaning, value=status.get("brain", {}).get("generation"))
+
+
+def _capacity_metrics(status: StatusJson) -> Iterator[Metric]:
+    """What models were measured to need, and the budgets that their workers share."""
+    meaning = "Memory that a worker of a model was measured to hold, of the host and of its GPU (docs/memory.md)."
+    footprint = GaugeMetricFamily("mmsup_model_footprint_bytes", meaning, labels=(*_MODEL, "device", "memory", "when"))
+    load = GaugeMetricFamily("mmsup_model_load_seconds", "How long the last load of a model took.", labels=_MODEL)
+    for model in status.get("models", ()):
+        for each in model.get("footprints", ()):
+            labels = (str(model.get("name", "")), str(each.get("version", "")))
+            load.add_metric(labels, each.get("load_s") or 0)
+            for (memory, prefix), when in itertools.product((("host", ""), ("gpu", "gpu_")), _WHEN):
+                if value := each.get(f"{prefix}{when}_bytes"):
+                    footprint.add_metric((*labels, str(each.get("device", "")), memory, when), value)
+    budget = GaugeMetricFamily("mmsup_memory_budget_bytes", "What all workers together may hold.", labels=("memory",))
+    in_use = GaugeMetricFamily(
+        "mmsup_memory_in_use_bytes", "What they hold, or are expected to while they load.", labels=("memory",)
+    )
+    for each in status.get("memory", {}).get("pools", ()):
+        for member, family in (("budget_bytes", budget), ("in_use_bytes", in_use)):
+            family.add_metric((str(each.get("memory", "")),), each.get(member) or 0)
+    yield from (footprint, load, budget, in_use)
 
 
 def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:

@@ -11,13 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from mmsup.ipc.memory.available_memory import total_bytes
 from mmsup.ipc.messages.keeper_control import KeeperInventory, SaveCheckpoint
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.api.commands import Commands, StartUpgrade
 from mmsup.supervisor.api.control_socket import ControlSocket
 from mmsup.supervisor.api.handlers import Handlers
 from mmsup.supervisor.api.history_commands import HistoryCommands
+from mmsup.supervisor.api.on_demand_commands import OnDemandCommands
 from mmsup.supervisor.api.status import ServerInfo, StatusViews
+from mmsup.supervisor.capacity.admission import NoEviction
+from mmsup.supervisor.capacity.budget import memory_budgets
+from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
+from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.controller.change_signal import ChangeSignal
 from mmsup.supervisor.controller.event_console import EventConsole
@@ -41,16 +49,20 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, start_bound_s
+from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
+from mmsup.supervisor.on_demand.idle_watch import IdleWatch
+from mmsup.supervisor.on_demand.sleeper import Sleeper
+from mmsup.supervisor.on_demand.waker import Waker
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
+from mmsup.supervisor.resources.device_memory import device_memory
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.resources.memory_watch import check_memory
@@ -160,8 +172,16 @@ class Models:
             context.state_dir.event_log,
         )
         self.loader = ModelLoader(self.context)
+        self.footprints = FootprintMeter(
+            FootprintStore(context.state_dir.footprints),
+            partial(content_id, model_set),
+            gateways.crash_collector.run_on_disk,
+        )
         self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
         self.watcher = RepositoryWatcher(self.context, self.loader)
+        self.waker = Waker(self.context, self.loader)
+        self.sleeper = Sleeper(self.context, self.loader)
+        self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper)
 
 
 class Resources:
@@ -177,12 +197,22 @@ class Resources:
             for instance in instances:
                 escaped.check(instance)
                 recycler.check(instance)
+                models.footprints.observe(instance)
             check_memory(instances)
+            model_set.memory.retry_refused(model_set.retry)
 
         self.memory_sampler = MemorySampler(model_set.instances, check)
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
+        accounts = MemoryAccounts(
+            memory_budgets(context.settings, total_bytes()),
+            model_set.instances,
+            models.footprints,
+            partial(device_memory, self.gpu_monitor),
+            NoEviction(),
+        )
+        model_set.memory = MemoryAdmission(accounts)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.zygotes = ZygotePool(
             PoolContext(
@@ -225,13 +255,19 @@ def connect_instances(
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )
+
+    def on_ready(instance: Instance) -> None:
+        revision_changes.link_if_active(model_set, instance)
+        models.footprints.observe(instance)
+
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
         start_bound_s=lambda instance: start_bound_s(model_set, instance),
+        require_memory=model_set.memory.require,
         perform=actions.perform,
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,
-        on_ready=partial(revision_changes.link_if_active, model_set),
+        on_ready=on_ready,
     )
 
 
@@ -248,7 +284,8 @@ class Api:
         state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpu_placement
         views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, resources.zygotes.rows)
         commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
+        on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports
         history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)
-        self.handlers = Handlers(commands.by_name(), history.by_name())
+        self.handlers = Handlers(commands.by_name(), history.by_name(), on_demand.by_name())
         self.control_socket = ControlSocket(self.handlers.handle)

@@ -124,6 +124,8 @@ class Controller:
             recovery.take_over(self.context, self.models, self._recovered, router.unknown_children)
             failpoint("brain.readopted")
             self.upgrader.resume()
+        self.models.waker.is_open = True
+        self.context.tasks.start(self.models.idle_watch.run(), "idle models")
         if self.context.inventory.stopping:
             self.terminate()
 
@@ -179,6 +181,7 @@ class Controller:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
         self.resources.descriptors.retry_refused()
+        self.models.model_set.memory.retry_refused(self.models.model_set.retry)
         self.resources.zygotes.update()
         if readiness_changed:
             self.gateways.readiness.report()
@@ -211,6 +214,7 @@ class Controller:
         await self.api.control_socket.close()
         await self.models.loader.close()
         self.resources.memory_sampler.close()
+        self.models.footprints.close()
         self.resources.zygotes.close()
         await self.resources.gpu_monitor.close()
         self.gateways.barriers.close()

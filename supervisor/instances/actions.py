@@ -19,7 +19,7 @@ from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.gpu.selection import NoGpu
 from mmsup.supervisor.instances import lifecycle_events, liveness, stack_dump, worker_exit
-from mmsup.supervisor.instances.context import WorkerFailure
+from mmsup.supervisor.instances.context import MemoryRefused, WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
@@ -182,11 +182,12 @@ def _start_process(instance: Instance) -> None:
         group = context.cgroups.create(worker_name(*instance.worker_id), spec.memory_bytes)
         group.set_cpu_weights(LOADING_WEIGHTS)
         worker.group = group
+        worker.gpu.device = context.devices.assign(instance.id, spec)
+        instance.hooks.require_memory(instance)
         may_wait = instance.generation == 1 and spec.load_timeout_s > IMPORT_LIMIT_S
         start = context.starts.choose(spec, may_wait=may_wait)
         instance.start = start.text
         procs_files = _start_behind_others(instance, is_forked=bool(start.zygote))
-        worker.gpu.device = context.devices.assign(instance.id, spec)
         message = worker_spawn(
             spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device, start
         )
@@ -195,6 +196,9 @@ def _start_process(instance: Instance) -> None:
         return
     except NoGpu as error:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, str(error), error.code)
+        return
+    except MemoryRefused as error:
+        asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, str(error), error.code, error.advice)
         return
     context.keeper.send(message)
     failpoint("brain.spawn_said")
@@ -223,7 +227,7 @@ def _announce_ready(instance: Instance) -> None:
     instance.failure = None
     if worker.process is not None:
         start_liveness_probe(instance, worker.process)  # that of the load may have reported already, and then is closed
-    load_s = round(worker.ready_s - worker.spawned_s, 3)
+    load_s = worker.load_s
     instance.record(
         "worker_ready", f"serves after {load_s} s", pid=worker.process.pid if worker.process else 0, load_s=load_s
     )

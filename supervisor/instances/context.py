@@ -60,6 +60,16 @@ class WorkerFailure:
         return f"{self.text} ({self.detail})" if self.detail else self.text
 
 
+class MemoryRefused(Exception):  # noqa: N818 - a refusal, of which somebody is told
+    """A worker that is about to start has no room in memory. The text is for anybody, `advice` for the operator."""
+
+    code = "insufficient_memory"
+
+    def __init__(self, text: str, advice: str) -> None:
+        super().__init__(text)
+        self.advice = advice
+
+
 class WorkerRouting(Protocol):
     """The gateways, as instances see them."""
 

@@ -57,6 +57,22 @@ def footprint_bytes(group: Cgroup, pid: int) -> int | None:
     return resident_bytes(pid)
 
 
+def held_bytes(group: Cgroup, pid: int) -> int | None:
+    """What a worker holds of the host without files, each page once over all workers: as its control group counts it,
+    else its share of each page."""
+    return footprint_bytes(group, pid) if group.folder is not None else proportional_bytes({pid})[pid] or None
+
+
+def released_bytes(pid: int) -> int:
+    """How much less a process has resident now than at its peak; 0 if it has exited."""
+    status = f"/proc/{pid}/status"
+    return max(_fields_bytes(status, ("VmHWM:",)) - _fields_bytes(status, ("VmRSS:",)), 0)
+
+
+def free_swap_bytes() -> int:
+    return int(psutil.swap_memory().free)
+
+
 def data_bytes(pid: int) -> int:
     """What RLIMIT_DATA counts of a process: private writable memory, touched or not. 0 if it has exited."""
     return _statm(pid)[2]

@@ -18,6 +18,16 @@ from mmsup.supervisor.config.units import age, size_text
 
 Json = Mapping[str, Any]  # the server's JSON
 _WORKER_COLUMNS: Final = (">PID", ">GENERATION", ">RESTARTS", ">MEMORY=memory_bytes")
+_FOOTPRINT_COLUMNS: Final = (
+    "VERSION",
+    "ENGINE",
+    "DEVICE",
+    ">LOAD=load_peak_bytes",
+    ">SETTLED=settled_bytes",
+    ">SERVING=serving_peak_bytes",
+    ">GPU=gpu",
+    ">TIME=load_s",
+)
 _EVENT_COLUMNS: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event with a fixed position in its line; the others follow as `name=value`."""
 _HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
@@ -37,6 +47,7 @@ def status(result: Json) -> None:
             **{f"gateway {number}": _process(each) for number, each in enumerate(_mappings(result, "gateways"))},
             "standby": standby,
             "caps": cell(result.get("isolation")),
+            **_memory(result),
             "kept aside": _kept_aside(result),
             **{name: cell(address) for name, address in _mapping(result, "addresses").items()},
         }
@@ -53,6 +64,20 @@ def status(result: Json) -> None:
         )
 
 
+def _memory(result: Json) -> dict[str, str]:
+    """Of each pool of memory the sum that workers hold, against its budget."""
+    rows = _mappings(_mapping(result, "memory"), "pools")
+    return {cell(each.get("memory")): _pool(each) for each in rows}
+
+
+def _pool(row: Json) -> str:
+    kind = "" if row.get("configured") else " by default"
+    sizes = {name: row.get(f"{name}_bytes") for name in ("loading", "leaving")}
+    moving = "".join(f", {size_text(size)} of it {name}" for name, size in sizes.items() if size)
+    in_use, budget = size_text(row.get("in_use_bytes") or 0), size_text(row.get("budget_bytes") or 0)
+    return f"workers hold {in_use}{moving}; the budget is {budget}{kind}"
+
+
 def _kept_aside(result: Json) -> str:
     names = result.get("state_kept_aside")
     if not isinstance(names, list) or not names:
@@ -62,9 +87,16 @@ def _kept_aside(result: Json) -> str:
 
 def models(result: Json) -> None:
     _table(
-        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", "REASON"],
-        [{**each, "versions": _versions(each)} for each in _mappings(result, "models")],
+        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", ">USED=last_use_s", ">RETURN", "REASON"],
+        [_list_row(each) for each in _mappings(result, "models")],
     )
+    for name, text in _memory(result).items():
+        click.echo(f"{name}: {text}")
+
+
+def _list_row(each: Json) -> Json:
+    """`return`: how long a request that finds the model asleep is likely to wait."""
+    return {**each, "versions": _versions(each), "return": age(each.get("cold_start_s")) or "-"}
 
 
 def processes(result: Json) -> None:
@@ -83,6 +115,10 @@ def changed(result: Json) -> None:
 
 def unloaded(result: Json) -> None:
     click.echo(f"{cell(result.get('name'))}: unloaded{_duration(result)}")
+
+
+def asleep(result: Json) -> None:
+    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request loads it")
 
 
 def upgraded(result: Json) -> None:
@@ -117,7 +153,11 @@ def released(result: Json) -> None:
 
 def model(result: Json) -> None:
     names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason"}
-    _fields({name: cell(result.get(member)) for name, member in names.items()})
+    times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
+    _fields(
+        {name: cell(result.get(member)) for name, member in names.items()}
+        | {name: age(result.get(member)) for name, member in times.items()}
+    )
     for spec in _mappings(result, "specs"):
         click.echo(f"\nversion {cell(spec.get('version'))}")
         _fields({name: _option(name, spec[name]) for name in spec if name not in _HIDDEN_SPEC_FIELDS}, indent="  ")
@@ -127,6 +167,10 @@ def model(result: Json) -> None:
         for tensor in _mappings(metadata, side):
             shape = [*batch, *(tensor.get("shape") or ())]
             click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
+    footprints = _mappings(result, "footprints")
+    if footprints:
+        click.echo("\nfootprint")
+        _table(_FOOTPRINT_COLUMNS, [{**each, **_of_device(each)} for each in footprints])
     instances = _mappings(result, "instances")
     if instances:
         click.echo("\ninstances")
@@ -140,6 +184,11 @@ def model(result: Json) -> None:
         click.echo("\nrecent events")
         for each in recent:
             click.echo(f"  {event(each)}")
+
+
+def _of_device(row: Json) -> Json:
+    held = max(row.get(f"gpu_{name}_bytes") or 0 for name in ("load_peak", "settled", "serving_peak"))
+    return {"gpu": size_text(held) if held else ""}
 
 
 def why(result: Json) -> None:

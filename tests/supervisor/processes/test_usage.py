@@ -78,3 +78,17 @@ def test_memory_that_a_child_shares_counts_once_where_it_is_divided() -> None:
     assert usage.private_bytes(ended) == usage.proportional_bytes(ended) == dict.fromkeys(ended, 0)
     assert usage.data_bytes(parent.pid) == 0
     assert session_members(ended) == {parent.pid: set()}
+
+
+def test_a_worker_holds_what_its_group_counts_without_files_else_its_share_of_each_page() -> None:
+    group = Cgroup([Path("/nowhere")], "memory.max", lambda folder: CgroupUsage(1000, 300, 1200, 0))
+    assert usage.held_bytes(group, gone()) == 700
+    assert usage.held_bytes(Cgroup(()), gone()) is None
+    assert 1 << 20 < (usage.held_bytes(Cgroup(()), os.getpid()) or 0) <= (usage.resident_bytes(os.getpid()) or 0)
+
+
+def test_what_was_held_for_a_moment_counts_as_released() -> None:
+    before = usage.released_bytes(os.getpid())
+    bytearray(64 << 20)
+    assert usage.released_bytes(os.getpid()) > max(before - (8 << 20), 48 << 20)
+    assert usage.released_bytes(gone()) == 0
