@@ -6,7 +6,7 @@ The protocols state what instances need of parts that lie above them. None of th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from mmsup.ipc.paths import WorkerId, worker_socket
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.gpu.memory_release import GpuUsage
+from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
@@ -97,6 +98,9 @@ class DevicePlacement(Protocol):
 
     def assign(self, instance: int, spec: ModelSpec) -> str:
         """The device of a worker that is about to start; NoGpu if there is none for it now."""
+
+    def limit(self, spec: ModelSpec, device: str, group: Cgroup) -> Mapping[str, str]:
+        """Set the hard limits of device memory that there are; what the worker's environment needs for them."""
 
     def on_ready(self, device: str) -> None:
         """A worker there is ready."""
