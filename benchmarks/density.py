@@ -136,6 +136,8 @@ async def _streams(client: DensityClient, curve: MemoryCurve, options: argparse.
     log_progress("every model asked once, within the budget")
     replies = await client.one_by_one(range(options.models))
     asked, faults = [reply.model for reply in replies], list(client.faults(replies))
+    if len(faults) == options.models:
+        raise SystemExit(f"no model answers: {faults[0]}")
     for stream in options.streams:
         pattern = sequence(stream, options.models, 1 << 16, options.seed + 1)
         replies = await client.closed_loop(pattern, options.connections, options.closed_s)

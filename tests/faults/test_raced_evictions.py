@@ -1,5 +1,5 @@
-"""Models are put to sleep while requests to them come without a pause: each is answered rightly, by the worker that goes
-or by the next one, and a model that stays loaded notices nothing."""
+"""Models are put to sleep while requests to them come without a pause: each is answered rightly, by the worker that
+goes or by the next one, and a model that stays loaded notices nothing."""
 
 from __future__ import annotations
 
