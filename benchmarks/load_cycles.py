@@ -32,7 +32,7 @@ WARM = 10
 """Cycles before the first sample: what is imported and cached once, is."""
 GROWTH_BYTES = 4 << 20
 """How much all processes together may grow in the second half. In the first the controller keeps its last 2,000 events,
-which 300 cycles fill, and heaps find their size; a leak of 16 KiB a cycle is 4 MB in 250 cycles, one of the model 200."""
+which 300 cycles fill, and heaps find their size. A leak of 16 KiB a cycle is 4 MB in 250 cycles."""
 ELEMENTS = 65_536
 """Of the request: 256 KiB, more than goes inline."""
 NAME = "large"
