@@ -79,6 +79,8 @@ class ControllerRestart:
 
     def check(self, now_s: float) -> None:
         """Start a controller if one is due, kill one that fails. Called in each iteration of the keeper's loop."""
+        if self._controller is not None and now_s >= self._controller.heartbeat_due_s:
+            self._receive(self._controller, now_s)  # what it sent while this process was busy or waited counts
         controller = self._controller
         if controller is None:
             if now_s >= self._due_s:
@@ -166,7 +168,9 @@ class ControllerRestart:
         if controller is None:
             return
         controller.flush()
-        now_s = time.monotonic()
+        self._receive(controller, time.monotonic())
+
+    def _receive(self, controller: ControllerProcess, now_s: float) -> None:
         for message in controller.receive(now_s):
             self._listener.on_message(message)
         if controller.kill_reason(now_s):

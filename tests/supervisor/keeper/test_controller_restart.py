@@ -209,6 +209,19 @@ def test_a_heartbeat_moves_the_deadline(rigs: Any) -> None:
     assert rig.restart.due_s > time.monotonic() + 4
 
 
+def test_a_heartbeat_that_the_keeper_was_too_busy_to_read_counts(rigs: Any) -> None:
+    rig = rigs(f"""os.write(control, b'["Heartbeat"]'); {SLEEP}""")
+    rig.restart.check(time.monotonic())
+    assert rig.selector.select(10), "it is there, and nobody has read it"
+    late_s = rig.restart.due_s
+    rig.restart.check(late_s)
+    assert rig.listener.messages == [Heartbeat()]
+    assert "brain_killed" not in rig.text()
+    rig.restart.check(late_s + 10)
+    assert 'text="missed its heartbeats"' in rig.text()
+    rig.reap_controller()
+
+
 def test_messages_without_a_controller_are_dropped(rigs: Any) -> None:
     rig = rigs(SLEEP)
     rig.restart.send(ReloadRequested())
