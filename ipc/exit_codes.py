@@ -19,3 +19,7 @@ DEVICE_LOST: Final = 70
 """A worker met a CUDA error after which its context is unusable."""
 KEEPER_LOST: Final = 71
 """The keeper has exited."""
+ZYGOTE_OUTDATED: Final = 72
+"""The files of a zygote's code have changed since it has imported them."""
+ZYGOTE_UNFIT: Final = 73
+"""A zygote cannot fork workers safely."""

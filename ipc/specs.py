@@ -94,6 +94,11 @@ class ModelSpec:
     gpu_memory_bytes: int | None = None
     python: str = ""
     """Python interpreter of the worker; empty: the server's own."""
+    start: str = "zygote"
+    """`zygote`: forked by a process that has imported its engine, where there is one. `exec`: never."""
+    preload: str = ""
+    """What that process has imported, one of ENGINE_SETS (messages/zygote_control.py); empty: as its engine, or its
+    class the last time, needs it."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     deadline_s: float = 60.0
     hang_limit_s: float = 5.0

@@ -275,7 +275,7 @@ class ControllerHarness:
         for name in models:
             add_model(home, name)
         (home / "run").mkdir(exist_ok=True)
-        defaults: dict[str, Any] = {"exit_timeout_s": 5.0, "spare_gateway": False}
+        defaults: dict[str, Any] = {"exit_timeout_s": 5.0, "spare_gateway": False, "zygotes": "none"}
         self.settings = Settings(
             repositories=(str(home / "repo"),),
             runtime_dir=str(home / "run"),

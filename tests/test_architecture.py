@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
-    "supervisor/api": "gateways instances linux models observability postmortem processes resources; "
-    "ipc messages transport",
+    "supervisor/api": "gateways instances linux models observability postmortem processes resources "
+    "zygotes; ipc messages transport",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
     "supervisor/chaos/analysis": "chaos/observe chaos/plan",
@@ -45,14 +45,15 @@ MAY_IMPORT = {
     "supervisor/cli/ctl": "cli/command cli/output; ipc tensors",
     "supervisor/cli/output": "config",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
-    "supervisor/config": "; ipc tensors transport",
+    "supervisor/config": "; ipc messages tensors transport",
     "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
-    "repository resources state; ipc memory messages transport",
+    "repository resources state zygotes; ipc memory messages transport",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
-    "supervisor/keeper": "config linux observability processes; ipc memory messages transport",
+    "supervisor/keeper": "config keeper/forking linux observability processes; ipc memory messages transport",
+    "supervisor/keeper/forking": "linux; ipc memory messages transport",
     "supervisor/linux": "; ipc",
     "supervisor/models": "config instances observability processes repository state; ipc messages transport",
     "supervisor/observability": "; ipc",
@@ -62,6 +63,7 @@ MAY_IMPORT = {
     "supervisor/repository/contents": "config; ipc",
     "supervisor/resources": "config gpu instances linux models; ipc",
     "supervisor/state": "; ipc transport",
+    "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution serving startup; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/engines": "engines/device execution; ipc tensors",
@@ -69,6 +71,7 @@ MAY_IMPORT = {
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc messages tensors transport",
+    "worker/zygote": "; ipc messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
 

@@ -27,6 +27,7 @@ from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadProgress, WorkerReady
+from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
@@ -89,7 +90,8 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
     gc.collect()
     gc.freeze()
     gc.disable()
-    control.send(WorkerReady(executor.metadata, time.monotonic() - began_s))
+    imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
+    control.send(WorkerReady(executor.metadata, time.monotonic() - began_s, imported))
     ServingLoop(control, zeromq, executor, page).run()
     page.set_activity(Activity.STOPPING, time.monotonic_ns())
     call_model_code(executor.engine.unload, spec)

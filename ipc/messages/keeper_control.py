@@ -11,7 +11,8 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a process. Answered by ChildDescriptors or SpawnFailed.
+    """Start a process. Answered by ChildDescriptors or SpawnFailed; before that by NotForked if a zygote was to fork it
+    and did not.
 
     The keeper appends one `NAME=FD` argument to `argv` for each inherited descriptor: `lifeline` (EOF: the keeper has
     exited), `control` (the child's end of its control channel), `page` (status page), `crash` (for faulthandler),
@@ -32,6 +33,10 @@ class Spawn:
     oom_score_adj: int
     note: str
     """Opaque to the keeper, which returns it to a restarted controller in ChildDescriptors."""
+    is_zygote: bool = False
+    """It inherits `fork` as well, over which the keeper has workers forked (zygote_control.py)."""
+    zygote: str = ""
+    """The token of the zygote that is to fork it. If it does not, the keeper executes `argv`; empty: at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,14 @@ class SpawnFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NotForked:
+    """The zygote of a Spawn did not fork it, for this reason: it is started by exec."""
+
+    token: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChildExited:
     """A child was reaped. `signal` 0: it exited with `status`. Sent again to a new controller until ForgetChild."""
 
@@ -185,6 +198,7 @@ FROM_KEEPER: Final = (
     CheckpointPart,
     ChildDescriptors,
     SpawnFailed,
+    NotForked,
     ChildExited,
     StopReason,
     TerminateRequested,

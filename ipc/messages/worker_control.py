@@ -55,6 +55,8 @@ class WorkerReady:
 
     metadata: Metadata
     load_s: float
+    imported: tuple[str, ...] = ()
+    """Those of ENGINE_SETS (zygote_control.py) that its interpreter has imported."""
 
 
 @dataclass(frozen=True, slots=True)

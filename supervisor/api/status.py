@@ -19,6 +19,7 @@ from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.readiness import ServerReadiness
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.processes import usage
+from mmsup.supervisor.zygotes.zygote_process import Zygote
 
 Json = dict[str, Any]  # one JSON object
 
@@ -48,12 +49,14 @@ class StatusViews:
         gateways: GatewayPool,
         event_log: EventLog,
         devices: Callable[[], list[Json]],
+        zygotes: Callable[[], list[Zygote]],
     ) -> None:
         self._server = server
         self._model_set = model_set
         self._gateways = gateways
         self._event_log = event_log
         self._devices = devices
+        self._zygotes = zygotes
         self._made_s = time.monotonic()
         """When this controller began."""
 
@@ -75,6 +78,7 @@ class StatusViews:
             "brain": controller,  # the name of version 0.1; goes with the next release
             "gateways": gateways,
             "spare_gateways": self._gateways.standby.counts(),
+            "zygotes": [_status_of_zygote(each) for each in self._zygotes()],
             "devices": self._devices(),
             "models": [_status_of(model) for model in self._models()],
         }
@@ -94,6 +98,10 @@ class StatusViews:
             is_standby = gateway is standby.gateway and standby.is_ready()
             seat = self._gateways.seats.index(gateway) if gateway in self._gateways.seats else None
             rows.append(row | {"state": "spare" if is_standby else _state_of(gateway), "seat": seat})
+        for zygote in self._zygotes():
+            status = _status_of_zygote(zygote)
+            row = _process("zygote", zygote.number, status["pid"], 1, zygote.started_s)
+            rows.append(row | {"state": status["state"], "imports": status["imports"]})
         for model in self._models():
             rows += [_worker_row(each, now_s) for each in model.instances() if each.process is not None]
         return {"processes": rows}
@@ -123,6 +131,15 @@ class StatusViews:
 
     def _models(self) -> list[Model]:
         return [self._model_set.models[name] for name in sorted(self._model_set.models)]
+
+
+def _status_of_zygote(zygote: Zygote) -> Json:
+    return {
+        "pid": zygote.process.pid if zygote.process is not None else None,
+        "state": "ready" if zygote.is_ready else "starting",
+        "imports": zygote.key.engine_set,
+        "interpreter": zygote.key.interpreter,
+    }
 
 
 def _status_of(model: Model) -> Json:
@@ -159,6 +176,7 @@ def _instance(instance: Instance) -> Json:
         "state": str(instance.state),
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
+        "start": instance.start if instance.worker else "",
     }
 
 

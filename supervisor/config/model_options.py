@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
 from mmsup.supervisor.config import batching_options, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, hidden_error, unknown_name
@@ -37,6 +38,8 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "instances": ModelOption("instances", validators.integer(1, 256)),
     "device": ModelOption("device", validators.device),
     "python": ModelOption("python", validators.absolute_path),
+    "start": ModelOption("start", validators.one_of(("zygote", "exec"))),
+    "preload": ModelOption("preload", validators.one_of(ENGINE_SETS)),
     "env": ModelOption("env", validators.environment),
     "deadline": ModelOption("deadline_s", validators.duration),
     "hang_limit": ModelOption("hang_limit_s", validators.duration),

@@ -16,7 +16,7 @@ from mmsup.ipc.environment import DUMPABLE, WORKER_MARK
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
-from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, Settings
+from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, ZYGOTES, Settings
 from mmsup.supervisor.config.yaml_file import ConfigSource, YamlDocument, join_key, read_yaml
 
 LOG_FORMATS: Final = ("auto", "default", "json")
@@ -84,6 +84,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("restart_grace_s", "restart-grace", units.duration),
     ServerOption("front", "http-front", validators.one_of(FRONTS)),
     ServerOption("link", "worker-link", validators.one_of(LINKS)),
+    ServerOption("zygotes", "zygotes", validators.one_of(ZYGOTES)),
     ServerOption("max_parallel_loads", "model-load-thread-count", validators.integer(1, 256)),
     ServerOption("exit_timeout_s", "exit-timeout-secs", units.duration),
     ServerOption("kill_limit_s", "kill-limit", validators.duration),

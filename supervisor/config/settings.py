@@ -13,6 +13,7 @@ from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll")
 FRONTS: Final = ("fast", "plain")
+ZYGOTES: Final = ("none", "auto", "eager")
 LINKS: Final = ("pair", "zeromq")
 
 
@@ -58,6 +59,9 @@ class Settings:
     """`fast`: inferences are served by our own HTTP code and the rest by aiohttp; `plain`: aiohttp serves all."""
     link: str = "pair"
     """Transport of requests to a worker: `pair`, a socket pair with each gateway; `zeromq`, one bound socket."""
+    zygotes: str = "none"
+    """Processes that workers are forked of. `none`: there are none; `auto`: from the second worker on that wants the
+    same one; `eager`: from the first, and one with numpy at the start."""
     max_parallel_loads: int = 2
     exit_timeout_s: float = 30.0
     kill_limit_s: float = 10.0

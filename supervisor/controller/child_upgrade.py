@@ -1,7 +1,7 @@
 """The second stage of a hot upgrade: replaces gateways one by one, then workers, as many at a time as may load.
 
 A new gateway serves before the old one is retired; a new worker is ready before the old one drains
-(models/rolling_replacement.py).
+(models/rolling_replacement.py). Zygotes end before the workers are replaced, and others follow.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class ProcessUpgrade:
             await self._replace_gateway(gateway)
         # Not before: a standby of the old code is good as long as no gateway of the new code has served.
         pool.standby.replace_older(progress.present.started_s)
+        self._models.model_set.context.starts.renew()
         loads = asyncio.Semaphore(self._context.settings.max_parallel_loads)
         async with asyncio.TaskGroup() as group:
             for worker in self._old_workers():

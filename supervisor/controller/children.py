@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mmsup.ipc.messages import keeper_control
-from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, KeeperInventory, SpawnFailed
+from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, KeeperInventory, NotForked, SpawnFailed
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
@@ -23,8 +23,9 @@ from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.processes.launch_spec import parse_token
+from mmsup.supervisor.zygotes.pool import ZygotePool
 
-ChildMessage = ChildDescriptors | ChildExited | SpawnFailed
+ChildMessage = ChildDescriptors | ChildExited | SpawnFailed | NotForked
 _WORKER: Final = "worker"
 NO_ROOM: Final = "the controller has no room for the descriptors of another worker: raise `ulimit -n` or LimitNOFILE="
 
@@ -34,6 +35,7 @@ class RouterTargets:
     keeper: KeeperSender
     model_set: ModelSet
     pool: GatewayPool
+    zygotes: ZygotePool
     on_workers_adopted: Callable[[], None]
     """All workers are known; gateways follow."""
     on_complete: Callable[[], None]
@@ -111,6 +113,7 @@ class ChildRouter:
         for message, descriptors in queued:
             self._route(targets, message, descriptors, adopted=True)
         targets.on_complete()
+        targets.zygotes.open()
 
     def _route(
         self, targets: RouterTargets, message: ChildMessage, descriptors: list[int], *, adopted: bool = False
@@ -129,6 +132,9 @@ class ChildRouter:
                     _send_to_gateway(gateway, message, descriptors)
                     self._kill_if_lost(targets, message, descriptors)
                     return
+            case "zygote", number, generation:
+                _send_to_zygotes(targets.zygotes, number, generation, message, descriptors)
+                return
             case _:
                 pass
         close_fds(descriptors)
@@ -169,8 +175,10 @@ def _send_to_instance(instance: Instance, message: ChildMessage, descriptors: li
             instance.apply(lifecycle_events.LoadReportedFailed("too_many_files", NO_ROOM))
         case ChildExited():
             worker_exit.exited(instance, message)
-        case ChildDescriptors(_, pid):
-            worker_messages.started(instance, pid, descriptors)
+        case NotForked(_, text):
+            worker_messages.not_forked(instance, text)
+        case ChildDescriptors():
+            worker_messages.started(instance, message, descriptors)
             if not adopted:
                 actions.send_boot(instance)
         case SpawnFailed(_, text):
@@ -187,3 +195,19 @@ def _send_to_gateway(gateway: GatewayProcess, message: ChildMessage, descriptors
             gateway.on_started(pid, descriptors)
         case SpawnFailed(_, text):
             gateway.on_start_failed(text)
+        case NotForked():
+            pass  # no gateway is forked
+
+
+def _send_to_zygotes(
+    zygotes: ZygotePool, number: int, generation: int, message: ChildMessage, descriptors: list[int]
+) -> None:
+    match message:
+        case ChildDescriptors(_, pid, note):
+            zygotes.on_started(number, generation, pid, note, descriptors)
+        case ChildExited():
+            zygotes.on_exited(number, generation, message)
+        case SpawnFailed(_, text):
+            zygotes.on_start_failed(number, generation, text)
+        case NotForked():
+            pass  # nor is a zygote

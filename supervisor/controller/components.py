@@ -6,12 +6,13 @@ import asyncio
 import os
 import random
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from mmsup.ipc.messages.keeper_control import KeeperInventory, SaveCheckpoint
+from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.api.commands import Commands, StartUpgrade
 from mmsup.supervisor.api.control_socket import ControlSocket
 from mmsup.supervisor.api.handlers import Handlers
@@ -44,7 +45,7 @@ from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.observability.console import Console
-from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT
+from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
@@ -52,6 +53,8 @@ from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
+from mmsup.supervisor.zygotes.launcher import PoolContext
+from mmsup.supervisor.zygotes.pool import ZygotePool
 
 CONTROL_LISTENER: Final = "control"
 
@@ -160,7 +163,9 @@ class Models:
 
 
 class Resources:
-    def __init__(self, context: ControllerContext, models: Models, on_gpus_changed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: ControllerContext, models: Models, cgroups: CgroupBackend, on_gpus_changed: Callable[[], None]
+    ) -> None:
         model_set, event_log = models.model_set, context.state_dir.event_log
         self.cleanup = Cleanup()
         recycler = Recycler(model_set, models.replacement, context.tasks.start)
@@ -175,7 +180,25 @@ class Resources:
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.zygotes = ZygotePool(
+            PoolContext(
+                context.keeper.send,
+                context.launch_environment,
+                cgroups,
+                self.cleanup,
+                event_log,
+                context.state_dir.model_output(ZYGOTE_OUTPUT),
+                context.settings.zygotes,
+                context.inventory.generation,
+            ),
+            lambda: _specs_of_workers(model_set),
+        )
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
+
+
+def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:
+    """One for each worker that is there, or waits for its load."""
+    return (each.revision.spec for each in model_set.instances() if each.worker is not None or each.is_queued)
 
 
 def connect_instances(
@@ -193,6 +216,7 @@ def connect_instances(
         cleanup=resources.cleanup,
         crash_collector=gateways.crash_collector,
         devices=resources.gpu_placement,
+        starts=resources.zygotes,
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )
@@ -213,11 +237,11 @@ class Api:
         context: ControllerContext,
         models: Models,
         gateways: Gateways,
-        devices: GpuPlacement,
+        resources: Resources,
         request_upgrade: StartUpgrade,
     ) -> None:
-        state_dir, model_set = context.state_dir, models.model_set
-        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows)
+        state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpu_placement
+        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, resources.zygotes.rows)
         commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
         reports = gateways.crash_collector.reports
         history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)

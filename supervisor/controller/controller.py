@@ -66,7 +66,7 @@ class Controller:
             context, model_set, self._on_announced, is_announced=is_announced
         )
         self.models = models = components.Models(context, model_set, gateways)
-        self.resources = resources = components.Resources(context, models, self._save_gpus)
+        self.resources = resources = components.Resources(context, models, cgroups, self._save_gpus)
         components.connect_instances(context, models, gateways, resources, cgroups)
         Reconciler(model_set, context.settings.max_parallel_loads, self._on_reconciled)
         gateways.pool.on_change = self._on_gateways_changed
@@ -77,9 +77,7 @@ class Controller:
         self._server = ServerInfo(
             inventory, started_s, cgroups.description, gateways.readiness.readiness, context.state_dir.kept_aside
         )
-        self.api = components.Api(
-            self._server, context, models, gateways, resources.gpu_placement, self.upgrader.request
-        )
+        self.api = components.Api(self._server, context, models, gateways, resources, self.upgrader.request)
         self._stop_reason = ""
         self._socket_watch = SocketWatch(control_socket(context.settings.runtime_dir), self._on_new_listener)
 
@@ -100,6 +98,7 @@ class Controller:
                 context.keeper,
                 self.models.model_set,
                 self.gateways.pool,
+                resources.zygotes,
                 on_workers_adopted=lambda: self._on_workers_adopted(router),
                 on_complete=self.gateways.checks.start,
                 on_request=self._on_keeper_request,
@@ -180,6 +179,7 @@ class Controller:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
         self.resources.descriptors.retry_refused()
+        self.resources.zygotes.update()
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()
@@ -211,6 +211,7 @@ class Controller:
         await self.api.control_socket.close()
         await self.models.loader.close()
         self.resources.memory_sampler.close()
+        self.resources.zygotes.close()
         await self.resources.gpu_monitor.close()
         self.gateways.barriers.close()
         self.gateways.checks.close()

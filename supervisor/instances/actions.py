@@ -184,7 +184,11 @@ def _start_process(instance: Instance) -> None:
         worker.group = group
         procs_files = _start_behind_others(instance)
         worker.gpu.device = context.devices.assign(instance.id, spec)
-        message = worker_spawn(spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device)
+        start = context.starts.choose(spec)
+        instance.start = start.text
+        message = worker_spawn(
+            spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device, start
+        )
     except OSError as error:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, error.strerror or str(error))
         return

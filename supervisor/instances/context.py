@@ -6,7 +6,7 @@ The protocols state what instances need of parts that lie above them. None of th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from mmsup.supervisor.observability.model_output import ModelOutput
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.cleanup import Cleanup
-from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
+from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, StartMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,19 @@ class DevicePlacement(Protocol):
         """A worker there is gone, and its memory is to come back."""
 
 
+class WorkerStarts(Protocol):
+    """The zygotes, as instances see them."""
+
+    def choose(self, spec: ModelSpec) -> StartMethod:
+        """How the worker that is about to start is started."""
+
+    def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
+        """A worker is ready, and its interpreter has imported these."""
+
+    def renew(self) -> None:
+        """The code of the server was changed: workers are forked of processes that have imported it."""
+
+
 class KeeperSender(Protocol):
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message of TO_KEEPER."""
@@ -118,6 +131,7 @@ class InstanceContext:
     cleanup: Cleanup
     crash_collector: CrashCollector
     devices: DevicePlacement
+    starts: WorkerStarts
     refuse_start: Callable[[], str]
     """Why the worker that is about to start has no room among the open files; empty if it has."""
     rng: random.Random

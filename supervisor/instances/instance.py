@@ -89,6 +89,8 @@ class Instance:
         self.generation = 0
         self.worker: WorkerProcess | None = None
         """Invariant: there is one exactly in the states ALIVE."""
+        self.start = ""
+        """How its last worker was started, and why so."""
         self.is_queued = False
         """It waits for its turn to load."""
         self.retry = ScheduledRetry()

@@ -5,10 +5,12 @@ A worker runs the model's code, so it is not trusted: a message that is not vali
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.keeper_control import ChildDescriptors
 from mmsup.ipc.messages.worker_control import FROM_WORKER, LoadProgress, WorkerReady
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
@@ -30,15 +32,30 @@ CLOSED_EXIT_LIMIT_S: Final = 1.0
 """An exit closes the control channel too. A worker that lives for so long afterwards has closed it on purpose."""
 
 
-def started(instance: Instance, pid: int, descriptors: list[int]) -> None:
+def started(instance: Instance, message: ChildDescriptors, descriptors: list[int]) -> None:
     """The keeper has started the process of an instance, or hands it over to a new controller."""
     worker = instance.require_worker()
+    pid, instance.start = message.pid, instance.start or _start_in(message.note)
     worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
     worker.artifact_digest = instance.context.crash_collector.artifact_digest(instance.revision.spec)
     actions.start_liveness_probe(instance, worker.process)
     actions.follow_start(instance, pid)
     actions.watch_oom(instance)
     failpoint("brain.adopted")
+
+
+def not_forked(instance: Instance, text: str) -> None:
+    """The zygote that was to fork it did not, and the keeper starts it by exec."""
+    instance.start = f"exec: the zygote did not fork it: {text}"
+    instance.record("not_forked", f"started by exec: the zygote did not fork it: {text}")
+
+
+def _start_in(note: str) -> str:
+    """How a worker was started that an earlier controller has requested."""
+    try:
+        return str(json.loads(note)["start"])
+    except (ValueError, KeyError):
+        return ""
 
 
 class WorkerMessages:
@@ -59,7 +76,8 @@ class WorkerMessages:
             case LoadProgress(text, is_warm_up):
                 self._instance.apply(lifecycle_events.LoadProgressed(is_warm_up))
                 self._instance.report_progress(text[:TEXT_LIMIT])
-            case WorkerReady(metadata):
+            case WorkerReady(metadata, _, imported):
+                self._instance.context.starts.learn(self._instance.revision.spec, imported)
                 self._on_ready(metadata)
             case _:
                 code, text = message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]

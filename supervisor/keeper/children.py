@@ -8,14 +8,14 @@ The keeper holds five descriptors of each child, so that they outlive every cont
     crash      the pipe to which faulthandler writes a stack trace
     log        the child's standard output and error
 
-A controller gets duplicates of all five with ChildDescriptors; the keeper closes its own after ForgetChild.
+and of a zygote a sixth, its fork channel, which is the keeper's own (forking/forks.py).
+
+A controller gets duplicates of the five with ChildDescriptors; the keeper closes its own after ForgetChild.
 Nothing here waits.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import selectors
 import signal
@@ -24,19 +24,26 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.memory.status_page import make_status_page
-from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, Spawn, SpawnFailed
+from mmsup.ipc.messages.keeper_control import (
+    ChildDescriptors,
+    ChildExited,
+    SignalChild,
+    Spawn,
+    SpawnFailed,
+)
 from mmsup.ipc.paths import worker_name
-from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
+from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.keeper.dying_cgroups import DyingGroups
+from mmsup.supervisor.keeper.forking.forks import Forks
+from mmsup.supervisor.keeper.forking.new_descriptors import new_descriptors
 from mmsup.supervisor.keeper.spawn import exec_error, set_oom_score, start
 from mmsup.supervisor.linux import process_tree
 from mmsup.supervisor.linux.idle_group import is_idle_group
 from mmsup.supervisor.linux.orphans import Orphans
 from mmsup.supervisor.processes.launch_spec import parse_token
 
-LOG_PIPE_BYTES: Final = 256 * 1024
-"""How much a child can print while no controller reads before its write blocks."""
+ANNOUNCED: Final = 5
+"""So many descriptors of a child go to a controller."""
 Send = Callable[[object, Sequence[int]], None]
 
 
@@ -92,8 +99,16 @@ class Children:
         self._children: dict[str, Child] = {}
         self._oom_scores: dict[str, int] = {}
         """Of children whose program does not run yet, by token."""
+        self.forks = Forks(
+            selector,
+            lambda spawn, pid, fds: self._announce(
+                Child(ChildDescriptors(spawn.token, pid, spawn.note), fds, _own_groups(spawn), None)
+            ),
+            self.spawn,
+            send,
+        )
         self.dying_groups = DyingGroups()
-        self.orphans = Orphans(server, lambda: _living_workers(self._children))
+        self.orphans = Orphans(server, lambda: _living_workers(self._children, self.forks.tokens()))
 
     def __len__(self) -> int:
         """Living children, and exited ones that are not forgotten yet."""
@@ -112,10 +127,16 @@ class Children:
                 self._send(child.exited, ())
 
     def spawn(self, spawn: Spawn) -> None:
+        """Start a child. Of a worker that a zygote forks nothing is known before it is there."""
         try:
-            if spawn.token in self._children:
+            if spawn.token in self._children or spawn.token in self.forks.tokens():
                 raise OSError(f"there is a {spawn.token} already")
-            child = start_child(spawn, self._lifeline, self._shared_descriptors(spawn))
+            shared = self._shared_descriptors(spawn)
+            zygote = self._children.get(spawn.zygote)
+            fds = zygote.descriptors if zygote is not None and zygote.exited is None else ()
+            if spawn.zygote and self.forks.start(spawn, fds, self._lifeline, shared):
+                return
+            child = start_child(spawn, self._lifeline, shared)
         except OSError as error:
             self._send(SpawnFailed(spawn.token, error.strerror or str(error)), ())
             return
@@ -152,6 +173,7 @@ class Children:
         child = self._children[exited.token]
         self._check_exec(child)
         child.exited = exited
+        self.forks.on_zygote_exit(exited.token)
         if exited.token in self._children:
             self._send(exited, ())
         failpoint("keeper.exit_told")
@@ -184,7 +206,8 @@ class Children:
             self._selector.register(child.exec_status, selectors.EVENT_READ, lambda: self._check_exec(child))
 
     def _announce(self, child: Child) -> None:
-        self._send(child.message, child.descriptors)
+        self._children[child.message.token] = child
+        self._send(child.message, child.descriptors[:ANNOUNCED])
         child.is_announced = True
         failpoint("keeper.introduced")
 
@@ -212,38 +235,20 @@ class Children:
             self._send(SpawnFailed(child.message.token, text), ())
 
 
-def _living_workers(children: Mapping[str, Child]) -> list[str]:
-    found = [parse_token(token) for token, child in children.items() if child.exited is None]
+def _living_workers(children: Mapping[str, Child], forking: Iterable[str]) -> list[str]:
+    living = (token for token, child in children.items() if child.exited is None)
+    found = [parse_token(token) for token in (*living, *forking)]
     return [worker_name(number, generation) for role, number, generation in filter(None, found) if role == "worker"]
 
 
 def start_child(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Child:
-    """Start a child with new descriptors of its own and the `shared` ones; OSError if that fails."""
-    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-        failpoint("keeper.child_channel")
-        near, far = [end.detach() for end in ControlChannel.pair()]
-        ours.callback(os.close, near)
-        theirs.callback(os.close, far)
-        failpoint("keeper.child_page")
-        page = make_status_page()
-        ours.callback(os.close, page)
-        failpoint("keeper.child_pipes")
-        crash, crash_end = _pipe(ours, theirs)
-        log, log_end = _pipe(ours, theirs)
-        with contextlib.suppress(OSError):  # the kernel limits the pipe memory of an unprivileged user
-            fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, LOG_PIPE_BYTES)
-        inherited = {"lifeline": lifeline, "control": far, "page": page, "crash": crash_end, **shared}
-        started = start(spawn, inherited, log_end)
-        ours.pop_all()
+    """Start a child by exec, with new descriptors of its own and the `shared` ones; OSError if that fails."""
+    with new_descriptors(spawn, lifeline, shared) as made:
+        started = start(spawn, made.inherited, made.output)
+        made.is_kept = True
     message = ChildDescriptors(spawn.token, started.pid, spawn.note)
-    own_groups = tuple(each for each in spawn.procs_files if not is_idle_group(each))
-    return Child(message, (started.pidfd, near, page, crash, log), own_groups, started.exec_status)
+    return Child(message, (started.pidfd, *made.kept), _own_groups(spawn), started.exec_status)
 
 
-def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe with a non-blocking read end, which is ours."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    ours.callback(os.close, read)
-    theirs.callback(os.close, write)
-    os.set_blocking(read, False)
-    return read, write
+def _own_groups(spawn: Spawn) -> tuple[str, ...]:
+    return tuple(each for each in spawn.procs_files if not is_idle_group(each))

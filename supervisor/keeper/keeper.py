@@ -96,7 +96,8 @@ class Keeper:
                 self._reexec()
             self._controller.check(time.monotonic())
             notifier = self._resources.notifier
-            self._wait(min(self._stop_by_s, notifier.ping_due_s, self._controller.due_s, self._upgrade.due_s))
+            due_s = min(self._controller.due_s, self._upgrade.due_s, self._children.forks.due_s)
+            self._wait(min(self._stop_by_s, notifier.ping_due_s, due_s))
         return self._kill_all(self._exit_code)
 
     def _run_timers(self, now_s: float) -> None:
@@ -105,6 +106,7 @@ class Keeper:
             self._resources.console.log("error", "stop_timeout", text="the drain did not end in time")
             self._finish(exit_codes.REFUSED)
         self._upgrade.check(now_s)
+        self._children.forks.check(now_s)
         self._children.dying_groups.kill_again()
         self._children.orphans.kill_again()
 
@@ -220,6 +222,7 @@ class Keeper:
             with all_signals_blocked():
                 self._handle_signals()
                 failpoint("keeper.blocked")
+                self._children.forks.give_up("the keeper becomes another program")
                 if self._exit_code is None and self._stop_by_s == float("inf"):
                     reexec.exec_next(self._state())
         except OSError as error:
@@ -248,6 +251,7 @@ class Keeper:
     def _kill_all(self, code: int) -> int:
         """Kill all processes that are left and wait for their exit, at most KILL_LIMIT_S."""
         started_s = time.monotonic()
+        self._children.forks.close()
         while time.monotonic() < started_s + KILL_LIMIT_S and (self._controller.pid or not self._children.is_empty):
             self._children.kill_all()
             if time.monotonic() >= started_s + CONTROLLER_EXIT_LIMIT_S:

@@ -29,6 +29,7 @@ EVENT_NAMES: Final = frozenset({
     "gpu_silent", "gpu_back", "device_set_aside", "device_released",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
+    "zygote_ready", "zygote_exit", "zygote_end", "not_forked",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one for each unexpected exit. A worker that was asked to stop has `worker_stopped`."""

@@ -21,6 +21,7 @@ LINE_BYTES: Final = 16 << 10
 """A longer line is cut."""
 GATEWAY_OUTPUT: Final = "_gateways"
 """Stands for the gateways in place of a model's name, which never starts with an underscore."""
+ZYGOTE_OUTPUT: Final = "_zygotes"
 
 
 class ModelOutput:

@@ -26,7 +26,28 @@ INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 GATEWAY_OOM_ADJ: Final = -800
 WORKER_OOM_ADJ: Final = 300
 """The kernel kills a worker for memory before any of the server's own processes."""
+ZYGOTE_OOM_ADJ: Final = 200
+"""After the workers: it is small, and holds pages that they share."""
+TITLE_BYTES: Final = 400
+"""Room in a zygote's command line for that of a worker, which it gives its forks (worker/zygote/process_titles.py)."""
+WORKER_MARK_BYTES: Final = 64
+_ROOM: Final = "-"
+"""Of such characters the mark of a zygote is made: it names no worker."""
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class StartMethod:
+    """How a worker is started, as zygotes/start_method.py decides."""
+
+    zygote: str = ""
+    """The token of the zygote that forks it; empty: exec."""
+    reason: str = ""
+    """Why so, for people."""
+
+    @property
+    def text(self) -> str:
+        return f"{'forked' if self.zygote else 'exec'}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +72,21 @@ def gateway_token(seat: int, generation: int) -> str:
     return f"gateway.{seat}.{generation}"
 
 
+def zygote_token(number: int, generation: int) -> str:
+    """The name of one zygote between controller and keeper."""
+    return f"zygote.{number}.{generation}"
+
+
+def zygote_name(number: int, generation: int) -> str:
+    """The name of a zygote's control group; never reused."""
+    return f"z{number}.{generation}"
+
+
 def parse_token(token: str) -> tuple[str, int, int] | None:
     """Role, instance or seat, and generation; None if it is not such a token."""
     role, _, rest = token.partition(".")
     number, _, generation = rest.partition(".")
-    if role in ("worker", "gateway") and number.isdecimal() and generation.isdecimal():
+    if role in ("worker", "gateway", "zygote") and number.isdecimal() and generation.isdecimal():
         return role, int(number), int(generation)
     return None
 
@@ -66,29 +97,24 @@ def worker_spawn(
     environment: LaunchEnvironment,
     procs_files: tuple[str, ...],
     visible_devices: str,
+    start: StartMethod = StartMethod(),
 ) -> Spawn:
     instance, generation = worker
     scratch = scratch_dir(environment, worker)
     env = {
-        **_common_env(environment),
+        **_interpreter_env(environment, spec.python),
         "HOME": scratch,
         "TMPDIR": scratch,
         "CUDA_VISIBLE_DEVICES": visible_devices,
-        "PYTHONSAFEPATH": "1",  # what the model calls its files shadows no module; -P would be a fault to an old Python
-        "PYTHONDONTWRITEBYTECODE": "1",  # the model directory belongs to its owner
-        # Thread pools as large as the machine: the kernel schedules the cores among the instances.
-        **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
     }
     if SOFT_FILES in environment.base_env:
         env[SOFT_FILES] = environment.base_env[SOFT_FILES]
     if spec.engine == "ort":
         env[HUGE_PAGES[0]] = HUGE_PAGES[1]
-    if spec.python:
-        env["PYTHONPATH"] = package_link_dir(environment.runtime_dir)
     server = cgroup_backend.top_name(str(Path(environment.scratch).parent))
     env |= {**spec.env, WORKER_MARK: worker_mark(server, worker_name(*worker))}
     label = f"{spec.name}/{spec.version}#{instance}"
-    note = json.dumps({"model": spec.name, "version": spec.version})
+    note = json.dumps({"model": spec.name, "version": spec.version, "start": start.text})
     return Spawn(
         token=worker_token(instance, generation),
         argv=(spec.python or sys.executable, "-m", "mmsup.worker", label),
@@ -99,6 +125,36 @@ def worker_spawn(
         counter_tables=False,
         oom_score_adj=WORKER_OOM_ADJ,
         note=note,
+        zygote=start.zygote,
+    )
+
+
+def zygote_spawn(
+    interpreter: str, zygote: WorkerId, environment: LaunchEnvironment, procs_files: tuple[str, ...], note: str
+) -> Spawn:
+    """`zygote`: number and generation."""
+    own = interpreter == sys.executable
+    env = {
+        **_interpreter_env(environment, "" if own else interpreter),
+        "HOME": "/",
+        "TMPDIR": environment.runtime_dir,
+        "CUDA_VISIBLE_DEVICES": "",
+        # One thread, or nothing can be forked. The other pools are started at their first use.
+        "OPENBLAS_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        WORKER_MARK: _ROOM * WORKER_MARK_BYTES,
+    }
+    return Spawn(
+        token=zygote_token(*zygote),
+        argv=(interpreter, "-m", "mmsup.worker.zygote", " " * TITLE_BYTES),
+        env=env,
+        cwd="/",
+        procs_files=procs_files,
+        listeners=(),
+        counter_tables=False,
+        oom_score_adj=ZYGOTE_OOM_ADJ,
+        note=note,
+        is_zygote=True,
     )
 
 
@@ -137,6 +193,20 @@ def package_link_dir(runtime_dir: str) -> str:
     with contextlib.suppress(FileExistsError):
         (folder / "mmsup").symlink_to(Path(next(iter(mmsup.__path__))).absolute())
     return str(folder)
+
+
+def _interpreter_env(environment: LaunchEnvironment, python: str) -> dict[str, str]:
+    """Of a worker's interpreter, that of its zygote included. `python`: one of the model's own; else empty."""
+    env = {
+        **_common_env(environment),
+        "PYTHONSAFEPATH": "1",  # what the model calls its files shadows no module; -P would be a fault to an old Python
+        "PYTHONDONTWRITEBYTECODE": "1",  # the model directory belongs to its owner
+        # Thread pools as large as the machine: the kernel schedules the cores among the instances.
+        **dict.fromkeys(THREAD_VARIABLES, str(environment.cores)),
+    }
+    if python:
+        env["PYTHONPATH"] = package_link_dir(environment.runtime_dir)
+    return env
 
 
 def _common_env(environment: LaunchEnvironment) -> dict[str, str]:

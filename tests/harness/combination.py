@@ -15,6 +15,7 @@ BY_COMMIT: Final = "by-commit"
 FLAGS: Final[dict[str, tuple[str, ...]]] = {
     DEFAULT: (),
     "zeromq": ("--worker-link", "zeromq"),
+    "zygotes": ("--zygotes", "eager"),
     "plain": ("--http-front", "plain"),
     "zeromq-plain": ("--worker-link", "zeromq", "--http-front", "plain"),
 }
@@ -31,6 +32,11 @@ def is_plain() -> bool:
 def is_zeromq() -> bool:
     """Whether ZeroMQ carries requests to workers: each has a socket in the runtime folder then."""
     return "zeromq" in flags
+
+
+def forks() -> bool:
+    """Whether workers are forked, from the first one on."""
+    return "eager" in flags
 
 
 def choose(name: str) -> str:

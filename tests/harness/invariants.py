@@ -21,6 +21,11 @@ from harness.server import Server, eventually, pause
 SETTLE_S = 10.0
 """Limit for the server to settle after a fault; a load of torch is the slowest part."""
 RSS_GROWTH = 8 << 20
+OF_ZYGOTE = {
+    "keeper": Counter({"anon_inode": 1, "socket": 2, "pipe": 2, "/memfd:mmsup-page": 1}),
+    "controller": Counter({"anon_inode": 1, "socket": 1, "pipe": 2, "/memfd:mmsup-page": 2}),
+}
+"""Descriptors that these hold for each zygote. One comes with the second worker that wants it, and stays a while."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ class Snapshot:
 
 
 def role_of(command: list[str]) -> str:
-    """keeper, controller, gateway, worker, or the first words of another command."""
+    """keeper, controller, gateway, worker, zygote, or the first words of another command."""
     for word in command:
-        found = re.fullmatch(r"mmsup\.(?:supervisor\.)?(\w+)(?:\.cli)?", word)
+        found = re.fullmatch(r"mmsup\.(?:supervisor\.|worker\.)?(\w+)(?:\.cli)?", word)
         if found:
             return found[1]
     return " ".join(command[:3])
@@ -88,7 +93,9 @@ def cgroup_tops(server: Server) -> set[Path]:
 
 def cgroup_folders(server: Server) -> int:
     """The number of worker control groups."""
-    return sum(1 for top in cgroup_tops(server) for each in top.iterdir() if each.is_dir())
+    return sum(
+        1 for top in cgroup_tops(server) for each in top.iterdir() if each.is_dir() and not each.name.startswith("z")
+    )
 
 
 def snapshot(server: Server) -> Snapshot:
@@ -116,15 +123,22 @@ def _snapshot_once(server: Server) -> Snapshot:
     core: dict[str, ProcessState] = {}
     zombies = 0
     gateways = 0
+    zygotes = 0
     for each in processes:
         if each.status() == psutil.STATUS_ZOMBIE:
             zombies += 1
             continue
         role = role_of(each.cmdline())
+        if role == "zygote":
+            zygotes += 1
+            continue
         roles[role] += 1
         if role != "worker":
             gateways += role == "gateway"
             core[f"gateway{gateways}" if role == "gateway" else role] = process_state(each)
+    for role, held in OF_ZYGOTE.items():
+        for name, count in held.items() if role in core else ():
+            core[role].descriptors[name] -= zygotes * count
     return Snapshot(
         shm=names_in_shm(),
         holders=outside_holders(memory_of(each.pid for each in processes), [each.pid for each in processes]),

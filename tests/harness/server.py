@@ -125,8 +125,25 @@ class Server:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
             with contextlib.suppress(TimeoutError):
                 if "READY=1" in self._next_notification():
+                    if combination.forks() and "--zygotes" not in self._flags:
+                        self.await_zygote()
                     return self
         raise AssertionError(f"not ready within {START_S:.0f} s:\n{self.log()}")
+
+    def await_zygote(self, imports: str = "numpy", after: int = 0) -> Json:
+        """Wait until workers that import this are forked; the row of `ctl ps`. `after`: of another one than this."""
+        return eventually(
+            lambda: next(
+                (
+                    each
+                    for each in self.ctl("ps")["processes"]
+                    if each["role"] == "zygote" and each["imports"] == imports
+                    if each["state"] == "ready" and each["pid"] != after
+                ),
+                None,
+            ),
+            f"a zygote for {imports} is ready: {self.events()[-10:]}",
+        )
 
     def _next_notification(self) -> list[str]:
         """The lines of the next sd_notify datagram."""

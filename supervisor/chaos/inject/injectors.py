@@ -29,6 +29,7 @@ BUSY_S: Final = 0.2
 """How long a request is given to start, before its worker is killed."""
 UNLOADED_S: Final = 0.3
 SLOW_S: Final = 0.1
+STOPPED_S: Final = 3.0
 MAX_ATTEMPTS: Final = 20
 RETRY_S: Final = 0.5
 LOADED: Final = "load 200"
@@ -219,6 +220,20 @@ async def _signal_gateway(context: FaultContext, fault: PlannedFault, *, number:
     return ""
 
 
+async def _signal_zygote(context: FaultContext, fault: PlannedFault, *, number: signal.Signals) -> str:
+    """One that is stopped is killed at the next start of a worker, or goes on after STOPPED_S."""
+    pids = [each["pid"] for each in (await context.target.status())["zygotes"] if each["state"] == "ready"]
+    if not pids:
+        context.record_start(fault, done=False)
+        return "no zygote is ready"
+    _send_signal(context, fault, pids[0], number)
+    if number == signal.SIGSTOP:
+        await asyncio.sleep(STOPPED_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[0], signal.SIGCONT)  # to a process that does not wait for it, nothing
+    return ""
+
+
 def _send_signal(context: FaultContext, fault: PlannedFault, pid: int, number: signal.Signals) -> None:
     try:
         pidfd = os.pidfd_open(pid)
@@ -290,6 +305,8 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     "kill_brain": partial(_signal_controller, number=signal.SIGKILL),
     "stop_brain": partial(_signal_controller, number=signal.SIGSTOP),  # the keeper must detect it
     "kill_gateway": partial(_signal_gateway, number=signal.SIGKILL),
+    "kill_zygote": partial(_signal_zygote, number=signal.SIGKILL),
+    "stop_zygote": partial(_signal_zygote, number=signal.SIGSTOP),  # the keeper must detect it
     "stop_gateway": partial(_signal_gateway, number=signal.SIGSTOP),  # the controller must detect it
     **dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), load_bad_revision),
     **{

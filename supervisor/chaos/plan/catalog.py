@@ -140,6 +140,8 @@ FAULTS: Final = (
     ),
     FaultClass("kill_gateway", "F26", FaultMethod.SERVER_PROCESS, cooldown_s=4.0),
     FaultClass("stop_gateway", "F27", FaultMethod.SERVER_PROCESS, cooldown_s=6.0),
+    FaultClass("kill_zygote", "F55", FaultMethod.SERVER_PROCESS),
+    FaultClass("stop_zygote", "F56", FaultMethod.SERVER_PROCESS, cooldown_s=6.0),
     _load("reload", "F54", cooldown_s=2.0),
     _load("unload_load", "F54"),
     _load("load_raises", "F6", "raise"),

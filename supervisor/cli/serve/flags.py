@@ -44,6 +44,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "control_mode": Flag("|".join(CONTROL_MODES), "Which models start, and who may load."),
     "load_models": Flag("NAME", "A model to load in explicit mode; * is all; may be given again.", many=True),
     "poll_s": Flag("S", "How often poll mode reads the repositories."),
+    "zygotes": Flag("none|auto|eager", "Fork workers of processes that have imported their engine."),
     "max_parallel_loads": Flag("N", "Models that load at one time."),
     "host": Flag("ADDRESS", "What the listeners bind.", aliases=("--http-address",)),
     "http_port": Flag("PORT", "Port of the HTTP listener; 0 is any free one."),

@@ -25,6 +25,7 @@ VALUES: Final = {
     "load_models": ("one", "two"),
     "front": ("fast", "plain"),
     "link": ("pair", "zeromq"),
+    "zygotes": ("auto", "eager"),
     "log_format": ("json", "default"),
 }
 """By field of Settings: a value for the environment, one for the flag."""

@@ -16,6 +16,8 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "instances": "2",
         "device": "cuda:1",
         "python": "/usr/bin/python3",
+        "start": "exec",
+        "preload": "torch",
         "env": {"A": 1, "B": True, "C": "x"},
         "deadline": "1s",
         "hang_limit": 2,

@@ -18,7 +18,8 @@ from keeper_rig import is_alive, spawn_of, wait_readable, wait_until
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, SignalChild, SpawnFailed
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.keeper import dying_cgroups
-from mmsup.supervisor.keeper.children import LOG_PIPE_BYTES, Child, Children, start_child
+from mmsup.supervisor.keeper.children import Child, Children, start_child
+from mmsup.supervisor.keeper.forking.new_descriptors import LOG_PIPE_BYTES
 from mmsup.supervisor.keeper.spawn import exec_error
 from mmsup.supervisor.linux import cgroup, process_tree
 

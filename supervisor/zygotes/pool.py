@@ -1,0 +1,202 @@
+"""The zygotes of a server: which there should be, which there are, and which one forks the next worker.
+
+Nothing waits for a zygote: a worker that finds none ready is started by exec. One that ends touches no worker; it is
+started again after the pauses of backoff.py, at once if it ended because its code has changed. One that fewer than two
+workers want is ended after a while. Their number is bounded, and each has a control group with a memory limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
+from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.transport.control_channel import close_fds
+from mmsup.supervisor.processes.backoff import MAX_EXITS, Exit, delay_s, exits_since_healthy
+from mmsup.supervisor.processes.launch_spec import StartMethod, zygote_token
+from mmsup.supervisor.zygotes.launcher import PoolContext, ZygoteLauncher
+from mmsup.supervisor.zygotes.start_method import KnownImports, ZygoteKey, exec_reason, wanted_zygotes
+from mmsup.supervisor.zygotes.zygote_process import Zygote, exit_text
+
+MOST_ZYGOTES: Final = 8
+"""At one time. One with torch takes about 210 MB."""
+UNUSED_S: Final = 60.0
+"""How long one lives that no more than one worker wants."""
+HEALTHY_S: Final = 60.0
+"""After so long its next start has no pause again."""
+
+
+@dataclass(slots=True)
+class ZygoteHistory:
+    """Of one key."""
+
+    exits: list[Exit] = field(default_factory=list["Exit"])
+    retry_at_s: float = 0.0
+    reason: str = ""
+    """Why there is none."""
+
+    def record_exit(self, text: str, served_s: float, now_s: float, *, is_outdated: bool) -> float:
+        """The pause before the next one, in seconds."""
+        self.reason = text
+        if is_outdated:
+            self.retry_at_s = now_s
+            return 0.0
+        self.exits = [*self.exits, Exit(now_s, served_s)][-MAX_EXITS:]
+        pause_s = delay_s(exits_since_healthy(self.exits, HEALTHY_S), random.Random())
+        self.retry_at_s = now_s + pause_s
+        return pause_s
+
+
+class ZygotePool:
+    def __init__(self, context: PoolContext, specs: Callable[[], Iterable[ModelSpec]]) -> None:
+        """`specs`: one for each worker that is there, or waits for its load."""
+        self._context = context
+        self._specs = specs
+        self._launcher = ZygoteLauncher(context)
+        self._imports = KnownImports(sys.executable)
+        self._zygotes: dict[ZygoteKey, Zygote] = {}
+        self._ending: list[Zygote] = []
+        self._history: dict[ZygoteKey, ZygoteHistory] = {}
+        self._is_open = False
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def open(self) -> None:
+        """All children of the controller before are known; start what is missing."""
+        self._is_open = True
+        self.update()
+
+    def choose(self, spec: ModelSpec) -> StartMethod:
+        """How the worker of this model that is about to start is started."""
+        if self._context.mode == "none":
+            return StartMethod("", "the server's option zygotes is none")
+        if reason := exec_reason(spec):
+            return StartMethod("", reason)
+        self.update()
+        key = self._imports.key(spec)
+        zygote = self._zygotes.get(key)
+        if zygote is not None and zygote.is_ready:
+            return StartMethod(zygote.token, f"of zygote {zygote.number}, which has imported {key.engine_set}")
+        if zygote is not None:
+            return StartMethod("", f"the zygote for {key.engine_set} is not ready yet")
+        history = self._history.get(key)
+        lost = f"the zygote for {key.engine_set} ended: {history.reason}" if history and history.reason else ""
+        return StartMethod("", lost or f"a zygote for {key.engine_set} is kept from the second worker on")
+
+    def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
+        """A worker is ready, and its interpreter has imported these."""
+        self._imports.learn(spec, imported)
+
+    def update(self) -> None:
+        """Start the zygotes that are wanted, and end those that have not been for a while."""
+        if not self._is_open:
+            return
+        now_s = time.monotonic()
+        keys = (self._imports.key(each) for each in self._specs() if not exec_reason(each))
+        wanted = wanted_zygotes(keys, self._context.mode, sys.executable)
+        for key in sorted(wanted - self._zygotes.keys(), key=lambda each: (each.interpreter, each.engine_set)):
+            history = self._history.setdefault(key, ZygoteHistory())
+            if len(self._zygotes) + len(self._ending) < MOST_ZYGOTES and now_s >= history.retry_at_s:
+                try:
+                    self._zygotes[key] = self._launcher.start(key)
+                except OSError as error:
+                    history.reason, history.retry_at_s = error.strerror or str(error), now_s + HEALTHY_S
+        for zygote in list(self._zygotes.values()):
+            if zygote.key in wanted:
+                zygote.unused_since_s = None
+            elif zygote.unused_since_s is None:
+                zygote.unused_since_s = now_s
+                self._later(UNUSED_S)
+            elif now_s >= zygote.unused_since_s + UNUSED_S:
+                self._end(zygote, "fewer than two workers want it")
+        for key in self._history.keys() - wanted - self._zygotes.keys():
+            del self._history[key]
+
+    def renew(self) -> None:
+        """The code of the server was changed: end those of the controllers before. Those that are wanted follow."""
+        for zygote in list(self._zygotes.values()):
+            if zygote.generation != self._context.generation:
+                self._end(zygote, "the server was upgraded")
+        self.update()
+
+    def rows(self) -> list[Zygote]:
+        """Those that have a process."""
+        return [each for each in (*self._zygotes.values(), *self._ending) if each.process is not None]
+
+    def on_started(self, number: int, generation: int, pid: int, note: str, descriptors: list[int]) -> None:
+        """The keeper has started one, or hands it over to a new controller."""
+        zygote = self._find(number, generation)
+        if zygote is None:
+            restored = self._launcher.restore(number, generation, note)
+            if restored.key not in self._zygotes:
+                zygote = self._zygotes[restored.key] = restored
+        if zygote is None or not descriptors:
+            close_fds(descriptors)
+            token = zygote_token(number, generation)
+            self._context.send(SignalChild(token, signal.SIGKILL, whole_session=True))
+        else:
+            zygote.adopt(pid, descriptors)
+
+    def on_start_failed(self, number: int, generation: int, text: str) -> None:
+        zygote = self._find(number, generation)
+        if zygote is not None:
+            self._on_gone(zygote, f"it could not be started: {text}", is_outdated=False)
+
+    def on_exited(self, number: int, generation: int, message: ChildExited) -> None:
+        zygote = self._find(number, generation)
+        if zygote is not None:
+            is_outdated = not message.signal and message.status == exit_codes.ZYGOTE_OUTDATED
+            self._on_gone(zygote, exit_text(message), is_outdated=is_outdated)
+        self._context.send(ForgetChild(message.token))
+
+    def close(self) -> None:
+        """The processes go on without this one."""
+        self._is_open = False
+        for timer in self._timers:
+            timer.cancel()
+        for each in (*self._zygotes.values(), *self._ending):
+            each.close()
+
+    def _find(self, number: int, generation: int) -> Zygote | None:
+        both = (*self._zygotes.values(), *self._ending)
+        return next((each for each in both if (each.number, each.generation) == (number, generation)), None)
+
+    def _on_gone(self, zygote: Zygote, text: str, *, is_outdated: bool) -> None:
+        now_s, key = time.monotonic(), zygote.key
+        self._launcher.clean_up(zygote)
+        if zygote.is_ending:
+            self._ending.remove(zygote)
+            self._later(0.0)
+            return
+        del self._zygotes[key]
+        served_s = now_s - zygote.ready_s if zygote.ready_s else 0.0
+        history = self._history.setdefault(key, ZygoteHistory())
+        pause_s = history.record_exit(text, served_s, now_s, is_outdated=is_outdated)
+        what = f"the zygote for {key.engine_set} ended: {text}; its workers go on"
+        self._context.event_log.record("zygote_exit", what, zygote=zygote.number, next_delay_s=round(pause_s, 3))
+        self._later(pause_s)
+
+    def _end(self, zygote: Zygote, reason: str) -> None:
+        del self._zygotes[zygote.key]
+        self._ending.append(zygote)
+        zygote.is_ending = True
+        text = f"the zygote for {zygote.key.engine_set} ends: {reason}"
+        self._context.event_log.record("zygote_end", text, zygote=zygote.number)
+        self._launcher.kill(zygote)
+
+    def _later(self, after_s: float) -> None:
+        """Look again then."""
+
+        def look() -> None:
+            self._timers.discard(timer)
+            self.update()
+
+        timer = asyncio.get_running_loop().call_later(after_s, look)
+        self._timers.add(timer)
