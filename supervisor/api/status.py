@@ -117,6 +117,7 @@ class StatusViews:
             "wanted": "up" if model.wanted else "down",
             "state": str(model.state()),
             "reason": model.reason(),
+            "group": ", ".join(sorted(model.groups())),
             "specs": [asdict(each.spec) for each in versions],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
@@ -148,6 +149,7 @@ def _status_of(model: Model) -> Json:
         "name": model.name,
         "state": str(model.state()),
         "reason": model.reason(),
+        "group": ", ".join(sorted(model.groups())),
         "versions": {each.spec.version: str(state_of(each)) for each in versions},
         "instances": [_instance(each) for each in model.instances()],
     }
@@ -162,6 +164,7 @@ def _row_of(model: Model) -> Json:
         "state": status["state"],
         "reason": status["reason"],
         "engine": ", ".join(sorted({each.engine for each in specs})),
+        "group": status["group"],
         "versions": status["versions"],
         "instances": len(status["instances"]),
     }
@@ -176,8 +179,19 @@ def _instance(instance: Instance) -> Json:
         "state": str(instance.state),
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
+        **_company(instance),
         "start": instance.start if instance.worker else "",
     }
+
+
+def _company(instance: Instance) -> Json:
+    """Of a member of a co-location group: who shares its process, whose memory is that of all, and whether it is this
+    one that runs or loads there now."""
+    shared = instance.worker.shared if instance.worker is not None else None
+    if shared is None:
+        return {}
+    worker_id = instance.worker_id
+    return {"shares_with": list(shared.names_beside(worker_id)), "running": shared.is_running(worker_id)}
 
 
 def _memory_bytes(instance: Instance) -> int | None:

@@ -33,6 +33,7 @@ from mmsup.supervisor.gateways.poison_requests import PoisonRegistry, poison_key
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.monitor import GpuMonitor
+from mmsup.supervisor.groups.pool import GroupPool
 from mmsup.supervisor.instances import actions
 from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks
@@ -193,6 +194,7 @@ class Resources:
             ),
             lambda: _specs_of_workers(model_set),
         )
+        self.groups = GroupPool(lambda: model_set.context, model_set.take_number)
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
 
 
@@ -217,6 +219,7 @@ def connect_instances(
         crash_collector=gateways.crash_collector,
         devices=resources.gpu_placement,
         starts=resources.zygotes,
+        groups=resources.groups,
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )

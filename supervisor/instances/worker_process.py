@@ -13,7 +13,7 @@ from typing import Any, Final
 from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.keeper_control import ChildExited
 from mmsup.supervisor.gpu.memory_release import GpuUsage
-from mmsup.supervisor.instances.context import WorkerFailure
+from mmsup.supervisor.instances.context import SharedProcess, WorkerFailure
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
 from mmsup.supervisor.instances.recycle_policy import RecycleState
 from mmsup.supervisor.linux.cgroup import Cgroup
@@ -122,6 +122,8 @@ class WorkerProcess:
     spawned_s: float
     gpu: GpuAssignment = field(default_factory=GpuAssignment)
     process: ChildProcess | None = None
+    shared: SharedProcess | None = None
+    """The process of its co-location group, in which it is; `group` is that of the process then."""
     ready_s: float = 0.0
     is_linked: bool = False
     """The gateways route to it, so they are the first to be told of its end."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
@@ -180,12 +181,20 @@ class ModelLoader:
             raise CallerError("unknown_model", text, model=name)
         if config:
             entry = scanner.with_config(entry, config)
+        entry = scanner.with_group_error(entry, self._specs_beside(entry))
         if entry.errors:
             code = "bad_request" if config else "load_failed"
             error = make_error(code, f"failed to load '{name}': {entry.public_reason}", model=name)
             error.operator_text = f"failed to load '{name}': {entry.reason}{entry.paste}"
             raise error
         return entry
+
+    def _specs_beside(self, entry: ModelEntry) -> list[ModelSpec]:
+        """The other models of its co-location group, as the repository holds them now."""
+        groups = {spec.group for spec in entry.specs if spec.group}
+        names = [each.name for each in self._model_set.models.values() if each.groups() & groups]
+        found = [scanner.scan_model(self._context.settings, name) for name in names]
+        return [spec for each in found if each is not None for spec in each.specs]
 
     def _save_desired(self, name: str, desired: DesiredModel) -> None:
         try:

@@ -75,6 +75,11 @@ class ModelSet:
         self.next_instance_id = max(self.next_instance_id, number + 1)
         return instance
 
+    def take_number(self) -> int:
+        """A number that no instance has had or will have, for a process of another kind."""
+        self.next_instance_id += 1
+        return self.next_instance_id - 1
+
     def remove_instance(self, instance: Instance) -> None:
         instance.revision.instances.remove(instance)
         del self._instances[instance.id]

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -82,11 +82,16 @@ def zygote_name(number: int, generation: int) -> str:
     return f"z{number}.{generation}"
 
 
+def host_token(number: int) -> str:
+    """The name of the process of a co-location group between controller and keeper."""
+    return f"host.{number}.1"
+
+
 def parse_token(token: str) -> tuple[str, int, int] | None:
     """Role, instance or seat, and generation; None if it is not such a token."""
     role, _, rest = token.partition(".")
     number, _, generation = rest.partition(".")
-    if role in ("worker", "gateway", "zygote") and number.isdecimal() and generation.isdecimal():
+    if role in ("worker", "gateway", "zygote", "host") and number.isdecimal() and generation.isdecimal():
         return role, int(number), int(generation)
     return None
 
@@ -126,6 +131,28 @@ def worker_spawn(
         oom_score_adj=WORKER_OOM_ADJ,
         note=note,
         zygote=start.zygote,
+    )
+
+
+def host_spawn(worker: Spawn, number: int, group: str, note: str) -> Spawn:
+    """The process of a co-location group. `worker`: as its first member would be started by itself."""
+    argv = (*worker.argv[:-1], f"group:{group}#{number}")
+    return replace(worker, token=host_token(number), argv=argv, note=note)
+
+
+def member_spawn(worker: WorkerId, host: int) -> Spawn:
+    """One more model in the process of its co-location group."""
+    return Spawn(
+        token=worker_token(*worker),
+        argv=(),
+        env={},
+        cwd="",
+        procs_files=(),
+        listeners=(),
+        counter_tables=False,
+        oom_score_adj=WORKER_OOM_ADJ,
+        note=json.dumps({"host": host, "start": f"in the process of its group, {host}"}),
+        host=host_token(host),
     )
 
 

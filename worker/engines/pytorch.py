@@ -66,6 +66,7 @@ class PytorchEngine:
         self._run: ModuleCall | None = None
         self._device = torch.device("cpu")
         self._copies = True
+        self._folder = ""
         self._inputs: tuple[str, ...] = ()
         self._by_keyword = False
         self._outputs: tuple[str, ...] = ()
@@ -78,6 +79,7 @@ class PytorchEngine:
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         if spec.device != "cpu":
             self._device = _device(spec)
+        self._folder = spec.directory
         path = os.path.join(spec.directory, spec.artefact)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit announces its retirement at each load
@@ -147,7 +149,7 @@ class PytorchEngine:
 
     def unload(self) -> None:
         self._run = None
-        forget_module()
+        forget_module(self._folder)
         self.pinned_memory.clear()
         self.shrink()
 
