@@ -21,8 +21,11 @@ test-long: $(VENV)/.test
 
 test-extra: $(VENV)/.test
 	for each in zeromq zygotes plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
+	$(BIN)/python benchmarks/same_answers.py
 	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
+	$(PYTEST) tests/faults/test_breaches.py --breaches 20
+	$(PYTEST) tests/faults/test_gpu_machine.py -k asked_of_the_driver --breaches 20
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

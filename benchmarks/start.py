@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmsup.supervisor.cli.ctl import control_client
 
 START_S = 120.0
@@ -71,7 +73,8 @@ class Server:
             with contextlib.suppress(control_client.NoServer, control_client.ServerRefused):
                 status = self.ctl("status")
                 if status["ready"]:
-                    return http.client.HTTPConnection(*status["addresses"]["http"].rsplit(":", 1), timeout=START_S)
+                    host, _, port = status["addresses"]["http"].rpartition(":")
+                    return http.client.HTTPConnection(host, int(port), timeout=START_S)
             time.sleep(POLL_S)
         raise SystemExit(f"the server did not start: {(self.root / 'log').read_text()}")
 
@@ -104,6 +107,23 @@ class Server:
         x = {"name": "x", "datatype": "FP32", "shape": [16], "data": list(range(16))}
         reply = self._post(f"/v2/models/{name}/infer", {"inputs": [x]})
         assert reply["outputs"][0]["data"] == [2.0 * each + 1 for each in range(16)], reply
+
+    def infer(self, name: str, x: np.ndarray) -> np.ndarray:
+        """`y`, of the same shape; both as binary data."""
+        size = {"binary_data_size": x.nbytes}
+        given = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "parameters": size}
+        head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
+        self._http.request(
+            "POST",
+            f"/v2/models/{name}/infer",
+            head + x.tobytes(),
+            {"Inference-Header-Content-Length": str(len(head))},
+        )
+        response = self._http.getresponse()
+        body = response.read()
+        assert response.status == 200, body
+        start = int(response.headers["Inference-Header-Content-Length"])
+        return np.frombuffer(body[start:], np.float32).reshape(x.shape)
 
     def _post(self, path: str, body: object) -> Any:  # JSON
         self._http.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})

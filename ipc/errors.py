@@ -97,6 +97,7 @@ class ServerError(MmsupError):
         "unavailable": True,
         "internal": False,
         "too_many_files": True,
+        "insufficient_memory": True,
     }
 
 
@@ -108,7 +109,7 @@ MODEL_CODES: Final = frozenset(
 )
 """The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they
 say what became of a process, or what the server allows."""
-AWAITING_ROOM: Final = frozenset({"insufficient_gpu_memory", "too_many_files"})
+AWAITING_ROOM: Final = frozenset({"insufficient_gpu_memory", "insufficient_memory", "too_many_files"})
 """Codes of a load that is tried again as soon as there is room: requests to the model are answered with them too."""
 ERROR_CLASSES: Final = (CallerError, ModelError, WorkerError, ServerError)
 

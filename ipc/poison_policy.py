@@ -29,7 +29,7 @@ ENTRIES_LIMIT: Final = 1024
 """Most entries of one model; the oldest is removed for a new one."""
 BLOCKED_LIMIT: Final = 64
 """Most blocked requests of one model; as above."""
-SUSPECT_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "worker_oom", "gpu_fault"})
+SUSPECT_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "worker_oom", "gpu_oom", "gpu_fault"})
 """Causes of a worker exit that may be the fault of the request it executed. A hang is none: slow work, a lock, a
 service that does not answer and a limit that is too short look the same, and no input should be forbidden for them."""
 RETRYABLE_CAUSES: Final = frozenset({"worker_crashed", "worker_sigbus", "gpu_fault"})

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability postmortem processes resources "
     "zygotes; ipc messages transport",
+    "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
     "supervisor/chaos/analysis": "chaos/observe chaos/plan",
@@ -46,8 +47,8 @@ MAY_IMPORT = {
     "supervisor/cli/output": "config",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
-    "supervisor/controller": "api config gateways gpu instances linux models observability postmortem processes "
-    "repository resources state zygotes; ipc memory messages transport",
+    "supervisor/controller": "api capacity config gateways gpu instances linux models observability postmortem "
+    "processes repository resources state zygotes; ipc memory messages transport",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",
@@ -55,13 +56,13 @@ MAY_IMPORT = {
     "supervisor/keeper": "config keeper/forking linux observability processes; ipc memory messages transport",
     "supervisor/keeper/forking": "linux; ipc memory messages transport",
     "supervisor/linux": "; ipc",
-    "supervisor/models": "config instances observability processes repository state; ipc messages transport",
+    "supervisor/models": "capacity config instances observability processes repository state; ipc messages transport",
     "supervisor/observability": "; ipc",
     "supervisor/postmortem": "config observability state; ipc memory messages transport",
     "supervisor/processes": "linux; ipc memory messages transport",
     "supervisor/repository": "config repository/contents; ipc tensors transport",
     "supervisor/repository/contents": "config; ipc",
-    "supervisor/resources": "config gpu instances linux models; ipc",
+    "supervisor/resources": "capacity config gpu instances linux models processes; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution serving startup; ipc memory messages transport",

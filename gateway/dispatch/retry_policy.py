@@ -40,4 +40,4 @@ def lost_only_its_reply(exited: WorkerExited, lost_workers: int) -> bool:
 def is_own_fault(verdict: MmsupError, exited: WorkerExited, entry: PoisonEntry | None) -> bool:
     """Whether the client must not send the request again: it needed the memory, or it is blocked as poison."""
     is_blocked = entry is not None and entry.blocked
-    return is_blocked or (verdict.code == "worker_oom" and exited.alone)
+    return is_blocked or (verdict.code in ("worker_oom", "gpu_oom") and exited.alone)

@@ -54,6 +54,7 @@ STATUS: Final[dict[str, int]] = {
     "unavailable": 503,
     "internal": 500,
     "too_many_files": 507,
+    "insufficient_memory": 507,
 }
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""

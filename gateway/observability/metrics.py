@@ -47,6 +47,7 @@ _NV_METRICS: Final = {
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
 }
+_WHEN: Final = ("load_peak", "settled", "serving_peak")
 _FAILURES: Final = "nv_inference_request_failure"
 
 StatusJson = Mapping[str, Any]  # JSON of the controller's status command
@@ -158,9 +159,32 @@ def _controller_metrics(status: StatusJson) -> Iterator[Metric]:
             if each.get("memory_cap_bytes") is not None:
                 cap.add_metric(labels, each["memory_cap_bytes"])
     yield from (state, restarts, stuck, memory, cap)
+    yield from _capacity_metrics(status)
     yield from _gpu_metrics(status)
     meaning = "How many controllers have run, the present one included."
     yield GaugeMetricFamily("mmsup_brain_generation", meaning, value=status.get("brain", {}).get("generation"))
+
+
+def _capacity_metrics(status: StatusJson) -> Iterator[Metric]:
+    """What models were measured to need, and the budgets that their workers share."""
+    meaning = "Memory that a worker of a model was measured to hold, of the host and of its GPU (docs/memory.md)."
+    footprint = GaugeMetricFamily("mmsup_model_footprint_bytes", meaning, labels=(*_MODEL, "device", "memory", "when"))
+    load = GaugeMetricFamily("mmsup_model_load_seconds", "How long the last load of a model took.", labels=_MODEL)
+    for model in status.get("models", ()):
+        for each in model.get("footprints", ()):
+            labels = (str(model.get("name", "")), str(each.get("version", "")))
+            load.add_metric(labels, each.get("load_s") or 0)
+            for (memory, prefix), when in itertools.product((("host", ""), ("gpu", "gpu_")), _WHEN):
+                if value := each.get(f"{prefix}{when}_bytes"):
+                    footprint.add_metric((*labels, str(each.get("device", "")), memory, when), value)
+    budget = GaugeMetricFamily("mmsup_memory_budget_bytes", "What all workers together may hold.", labels=("memory",))
+    in_use = GaugeMetricFamily(
+        "mmsup_memory_in_use_bytes", "What they hold, or are expected to while they load.", labels=("memory",)
+    )
+    for each in status.get("memory", {}).get("pools", ()):
+        for member, family in (("budget_bytes", budget), ("in_use_bytes", in_use)):
+            family.add_metric((str(each.get("memory", "")),), each.get(member) or 0)
+    yield from (footprint, load, budget, in_use)
 
 
 def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:

@@ -37,6 +37,8 @@ class Spawn:
     """It inherits `fork` as well, over which the keeper has workers forked (zygote_control.py)."""
     zygote: str = ""
     """The token of the zygote that is to fork it. If it does not, the keeper executes `argv`; empty: at once."""
+    fork_limit_s: float = 0.0
+    """How long that zygote may take to answer; then it is killed."""
     host: str = ""
     """The token of the process in which it is to run, that of its co-location group. Nothing is started then: it gets a
     control channel and a status page, and its exit is that of the process, unless it is forgotten before."""
@@ -44,7 +46,9 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class SignalChild:
-    """Send a signal to this child by its pidfd, or to all processes of its session."""
+    """Send a signal to this child by its pidfd, or to all processes of its session.
+
+    A worker that a zygote has not forked yet is not started any more: SpawnFailed."""
 
     token: str
     signal: int

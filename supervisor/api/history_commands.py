@@ -78,15 +78,15 @@ class HistoryCommands:
             text = f"of model '{name}' {len(reports)} deaths are on record, the last one is 1"
             raise CallerError("bad_request", text, model=name)
         report = reports[number - 1] if reports else None
-        later = explain.later_events(report, self._event_log.last(model=name)) if report else []
+        events = self._event_log.last(model=name)
+        later = explain.later_events(report, events) if report else []
+        known = explain.explain(report, later, state, reason) if report else explain.no_crash(name, state, reason)
         return {
             "model": name,
             "state": state,
             "reason": reason,
             "deaths": [explain.list_entry(each) for each in reports],
-            "sentences": explain.explain(report, later, state, reason)
-            if report
-            else explain.no_crash(name, state, reason),
+            "sentences": known + explain.memory_decision(events),
             "since": later,
             "bundle": report,
         }

@@ -78,13 +78,17 @@ class StatusViews:
             "brain": controller,  # the name of version 0.1; goes with the next release
             "gateways": gateways,
             "spare_gateways": self._gateways.standby.counts(),
+            "memory": self._model_set.memory.status(),
             "zygotes": [_status_of_zygote(each) for each in self._zygotes()],
             "devices": self._devices(),
-            "models": [_status_of(model) for model in self._models()],
+            "models": [
+                _status_of(each) | {"footprints": self._model_set.memory.footprints(each.name)}
+                for each in self._models()
+            ],
         }
 
     def overview(self) -> Json:
-        return {"models": [_row_of(model) for model in self._models()]}
+        return {"memory": self._model_set.memory.status(), "models": [_row_of(model) for model in self._models()]}
 
     def ps(self) -> Json:
         """All processes, one row each. The role of the controller is `brain` until the next release."""
@@ -121,6 +125,7 @@ class StatusViews:
             "specs": [asdict(each.spec) for each in versions],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
+            "footprints": self._model_set.memory.footprints(model.name),
             "faults": [{"place": each.place, "text": each.text, "paste": each.paste} for each in faults],
             "story": sorted(events, key=lambda each: str(each["time"])) or self._event_log.last(12, model.name),
         }

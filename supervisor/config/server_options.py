@@ -15,7 +15,7 @@ from typing import Any, Final
 from mmsup.ipc.environment import DUMPABLE, WORKER_MARK
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, unknown_name
 from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, ZYGOTES, Settings
 from mmsup.supervisor.config.yaml_file import ConfigSource, YamlDocument, join_key, read_yaml
 
@@ -55,6 +55,19 @@ def _text_or_none(raw: object) -> str:
     return "" if raw == "" else validators.text(raw)
 
 
+def _budget(raw: object) -> int:
+    """0 for `auto`."""
+    return 0 if raw == "auto" else validators.size(model_options.MIN_MEMORY_BYTES)(raw)
+
+
+def _device_budget(raw: object) -> str:
+    """`cuda:1:8GiB`, or `8GiB` for each device, with the size in bytes."""
+    device, _, size = str(raw).rpartition(":")
+    if device and validators.device(device) in ("cpu", "auto", "cuda"):
+        raise InvalidValue(f"{displayed(device)} is no single GPU; one is cuda:0, or its UUID")
+    return f"{device}:{validators.size(model_options.MIN_GPU_MEMORY_BYTES)(size)}"
+
+
 _PORT: Final = validators.integer(0, 65535)
 
 SERVER_OPTIONS: Final = (
@@ -81,6 +94,8 @@ SERVER_OPTIONS: Final = (
     ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
     ServerOption("max_requests", "max-requests", validators.integer(2, 1 << 20)),
     ServerOption("max_request_bytes", "max-request-bytes", validators.size(1 << 20)),
+    ServerOption("memory_budget_bytes", "memory-budget", _budget),
+    ServerOption("gpu_memory_budgets", "gpu-memory-budget", validators.list_of(_device_budget, ","), many=True),
     ServerOption("restart_grace_s", "restart-grace", units.duration),
     ServerOption("front", "http-front", validators.one_of(FRONTS)),
     ServerOption("link", "worker-link", validators.one_of(LINKS)),

@@ -54,6 +54,10 @@ class Settings:
     """Open requests in one gateway, of all models; one model may use all that are free."""
     max_request_bytes: int = 1 << 30
     """Bytes of their bodies; half of `arena_bytes`, so that there is room for results."""
+    memory_budget_bytes: int = 0
+    """Of the host, for all workers together; 0: what the machine or container has beside the server's own processes."""
+    gpu_memory_budgets: tuple[str, ...] = ()
+    """Of GPUs, `DEVICE:BYTES` each; an empty device is each that is not named."""
     restart_grace_s: float = 30.0
     front: str = "fast"
     """`fast`: inferences are served by our own HTTP code and the rest by aiohttp; `plain`: aiohttp serves all."""

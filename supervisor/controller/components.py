@@ -6,11 +6,12 @@ import asyncio
 import os
 import random
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from mmsup.ipc.memory.available_memory import total_bytes
 from mmsup.ipc.messages.keeper_control import KeeperInventory, SaveCheckpoint
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.api.commands import Commands, StartUpgrade
@@ -18,6 +19,12 @@ from mmsup.supervisor.api.control_socket import ControlSocket
 from mmsup.supervisor.api.handlers import Handlers
 from mmsup.supervisor.api.history_commands import HistoryCommands
 from mmsup.supervisor.api.status import ServerInfo, StatusViews
+from mmsup.supervisor.capacity.admission import NoEviction
+from mmsup.supervisor.capacity.budget import memory_budgets
+from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
+from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.controller.change_signal import ChangeSignal
 from mmsup.supervisor.controller.event_console import EventConsole
@@ -37,11 +44,12 @@ from mmsup.supervisor.groups.pool import GroupPool
 from mmsup.supervisor.instances import actions
 from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks
+from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, start_bound_s
+from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -51,8 +59,10 @@ from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
+from mmsup.supervisor.resources.device_memory import device_memory
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
+from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
 from mmsup.supervisor.zygotes.pool import ZygotePool
@@ -159,6 +169,11 @@ class Models:
             context.state_dir.event_log,
         )
         self.loader = ModelLoader(self.context)
+        self.footprints = FootprintMeter(
+            FootprintStore(context.state_dir.footprints),
+            partial(content_id, model_set),
+            gateways.crash_collector.run_on_disk,
+        )
         self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
         self.watcher = RepositoryWatcher(self.context, self.loader)
 
@@ -172,14 +187,26 @@ class Resources:
         recycler = Recycler(model_set, models.replacement, context.tasks.start)
         escaped = EscapedWorkers()
 
-        def check(instance: Instance) -> None:
-            escaped.check(instance)
-            recycler.check(instance)
+        def check(instances: Sequence[Instance]) -> None:
+            for instance in instances:
+                escaped.check(instance)
+                recycler.check(instance)
+                models.footprints.observe(instance)
+            check_memory(instances)
+            model_set.memory.retry_refused(model_set.retry)
 
         self.memory_sampler = MemorySampler(model_set.instances, check)
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
+        accounts = MemoryAccounts(
+            memory_budgets(context.settings, total_bytes()),
+            model_set.instances,
+            models.footprints,
+            partial(device_memory, self.gpu_monitor),
+            NoEviction(),
+        )
+        model_set.memory = MemoryAdmission(accounts)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.zygotes = ZygotePool(
             PoolContext(
@@ -191,6 +218,7 @@ class Resources:
                 context.state_dir.model_output(ZYGOTE_OUTPUT),
                 context.settings.zygotes,
                 context.inventory.generation,
+                lambda: any(each.state is InstanceState.READY for each in model_set.instances()),
             ),
             lambda: _specs_of_workers(model_set),
         )
@@ -223,13 +251,19 @@ def connect_instances(
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )
+
+    def on_ready(instance: Instance) -> None:
+        revision_changes.link_if_active(model_set, instance)
+        models.footprints.observe(instance)
+
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
         start_bound_s=lambda instance: start_bound_s(model_set, instance),
+        require_memory=model_set.memory.require,
         perform=actions.perform,
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,
-        on_ready=partial(revision_changes.link_if_active, model_set),
+        on_ready=on_ready,
     )
 
 

@@ -180,6 +180,7 @@ class Controller:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
         self.resources.descriptors.retry_refused()
+        self.models.model_set.memory.retry_refused(self.models.model_set.retry)
         self.resources.zygotes.update()
         if readiness_changed:
             self.gateways.readiness.report()
@@ -212,6 +213,7 @@ class Controller:
         await self.api.control_socket.close()
         await self.models.loader.close()
         self.resources.memory_sampler.close()
+        self.models.footprints.close()
         self.resources.zygotes.close()
         self.resources.groups.close()
         await self.resources.gpu_monitor.close()

@@ -18,6 +18,8 @@ _LEVELS: Final = {
     "worker_exit": "warning",
     "worker_condemned": "warning",
     "backoff": "warning",
+    "load_refused": "warning",
+    "memory_overbooked": "warning",
     "gateway_exit": "warning",
     "brain_exit": "warning",
     "bundle_lost": "warning",

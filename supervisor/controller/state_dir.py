@@ -2,6 +2,7 @@
 
 events.jsonl       what happened        logs/MODEL.log      what a model's workers printed
 wanted.json        desired state        scratch/            directories of running workers
+footprints.json    memory that each model was measured to need
 deaths/MODEL/      the last crashes, a report each   NAME.kept-N   a file of which this version can make nothing
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmsup.supervisor.capacity import footprint_store
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
@@ -24,6 +26,7 @@ class StateDir:
         self.event_log = EventLog(self._path / "events.jsonl")
         self.desired_state = DesiredState(self._path / "wanted.json", settings.control_mode)
         self.crash_archive = CrashArchive(self._path / "deaths")
+        self.footprints = self._path / footprint_store.FILE_NAME
         self.scratch = str(self._path / "scratch")
         self._outputs: dict[str, ModelOutput] = {}
 

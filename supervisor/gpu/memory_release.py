@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from typing import Final
 
 from mmsup.supervisor.gpu.inventory import Gpu
@@ -34,6 +34,8 @@ class GpuUsage:
 
     held_bytes: int = 0
     counted_bytes: int = 0
+    source: str = field(default="", compare=False)
+    """Who says what it holds: `nvml`, or `self`, its own allocator; empty: nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,13 @@ MemoryCheck = AwaitRelease | InsufficientMemory | None
 """None: the load can go on."""
 
 
-def usage_of(pid: int, gpu: Gpu, own_bytes: int) -> GpuUsage:
-    """Of a living worker; `own_bytes`: its own figure, which counts where NVML shows no processes."""
+def usage_of(pids: Set[int], gpu: Gpu, own_bytes: int) -> GpuUsage:
+    """Of a living worker with these processes; `own_bytes`: its own figure, which counts where NVML shows none."""
     seen = {each.pid: each.held_bytes for each in gpu.held}
-    return GpuUsage(seen.get(pid, own_bytes), gpu.free_bytes + (sum(seen.values()) if seen else own_bytes))
+    counted = gpu.free_bytes + (sum(seen.values()) if seen else own_bytes)
+    if seen.keys() & pids:
+        return GpuUsage(sum(seen[pid] for pid in seen.keys() & pids), counted, "nvml")
+    return GpuUsage(own_bytes, counted, "self" if own_bytes else "")
 
 
 def is_released(pending: PendingRelease, gpu: Gpu) -> bool:

@@ -160,7 +160,7 @@ class GroupPool:
         group = context.cgroups.create(worker_name(*worker), spec.memory_bytes)
         group.set_cpu_weights(SERVING_WEIGHTS)
         device = context.devices.assign(member.worker[0], spec)
-        start = context.starts.choose(spec)
+        start = context.starts.choose(spec, may_wait=True)
         spawn = worker_spawn(spec, worker, context.launch_environment, group.procs_files, device, start)
         note = json.dumps({"group": spec.group, "device": device})
         process = GroupProcess(Place(number, spec.group, spec, group, device), self._on_empty)

@@ -19,7 +19,7 @@ from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.gpu.selection import NoGpu
 from mmsup.supervisor.instances import lifecycle_events, liveness, stack_dump, worker_exit
-from mmsup.supervisor.instances.context import GroupMember, SharedProcess, WorkerFailure
+from mmsup.supervisor.instances.context import GroupMember, MemoryRefused, SharedProcess, WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
@@ -28,7 +28,7 @@ from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
-from mmsup.supervisor.processes.idle_start import IdleStart
+from mmsup.supervisor.processes.idle_start import FORKED_S, IdleStart
 from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_spawn, worker_token
 
 KILL_BARRIER_S: Final = 0.02
@@ -123,9 +123,9 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
 def follow_start(instance: Instance, pid: int) -> None:
     """The process of its worker runs, or is taken over from the controller before, which may have let it start idle."""
     worker, idle = instance.require_worker(), instance.context.cgroups.idle
-    if worker.watches.start is not None:
+    if worker.watches.start is not None and not worker.watches.start.is_over:
         worker.watches.start.pid = pid
-    elif idle is not None:
+    elif idle is not None:  # also if it waited for its zygote for longer than the bound: it joined the idle group since
         idle.release(worker.group)
 
 
@@ -208,10 +208,11 @@ def _start_process(instance: Instance) -> None:
         group = context.cgroups.create(worker_name(*instance.worker_id), spec.memory_bytes)
         group.set_cpu_weights(LOADING_WEIGHTS)
         worker.group = group
-        procs_files = _start_behind_others(instance)
         worker.gpu.device = context.devices.assign(instance.id, spec)
-        start = context.starts.choose(spec)
+        instance.hooks.require_memory(instance)
+        start = context.starts.choose(spec, may_wait=instance.generation == 1)
         instance.start = start.text
+        procs_files = _start_behind_others(instance, is_forked=bool(start.zygote))
         message = worker_spawn(
             spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device, start
         )
@@ -220,6 +221,9 @@ def _start_process(instance: Instance) -> None:
         return
     except NoGpu as error:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, str(error), error.code)
+        return
+    except MemoryRefused as error:
+        asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, str(error), error.code, error.advice)
         return
     context.keeper.send(message)
     failpoint("brain.spawn_said")
@@ -230,13 +234,14 @@ def _join_group(instance: Instance) -> None:
     worker = instance.require_worker()
     worker.shared = shared = instance.context.groups.join(group_member(instance))
     worker.group, worker.gpu.device = shared.group, shared.device
+    instance.hooks.require_memory(instance)
     instance.start = "in the process of its group"
     beside = ", ".join(shared.names_beside(instance.worker_id)) or "no other yet"
     group = instance.revision.spec.group
     instance.record("worker_spawn", f"generation {instance.generation} joins the process of group {group}: {beside}")
 
 
-def _start_behind_others(instance: Instance) -> tuple[str, ...]:
+def _start_behind_others(instance: Instance, *, is_forked: bool) -> tuple[str, ...]:
     """Let its worker start idle, if there is an idle class and somebody to yield to, until it is ready or has waited
     for too long. Returns the control groups that its process has to join."""
     worker, idle = instance.require_worker(), instance.context.cgroups.idle
@@ -244,6 +249,7 @@ def _start_behind_others(instance: Instance) -> tuple[str, ...]:
     bound_s = instance.hooks.start_bound_s(instance) if idle is not None else 0.0
     if idle is None or not bound_s:
         return group.procs_files
+    bound_s = min(bound_s, FORKED_S) if is_forked else bound_s
     worker.watches.start = IdleStart(bound_s, lambda: idle.release(group))
     return idle.admit(group)
 
@@ -255,7 +261,7 @@ def _announce_ready(instance: Instance) -> None:
     instance.failure = None
     if worker.process is not None:
         start_liveness_probe(instance, worker.process)  # that of the load may have reported already, and then is closed
-    load_s = round(worker.ready_s - worker.spawned_s, 3)
+    load_s = worker.load_s
     instance.record(
         "worker_ready", f"serves after {load_s} s", pid=worker.process.pid if worker.process else 0, load_s=load_s
     )
@@ -342,10 +348,9 @@ def _send_sigkill(instance: Instance) -> None:
         again = _for_this_worker(instance, _send_sigkill)
         worker.termination.kill_timer = asyncio.get_running_loop().call_later(stack_dump.POLL_S, again)
         return
-    if worker.process is not None:
-        instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), signal.SIGKILL, whole_session=True))
-        failpoint("brain.kill_said")
-        worker.group.kill()
+    instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), signal.SIGKILL, whole_session=True))
+    failpoint("brain.kill_said")
+    worker.group.kill()
 
 
 def _record_unkillable(instance: Instance) -> None:

@@ -6,7 +6,7 @@ The protocols state what instances need of parts that lie above them. None of th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,16 @@ class WorkerFailure:
         return f"{self.text} ({self.detail})" if self.detail else self.text
 
 
+class MemoryRefused(Exception):  # noqa: N818 - a refusal, of which somebody is told
+    """A worker that is about to start has no room in memory. The text is for anybody, `advice` for the operator."""
+
+    code = "insufficient_memory"
+
+    def __init__(self, text: str, advice: str) -> None:
+        super().__init__(text)
+        self.advice = advice
+
+
 class WorkerRouting(Protocol):
     """The gateways, as instances see them."""
 
@@ -102,8 +112,8 @@ class DevicePlacement(Protocol):
 class WorkerStarts(Protocol):
     """The zygotes, as instances see them."""
 
-    def choose(self, spec: ModelSpec) -> StartMethod:
-        """How the worker that is about to start is started."""
+    def choose(self, spec: ModelSpec, *, may_wait: bool) -> StartMethod:
+        """How the worker that is about to start is started. `may_wait`: for a zygote that imports."""
 
     def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
         """A worker is ready, and its interpreter has imported these."""
@@ -132,6 +142,8 @@ class SharedProcess(Protocol):
     def group(self) -> Cgroup: ...
     @property
     def device(self) -> str: ...
+    @property
+    def members(self) -> Mapping[WorkerId, GroupMember]: ...
     def adopt(self, worker: WorkerId, descriptors: list[int], listener: ChildListener) -> ChildProcess:
         """The member is in the table of the keeper."""
         ...

@@ -37,6 +37,7 @@ from mmsup.supervisor.instances.lifecycle_events import (
     ExitOverdue,
     ExpectExit,
     Finish,
+    GpuMemoryExceeded,
     HangDetected,
     InstanceState,
     Kill,
@@ -208,6 +209,7 @@ _STARTING_UP: Final[dict[type[Any], Handler]] = {
     LoadTimedOut: _fail_load("load_timeout"),
     ProtocolViolated: _fail_load("load_failed"),
     OutOfMemory: _fail_load("does_not_fit"),
+    GpuMemoryExceeded: _fail_load("does_not_fit"),
     ExitOverdue: _ignore,
     Unkillable: _ignore,
     RetryDue: _ignore,
@@ -227,6 +229,7 @@ _WAITING: Final[dict[type[Any], Handler]] = {
     LoadTimedOut: _ignore,
     ProtocolViolated: _ignore,
     OutOfMemory: _ignore,
+    GpuMemoryExceeded: _ignore,
     ExitOverdue: _ignore,
     Unkillable: _ignore,
     RetryDue: _queue_load,
@@ -246,6 +249,7 @@ _STOPPING: Final[dict[type[Any], Handler]] = {
     LoadTimedOut: _ignore,
     ProtocolViolated: _ignore,
     OutOfMemory: _kill,
+    GpuMemoryExceeded: _kill,
     ExitOverdue: _kill,
     Unkillable: _mark_unkillable,
     RetryDue: _ignore,
@@ -274,6 +278,7 @@ _ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
         ProtocolViolated: _condemn("bad_worker_reply"),
         # Killed also if it lives: the kernel kills the largest process, and a worker without its child cannot work.
         OutOfMemory: _condemn("worker_oom"),
+        GpuMemoryExceeded: _condemn("gpu_oom"),
     },
     InstanceState.DRAINING: {
         WantUp: _want_up,
@@ -290,6 +295,7 @@ _ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
         LoadTimedOut: _ignore,
         ProtocolViolated: _ignore,  # an exiting worker closes its channel before the kernel reports the exit
         OutOfMemory: _condemn("worker_oom"),
+        GpuMemoryExceeded: _condemn("gpu_oom"),
         ExitOverdue: _condemn_slow_drain,
         Unkillable: _ignore,
         RetryDue: _ignore,

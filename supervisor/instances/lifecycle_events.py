@@ -132,6 +132,10 @@ class OutOfMemory(_Text):
     """The kernel killed a process of its control group for memory: the worker or a child of it."""
 
 
+class GpuMemoryExceeded(_Text):
+    """It holds more memory of its device than its model may."""
+
+
 class ExitOverdue(_Plain):
     """The process should have exited by now."""
 
@@ -147,7 +151,7 @@ class RetryDue(_Plain):
 Event = (
     WantUp | WantDown | LoadAdmitted | ProcessStarted | StartFailed | LoadProgressed | BecameReady
     | LoadReportedFailed | CrashReported | ProcessExited | HangDetected | LoadTimedOut | ProtocolViolated
-    | OutOfMemory | ExitOverdue | Unkillable | RetryDue
+    | OutOfMemory | GpuMemoryExceeded | ExitOverdue | Unkillable | RetryDue
 )  # fmt: skip
 EVENTS: Final[tuple[type[Any], ...]] = Event.__args__  # the union's own list
 

@@ -1,10 +1,10 @@
-"""Samples the memory of every worker once a second, for its crash report and for recycling."""
+"""Samples the memory of every worker once a second, for its crash report, its cap and for recycling."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
@@ -13,16 +13,19 @@ from mmsup.supervisor.processes import usage
 
 
 class MemorySampler:
-    def __init__(self, instances: Callable[[], Iterable[Instance]], on_sample: Callable[[Instance], None]) -> None:
+    def __init__(
+        self, instances: Callable[[], Iterable[Instance]], on_sample: Callable[[Sequence[Instance]], None]
+    ) -> None:
         self._instances = instances
         self._on_sample = on_sample
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
-        for instance in self._instances():
+        instances = list(self._instances())
+        for instance in instances:
             sample(instance)
-            self._on_sample(instance)
+        self._on_sample(instances)
 
     def close(self) -> None:
         if self._timer is not None:

@@ -1,6 +1,7 @@
 """Whether a ready worker should be replaced by a fresh one while it still serves, and why. Pure.
 
-    rss      its memory is above the model's `recycle_memory`, and has grown since it was ready
+    rss      its memory is above the model's `recycle_memory`, and has grown since it was ready. Without that key: near
+             its cap, after some time of service
     files    most of the file descriptors that it may have are open
     gpu_oom  requests keep failing for lack of device memory: what is free there is fragmented, or leaked
 
@@ -16,6 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MIN_GROWTH: Final = 1.1
+SOFT_FRACTION: Final = 0.9
+"""Of the cap `memory`: the soft limit of a model without `recycle_memory`. What works honestly so near its cap is
+replaced once in PERIOD_S at most."""
 FILES_FRACTION: Final = 0.75
 REFUSALS: Final = 5
 PERIOD_S: Final = 300.0
@@ -30,6 +34,10 @@ class WorkerUsage:
     memory_bytes: int = 0
     initial_bytes: int = 0
     """At the first measurement after it was ready."""
+    cap_bytes: int = 0
+    """Its cap; 0: it has none."""
+    limited_bytes: int = 0
+    """What the cap counts, where that is not `memory_bytes`: memory asked for, touched or not (RLIMIT_DATA)."""
     files: int = 0
     files_limit: int = 0
     refusals: int = 0
@@ -67,6 +75,10 @@ def recycle_reason(used: WorkerUsage, recycle_bytes: int | None) -> str:
     """`rss`, `files` or `gpu_oom`; empty to keep the worker."""
     least_bytes = used.initial_bytes * MIN_GROWTH
     if recycle_bytes is not None and used.memory_bytes > max(recycle_bytes, least_bytes):
+        return "rss"
+    counted_bytes = max(used.memory_bytes, used.limited_bytes)
+    is_near_cap = used.cap_bytes and counted_bytes > used.cap_bytes * SOFT_FRACTION
+    if recycle_bytes is None and is_near_cap and used.memory_bytes > least_bytes and used.served_s > PERIOD_S:
         return "rss"
     if used.files_limit and used.files >= used.files_limit * FILES_FRACTION:
         return "files"

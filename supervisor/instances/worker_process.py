@@ -133,6 +133,16 @@ class WorkerProcess:
     recycling: RecycleState = field(default_factory=RecycleState)
     artifact_digest: Future[dict[str, Any]] | None = None  # JSON: the digest of the files that it loaded
 
+    @property
+    def load_s(self) -> float:
+        """How long its load took; 0 if it is not ready."""
+        return round(self.ready_s - self.spawned_s, 3) if self.ready_s else 0.0
+
+    @property
+    def sharers(self) -> int:
+        """How many models are in its process."""
+        return max(len(self.shared.members), 1) if self.shared is not None else 1
+
     def infer_ready(self) -> None:
         """Takes the status page's word that it was ready: the controller that heard so may have died before noting it,
         and then this exit must not count as a failed load."""

@@ -161,6 +161,9 @@ class Children:
         self._announce(Child(ChildDescriptors(spawn.token, pid, spawn.note), descriptors, (), None))
 
     def signal(self, request: SignalChild) -> None:
+        if request.token in self.forks.tokens():
+            self.forks.cancel(request.token)
+            return
         child = self._children.get(request.token)
         if child is None or child.exited is not None or request.signal not in signal.valid_signals():
             return  # it exited meanwhile; the controller gets ChildExited

@@ -37,7 +37,7 @@ _FREEZER: Final = "freezer"
 class CgroupUsage:
     usage_bytes: int
     reclaimable_bytes: int
-    """Part of the usage: inactive page cache, which the kernel frees when memory is short."""
+    """Part of the usage: page cache, which the kernel frees when memory is short."""
     peak_bytes: int
     oom_kills: int
 

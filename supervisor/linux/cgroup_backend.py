@@ -49,6 +49,8 @@ bomb can be killed. Measured with 4096 on 2 cores: 5 s until all were dead; a re
 CLEANUP_LIMIT_S: Final = 2.0
 """How long the keeper waits at its start and end for killed processes; those in an unkillable state (D) are left."""
 _FALLBACK: Final = "RLIMIT_DATA and memory checks enforce the caps"
+_FILE_PAGES: Final = ("inactive_file", "active_file")
+"""Fields of memory.stat: page cache, which the kernel drops before it kills for memory."""
 _V1_OTHERS: Final = ("freezer", "pids", "cpu")
 CORE_WEIGHT: Final = 800
 """cpu.weight of `core` (v2), that of a worker being 100: all models depend on keeper, controller and gateways."""
@@ -270,9 +272,10 @@ class _V1Backend:
 
 
 def _read_v1(memory: Path) -> CgroupUsage:
+    stat = read_file(memory / "memory.stat")
     return CgroupUsage(
         int((memory / "memory.usage_in_bytes").read_text()),
-        parse_field(read_file(memory / "memory.stat"), "total_inactive_file"),
+        sum(parse_field(stat, f"total_{name}") for name in _FILE_PAGES),
         int((memory / "memory.max_usage_in_bytes").read_text()),
         parse_field((memory / "memory.oom_control").read_text(), "oom_kill"),
     )
@@ -313,10 +316,10 @@ class _V2Backend:
 
 
 def _read_v2(folder: Path) -> CgroupUsage:
-    usage = int((folder / "memory.current").read_text())
+    usage, stat = int((folder / "memory.current").read_text()), read_file(folder / "memory.stat")
     return CgroupUsage(
         usage,
-        parse_field(read_file(folder / "memory.stat"), "inactive_file"),
+        sum(parse_field(stat, name) for name in _FILE_PAGES),
         int(read_file(folder / "memory.peak") or usage),  # since Linux 5.19
         parse_field((folder / "memory.events").read_text(), "oom_kill"),
     )

@@ -1,4 +1,4 @@
-"""Signals to a session, and to orphans that have become the keeper's children, found by a scan of /proc.
+"""The processes of a session, and orphans that have become the keeper's children, found by a scan of /proc; signals.
 
 A process is signalled through a pidfd, after a second check that it is the right one. A session id cannot be reused
 while its leader is alive or not reaped, so the keeper ends a session before it reaps the leader. A process that has
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,16 @@ def read_stat(pid: int) -> ProcStat | None:
     return ProcStat(fields[0], int(fields[1]), int(fields[3]), bool(int(fields[6]) & _PF_EXITING))
 
 
+def session_members(leaders: Iterable[int]) -> dict[int, set[int]]:
+    """The living processes in the session of each leader, by one scan."""
+    members: dict[int, set[int]] = {leader: set() for leader in leaders}
+    for pid in _pids() if members else ():
+        stat = read_stat(pid)
+        if stat is not None and stat.session in members and stat.state != "Z":
+            members[stat.session].add(pid)
+    return members
+
+
 def signal_session(leader: int, number: int) -> None:
     """Signal all processes in the session of `leader`, itself included."""
     _signal_all(lambda stat: stat.session == leader, number)
@@ -61,11 +71,14 @@ def end_children(parent: int) -> bool:
 
 
 def _signal_all(chosen: Callable[[ProcStat], bool], number: int) -> set[int]:
+    return {pid for pid in _pids() if _matches(pid, chosen) and _signal(pid, chosen, number)}
+
+
+def _pids() -> list[int]:
     try:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
-        return set()
-    return {pid for pid in pids if _matches(pid, chosen) and _signal(pid, chosen, number)}
+        return []
 
 
 def _matches(pid: int, chosen: Callable[[ProcStat], bool]) -> bool:

@@ -9,7 +9,7 @@ another one, which had served, from coming back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -24,12 +24,22 @@ class LoadCandidate:
     """Its last load failed."""
 
 
-def next_loads(waiting: Sequence[LoadCandidate], loading: Sequence[bool], limit: int) -> list[int]:
-    """The instances that may load now. `loading`: of each load under way, whether it `has_served`."""
+def next_loads(
+    waiting: Sequence[LoadCandidate],
+    loading: Sequence[bool],
+    limit: int,
+    may_start: Callable[[int], bool] = lambda _: True,
+) -> list[int]:
+    """The instances that may load now. `loading`: of each load under way, whether it `has_served`. `may_start` is asked
+    of the most urgent first, and of no more than there are slots for; one that may not start yet takes no slot."""
     admitted: list[int] = []
     for has_served in (True, False):
         free = limit - sum(each is has_served for each in loading)
         queue = [each for each in waiting if each.has_served is has_served]
-        queue.sort(key=lambda each: (each.is_retry, each.order, each.instance))
-        admitted += [each.instance for each in queue[: max(free, 0)]]
+        for each in sorted(queue, key=lambda each: (each.is_retry, each.order, each.instance)):
+            if free <= 0:
+                break
+            if may_start(each.instance):
+                admitted.append(each.instance)
+                free -= 1
     return admitted

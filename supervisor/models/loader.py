@@ -34,7 +34,7 @@ GATEWAY_BARRIER_S: Final = 1.0
 _LOAD_ERROR_CODES: Final = frozenset(
     {
         *("load_failed", "load_timeout", "does_not_fit", "not_implemented", "gpu_fault"),
-        *("insufficient_gpu_memory", "too_many_files"),
+        *("insufficient_gpu_memory", "insufficient_memory", "too_many_files"),
     }
 )
 """Codes that a failed load is answered with; every other failure is `load_failed`."""

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import Route, Unroute
+from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.revision import Revision
-from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.processes import idle_start
 from mmsup.supervisor.repository.scanner import ModelEntry
@@ -26,13 +26,14 @@ class ModelSet:
     def __init__(self) -> None:
         self.models: dict[str, Model] = {}
         self.next_instance_id = 1
-        self.memory_headroom = MemoryHeadroom()
+        self.memory: MemoryAdmission
         self.on_change: Callable[[set[str]], None] = lambda _: None
         """Called with the names of the models that have changed in a turn of the event loop, after it."""
         self.send_to_gateways: Callable[[Route | Unroute], None] = lambda _: None
         self.context: InstanceContext
         self.hooks: InstanceHooks
-        """What instances act upon and report to; set once, before the first of them is made."""
+        """What instances act upon and report to, and whether memory holds one more; set once, before the first of
+        them is made."""
         self._instances: dict[int, Instance] = {}
         self._changed: set[str] = set()
         self._sent_routes: dict[str, Route] = {}
@@ -143,3 +144,9 @@ def start_bound_s(model_set: ModelSet, instance: Instance) -> float:
         does_same_serve=any((each.spec.name, each.spec.version) == (spec.name, spec.version) for each in serving),
         has_served=instance.revision.metadata is not None,
     )
+
+
+def content_id(model_set: ModelSet, instance: Instance) -> str:
+    """Identifies the files and the configuration that it is made from; empty if it is of no revision any more."""
+    revision = model_set.revision_of(instance)
+    return revision.content_id if revision is not None else ""

@@ -65,24 +65,26 @@ class Reconciler:
             name = instance.revision.spec.name
             of_model = sum(each.revision.spec.name == name for each in self._unkillable.values())
             is_due = instance.situation.wanted and instance.process is not None and of_model <= MAX_UNKILLABLE_REPLACED
-            if is_due and self._model_set.memory_headroom.has_room_for(instance):
+            if is_due and self._model_set.memory.has_room_for(instance):
                 revision_changes.replace_unkillable(self._model_set, instance)
 
     def _admit_loads(self) -> None:
-        devices = self._model_set.context.devices
-        waiting = [
-            each
-            for each in self._queued.values()
-            if not devices.must_wait(each.id, each.revision.spec, each.report_progress)
-        ]
-        order = sorted({_load_order(each) for each in waiting})
+        devices, queued = self._model_set.context.devices, self._queued
+        has_memory = self._model_set.memory.begin_pass()
+
+        def may_start(number: int) -> bool:
+            instance = queued[number]
+            must_wait = devices.must_wait(instance.id, instance.revision.spec, instance.report_progress)
+            return not must_wait and has_memory(instance)
+
+        order = {each: place for place, each in enumerate(sorted(map(_load_order, queued.values())))}
         candidates = [
-            LoadCandidate(each.id, order.index(_load_order(each)), _has_served(each), each.load_failure is not None)
-            for each in waiting
+            LoadCandidate(each.id, order[_load_order(each)], _has_served(each), each.load_failure is not None)
+            for each in queued.values()
         ]
         loading = [_has_served(each) for each in self._loading.values()]
-        for number in next_loads(candidates, loading, self._max_parallel_loads):
-            self._queued[number].apply(lifecycle_events.LoadAdmitted())
+        for number in next_loads(candidates, loading, self._max_parallel_loads, may_start):
+            queued[number].apply(lifecycle_events.LoadAdmitted())
 
 
 def _keep(members: dict[int, Instance], instance: Instance, *, is_member: bool) -> None:

@@ -39,8 +39,9 @@ class Recycler:
         worker = instance.worker
         if worker is None or instance.state is not InstanceState.READY or not self._may_replace(instance, worker):
             return
-        limit_bytes = instance.revision.spec.recycle_memory_bytes
-        found = read_usage(worker, counts_memory=limit_bytes is not None)
+        spec = instance.revision.spec
+        limit_bytes, cap_bytes = spec.recycle_memory_bytes, spec.memory_bytes or 0
+        found = read_usage(worker, cap_bytes, counts_memory=limit_bytes is not None or bool(cap_bytes))
         reason = recycle_policy.recycle_reason(found, limit_bytes)
         if reason:
             instance.record("recycle", f"{_describe(reason, found)}: another takes its place", reason=reason)
@@ -64,15 +65,20 @@ class Recycler:
         )
 
 
-def read_usage(worker: WorkerProcess, *, counts_memory: bool) -> recycle_policy.WorkerUsage:
+def read_usage(worker: WorkerProcess, cap_bytes: int, *, counts_memory: bool) -> recycle_policy.WorkerUsage:
     """What a worker uses now; zeros if it has exited."""
     if worker.process is None:
         return recycle_policy.WorkerUsage()
-    held = usage.footprint_bytes(worker.group, worker.process.pid) or 0 if counts_memory else 0
-    now_s = time.monotonic()
-    refusals = worker.recycling.refusals.record(worker.process.progress().refused, now_s)
+    pid, now_s = worker.process.pid, time.monotonic()
+    is_held_by_limit = bool(cap_bytes) and worker.group.cap_bytes is None
     return recycle_policy.WorkerUsage(
-        held, worker.recycling.initial_bytes, *open_files(worker.process.pid), refusals, now_s - worker.ready_s
+        usage.footprint_bytes(worker.group, pid) or 0 if counts_memory else 0,
+        worker.recycling.initial_bytes,
+        cap_bytes,
+        usage.data_bytes(pid) if is_held_by_limit else 0,
+        *open_files(pid),
+        worker.recycling.refusals.record(worker.process.progress().refused, now_s),
+        now_s - worker.ready_s,
     )
 
 

@@ -56,7 +56,8 @@ def retire(revision: Revision) -> None:
 def add_replacement(model_set: ModelSet, instance: Instance) -> Revision:
     """Start another instance of the same version, staged in a revision of its own: its failure is not the model's."""
     version = VersionRevision(instance.revision.spec, instance.revision.metadata)
-    revision = Revision(RevisionRole.STAGED, "", [version])
+    of = model_set.revision_of(instance)
+    revision = Revision(RevisionRole.STAGED, of.config if of else "", [version], of.stamp if of else "")
     model_set.models[version.spec.name].revisions.append(revision)
     model_set.add_instance(version).apply(lifecycle_events.WantUp())
     failpoint("brain.beside")

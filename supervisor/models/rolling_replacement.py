@@ -22,7 +22,9 @@ from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.model_set import ModelSet
 
-NO_ROOM_CODES: Final = frozenset({"does_not_fit", "gpu_oom", "insufficient_gpu_memory", "too_many_files"})
+NO_ROOM_CODES: Final = frozenset(
+    {"does_not_fit", "gpu_oom", "insufficient_gpu_memory", "insufficient_memory", "too_many_files"}
+)
 """Load failures that mean that memory does not hold both."""
 _DOWN: Final = (InstanceState.BACKOFF, InstanceState.FAILED, InstanceState.STOPPED, InstanceState.QUARANTINED)
 WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -55,7 +57,7 @@ class RollingReplacement:
         await self._wait_until(lambda: self._has_room(old) or not self._reserved_bytes)
         if not _is_ready(old):
             return ""  # it has exited by itself, and a new process follows
-        required_bytes = self._model_set.memory_headroom.required_bytes(old) or 0
+        required_bytes = self._model_set.memory.required_bytes(old) or 0
         if self._has_room(old):
             self._reserved_bytes[old.id] = required_bytes
             try:
@@ -74,7 +76,7 @@ class RollingReplacement:
             return await self._restart_in_place(old)
 
     def _has_room(self, old: Instance) -> bool:
-        return self._model_set.memory_headroom.has_room_for(old, sum(self._reserved_bytes.values()))
+        return self._model_set.memory.has_room_for(old, sum(self._reserved_bytes.values()))
 
     async def _start_beside(self, old: Instance) -> tuple[str, str]:
         """Start the new instance, then drain the old one. Code and text of why it failed; empty if it did not."""

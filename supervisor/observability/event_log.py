@@ -23,6 +23,7 @@ EVENT_NAMES: Final = frozenset({
     "server_start", "ready", "stopping", "control_reopened", "state_unreadable",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
+    "load_refused", "memory_overbooked",
     "model_loaded", "model_unloaded", "model_reloaded",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",

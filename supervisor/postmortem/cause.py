@@ -59,7 +59,8 @@ class Evidence:
     """What it reported of its load."""
     condemned_code: str = ""
     condemned_text: str = ""
-    """Why it was about to be killed: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`."""
+    """Why it was about to be killed: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`,
+    `gpu_oom`."""
     stop_requested: bool = False
     """It was told to stop, or killed because nobody wanted it any more."""
     ended_by: str = ""
@@ -123,6 +124,7 @@ _CONDEMNED: Final = {
     "load_timeout": ("load timeout", "did not load in time and was killed"),
     "bad_worker_reply": ("bad reply", "broke the protocol and was killed"),
     "worker_oom": ("memory", "was ended for memory"),
+    "gpu_oom": ("gpu memory", "was ended for memory of its device"),
 }
 
 

@@ -58,6 +58,10 @@ class CrashCollector:
         """Read what earlier controllers wrote."""
         self._thread.submit(self._archive.open)
 
+    def run_on_disk(self, write: Callable[[bytes], None], contents: bytes) -> object:
+        """Run a function in the thread; None if the disk is too slow, and it was not."""
+        return self._thread.submit(write, contents)
+
     def artifact_digest(self, spec: ModelSpec) -> Future[Json] | None:
         """The digest of what a worker loads, read when it starts or is taken over; None if the disk is too slow."""
         return self._thread.submit(self._digests.digest, spec.directory)

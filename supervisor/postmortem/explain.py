@@ -22,6 +22,10 @@ MAX_LATER_EVENTS: Final = 20
 LINE_CHARACTERS: Final = 200
 MEMORY_RISE: Final = 1.5
 """The factor by which memory must have grown to be called rising."""
+_MEMORY_DECISIONS: Final = {
+    "load_refused": "A load of it was refused for memory",
+    "memory_overbooked": "A load of it was admitted although memory may not hold it",
+}
 _OUTCOMES: Final = frozenset({"worker_ready", "load_failed", "load_timeout", "crash_loop"})
 
 
@@ -47,6 +51,14 @@ def no_crash(model: str, state: str, reason: str) -> list[str]:
     if state:
         sentences.append(f"The model is {state} now{f': {reason}' if reason else ''}.")
     return sentences
+
+
+def memory_decision(events: Sequence[Json]) -> list[str]:
+    """The last time that a load was refused for memory, or may not have fitted, if it is among these events."""
+    last = next((each for each in reversed(events) if each.get("event") in _MEMORY_DECISIONS), None)
+    if last is None:
+        return []
+    return [f"{_MEMORY_DECISIONS[str(last['event'])]} at {last.get('time')}: {str(last.get('text')).rstrip('.')}."]
 
 
 def list_entry(report: Json) -> Json:

@@ -19,8 +19,10 @@ AWAITED_S: Final = 0.2
 """Bound for one that follows another, and for which its callers wait."""
 SPARE_S: Final = 1.0
 """Bound for one that nobody was served by, or whose work others do meanwhile."""
+FORKED_S: Final = 0.05
+"""Bound for one that is forked of a zygote: all that it has to do, without the model's own part, takes 10 ms."""
 LOOK_S: Final = 0.1
-"""Between two looks; the bound is exceeded by at most as much."""
+"""Between two looks, or half the bound; the bound is exceeded by at most as much."""
 
 
 def bound_s(*, does_any_serve: bool, does_same_serve: bool, has_served: bool) -> float:
@@ -61,6 +63,10 @@ class IdleStart:
         self._timer: asyncio.TimerHandle | None = None
         self._look()
 
+    @property
+    def is_over(self) -> bool:
+        return self._timer is None
+
     def end(self) -> None:
         """It is ready, or somebody waits for it now."""
         if self._timer is not None:
@@ -76,6 +82,6 @@ class IdleStart:
     def _look(self) -> None:
         seen = read_activity(self.pid, (), self._since_ns) if self.pid else ProcessActivity(time.monotonic_ns())
         self._clock.add(seen)
-        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, self._bound_s / 2), self._look)
         if self._clock.queued_s >= self._bound_s:
             self.end()

@@ -36,6 +36,12 @@ _ROOM: Final = "-"
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+FORK_LIMIT_S: Final = 1.0
+"""From the request until the zygote has answered, which takes 2 to 7 ms on an idle machine. It does nothing else."""
+IMPORT_LIMIT_S: Final = 30.0
+"""The same of a zygote that has not imported everything yet; an exec has the same imports to make."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartMethod:
     """How a worker is started, as zygotes/start_method.py decides."""
@@ -44,6 +50,8 @@ class StartMethod:
     """The token of the zygote that forks it; empty: exec."""
     reason: str = ""
     """Why so, for people."""
+    waits: bool = False
+    """That zygote is still importing, and the worker waits for it."""
 
     @property
     def text(self) -> str:
@@ -131,6 +139,7 @@ def worker_spawn(
         oom_score_adj=WORKER_OOM_ADJ,
         note=note,
         zygote=start.zygote,
+        fork_limit_s=IMPORT_LIMIT_S if start.waits else FORK_LIMIT_S,
     )
 
 
@@ -157,7 +166,12 @@ def member_spawn(worker: WorkerId, host: int) -> Spawn:
 
 
 def zygote_spawn(
-    interpreter: str, zygote: WorkerId, environment: LaunchEnvironment, procs_files: tuple[str, ...], note: str
+    interpreter: str,
+    engine_set: str,
+    zygote: WorkerId,
+    environment: LaunchEnvironment,
+    procs_files: tuple[str, ...],
+    note: str,
 ) -> Spawn:
     """`zygote`: number and generation."""
     own = interpreter == sys.executable
@@ -171,6 +185,8 @@ def zygote_spawn(
         "ORT_DISABLE_TELEMETRY": "1",
         WORKER_MARK: _ROOM * WORKER_MARK_BYTES,
     }
+    if engine_set == "onnxruntime":
+        env[HUGE_PAGES[0]] = HUGE_PAGES[1]
     return Spawn(
         token=zygote_token(*zygote),
         argv=(interpreter, "-m", "mmsup.worker.zygote", " " * TITLE_BYTES),

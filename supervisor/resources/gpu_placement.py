@@ -22,6 +22,7 @@ from mmsup.supervisor.gpu.selection import DeviceLoad, GpuCordoned, NoGpu, NoGpu
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.resources.gpu_watch import GpuWatch, has_gpu_open, is_in_first_pid_namespace
 
 Json = dict[str, Any]  # one JSON object
 
@@ -31,6 +32,7 @@ class GpuPlacement:
         self._model_set = model_set
         self._monitor, self.why_no_gpu = monitor, monitor.why_no_gpu
         self._health = health
+        self._watch = GpuWatch(monitor, None if is_in_first_pid_namespace() else has_gpu_open)
         self._pending = memory_release.PendingReleases()
         self._needs: dict[tuple[str, str], int] = {}
         """By model and version: what its last worker held of a GPU when it was first measured ready."""
@@ -102,25 +104,25 @@ class GpuPlacement:
 
     def _on_update(self) -> bool:
         self._health.check()
-        for instance in self._model_set.instances():
-            self._measure(instance)
+        instances = list(self._model_set.instances())
+        is_watched = self._watch.look(instances)
+        for instance in instances:
+            self._note_need(instance)
         self._pending.settle(self._monitor.snapshots())
         self._model_set.retry(NoGpuMemory.code, self._fits_now)
         waiting, self._waiting = self._waiting, set()
         for name in waiting:
             self._model_set.mark_changed(name)
-        return bool(waiting)
+        return bool(waiting) or is_watched
 
-    def _measure(self, instance: Instance) -> None:
-        """What a worker holds now, and what a fresh one of its version needs."""
-        worker, process = instance.worker, instance.process
-        gpu = self._monitor.find(worker.gpu.device) if worker is not None else None
-        if worker is None or process is None or process.is_dead or gpu is None:
+    def _note_need(self, instance: Instance) -> None:
+        """What a fresh worker of its version needs: what this one held when it had just become ready."""
+        worker = instance.worker
+        if worker is None or instance.state is not InstanceState.READY or worker.gpu.is_measured:
             return
-        worker.gpu.usage = usage = memory_release.usage_of(process.pid, gpu, process.progress().device_bytes)
-        if instance.state is InstanceState.READY and not worker.gpu.is_measured and usage.held_bytes:
+        if worker.gpu.usage.held_bytes:
             worker.gpu.is_measured = True
-            self._needs[instance.revision.spec.name, instance.revision.spec.version] = usage.held_bytes
+            self._needs[instance.revision.spec.name, instance.revision.spec.version] = worker.gpu.usage.held_bytes
 
     def _fits_now(self, instance: Instance) -> bool:
         try:

@@ -14,6 +14,7 @@ from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
 from mmsup.supervisor.processes.cleanup import Cleanup
+from mmsup.supervisor.processes.idle_start import SPARE_S, IdleStart
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, zygote_name, zygote_spawn
 from mmsup.supervisor.zygotes.start_method import ZygoteKey
 from mmsup.supervisor.zygotes.zygote_process import Zygote, ZygoteHooks
@@ -35,6 +36,7 @@ class PoolContext:
     """The server's option `zygotes`."""
     generation: int
     """Of the controller: a part of each name, so that none is used twice."""
+    does_any_serve: Callable[[], bool]
 
 
 class ZygoteLauncher:
@@ -49,13 +51,21 @@ class ZygoteLauncher:
         number, generation, context = self._number, self._context.generation, self._context
         group = context.cgroups.create(zygote_name(number, generation), MEMORY_BYTES)
         note = json.dumps({"interpreter": key.interpreter, "engine_set": key.engine_set})
-        context.send(zygote_spawn(key.interpreter, (number, generation), context.environment, group.procs_files, note))
-        return Zygote(key, number, generation, group, time.monotonic(), self._hooks)
+        zygote = Zygote(key, number, generation, group, time.monotonic(), self._hooks)
+        procs_files, idle = group.procs_files, context.cgroups.idle
+        if idle is not None and context.does_any_serve():
+            zygote.idle_start = IdleStart(SPARE_S, lambda: idle.release(group))
+            procs_files = idle.admit(group)
+        name = number, generation
+        context.send(zygote_spawn(key.interpreter, key.engine_set, name, context.environment, procs_files, note))
+        return zygote
 
     def restore(self, number: int, generation: int, note: str) -> Zygote:
         """One that an earlier controller has started."""
         self._number = max(self._number, number)
-        group = self._context.cgroups.group(zygote_name(number, generation))
+        group, idle = self._context.cgroups.group(zygote_name(number, generation)), self._context.cgroups.idle
+        if idle is not None:
+            idle.release(group)
         return Zygote(ZygoteKey(**json.loads(note)), number, generation, group, time.monotonic(), self._hooks)
 
     def kill(self, zygote: Zygote) -> None:

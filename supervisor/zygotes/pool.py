@@ -1,8 +1,9 @@
 """The zygotes of a server: which there should be, which there are, and which one forks the next worker.
 
-Nothing waits for a zygote: a worker that finds none ready is started by exec. One that ends touches no worker; it is
-started again after the pauses of backoff.py, at once if it ended because its code has changed. One that fewer than two
-workers want is ended after a while. Their number is bounded, and each has a control group with a memory limit.
+A worker of a new instance waits for a zygote that imports: to import the same itself takes as long. One that is started
+again does not wait; if no zygote is ready, it is started by exec. A zygote that ends touches no worker; it is started
+again after the pauses of backoff.py, at once if it ended because its code has changed. One that fewer than two workers
+want is ended after a while. Their number is bounded, and each has a control group with a memory limit.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ class ZygotePool:
         self._is_open = True
         self.update()
 
-    def choose(self, spec: ModelSpec) -> StartMethod:
-        """How the worker of this model that is about to start is started."""
+    def choose(self, spec: ModelSpec, *, may_wait: bool) -> StartMethod:
+        """How the worker of this model that is about to start is started. `may_wait`: for a zygote that imports; its
+        callers do not wait for it."""
         if self._context.mode == "none":
             return StartMethod("", "the server's option zygotes is none")
         if reason := exec_reason(spec):
@@ -84,8 +86,10 @@ class ZygotePool:
         zygote = self._zygotes.get(key)
         if zygote is not None and zygote.is_ready:
             return StartMethod(zygote.token, f"of zygote {zygote.number}, which has imported {key.engine_set}")
+        if zygote is not None and may_wait:
+            return StartMethod(zygote.token, f"of zygote {zygote.number}, which imports {key.engine_set}", waits=True)
         if zygote is not None:
-            return StartMethod("", f"the zygote for {key.engine_set} is not ready yet")
+            return StartMethod("", f"the zygote for {key.engine_set} is not ready yet, and callers may wait")
         history = self._history.get(key)
         lost = f"the zygote for {key.engine_set} ended: {history.reason}" if history and history.reason else ""
         return StartMethod("", lost or f"a zygote for {key.engine_set} is kept from the second worker on")
@@ -153,7 +157,7 @@ class ZygotePool:
         zygote = self._find(number, generation)
         if zygote is not None:
             is_outdated = not message.signal and message.status == exit_codes.ZYGOTE_OUTDATED
-            self._on_gone(zygote, exit_text(message), is_outdated=is_outdated)
+            self._on_gone(zygote, exit_text(message, zygote.group.read()), is_outdated=is_outdated)
         self._context.send(ForgetChild(message.token))
 
     def close(self) -> None:

@@ -15,8 +15,9 @@ from mmsup.ipc.stray_signals import signal_name
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
-from mmsup.supervisor.linux.cgroup import Cgroup
+from mmsup.supervisor.linux.cgroup import Cgroup, CgroupUsage
 from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.idle_start import IdleStart
 from mmsup.supervisor.processes.launch_spec import zygote_name, zygote_token
 from mmsup.supervisor.zygotes.start_method import ZygoteKey
 
@@ -47,6 +48,8 @@ class Zygote:
         self.is_ending = False
         """It is killed, since nobody uses it or its code is old."""
         self.unused_since_s: float | None = None
+        self.idle_start: IdleStart | None = None
+        """While it imports beside others who serve."""
         self._hooks = hooks
         self._limit: asyncio.TimerHandle | None = None
 
@@ -66,19 +69,21 @@ class Zygote:
     def adopt(self, pid: int, descriptors: list[int]) -> None:
         """The keeper has started it: have it import its engine. One that has done so answers at once."""
         self.process = ChildProcess(self.token, pid, descriptors, self)
+        if self.idle_start is not None:
+            self.idle_start.pid = pid
         self.process.channel.send(encode(ConfigureZygote(WIRE_VERSION, self.key.engine_set)))
         self._limit = asyncio.get_running_loop().call_later(START_LIMIT_S, self._hooks.kill, self)
 
     def close(self) -> None:
         """Let go of it; the process goes on."""
-        self._cancel_limit()
+        self._cancel_limits()
         process, self.process = self.process, None  # it refers to this object, and its page is unmapped with it
         if process is not None:
             process.close()
 
     def drain_and_close(self) -> None:
         """It has exited."""
-        self._cancel_limit()
+        self._cancel_limits()
         process, self.process = self.process, None
         if process is not None:
             process.drain_and_close()
@@ -91,6 +96,8 @@ class Zygote:
             self._hooks.kill(self)
             return
         self._cancel_limit()
+        if self.idle_start is not None:
+            self.idle_start.end()
         self._hooks.on_ready(self, message.import_s)
 
     def on_closed(self) -> None:
@@ -103,13 +110,20 @@ class Zygote:
     def on_output(self, data: bytes) -> None:
         self._hooks.on_output(self, data)
 
+    def _cancel_limits(self) -> None:
+        self._cancel_limit()
+        if self.idle_start is not None:
+            self.idle_start.cancel()
+
     def _cancel_limit(self) -> None:
         if self._limit is not None:
             self._limit.cancel()
 
 
-def exit_text(exited: ChildExited) -> str:
-    """Why a zygote has ended, in words."""
+def exit_text(exited: ChildExited, usage: CgroupUsage | None) -> str:
+    """Why a zygote has ended, in words. `usage`: of its control group, None without one."""
+    if exited.signal and usage is not None and usage.oom_kills:
+        return f"it was killed by the kernel for memory, of which it used {usage.peak_bytes >> 20} MiB"
     if exited.signal:
         return f"it was ended by {signal_name(exited.signal)}"
     if exited.status == exit_codes.ZYGOTE_OUTDATED:

@@ -64,10 +64,11 @@ ROWS: Final = {
     "F52": "chunks and lengths made to smuggle",
     "F53": "gRPC floods",
     "F54": "loads and unloads of one model by many at once",
-    "F55": "SIGKILL of a zygote, the process that workers are forked of",
+    "F55": "the end of a zygote, the process that workers are forked of, by a signal or by the kernel for memory",
     "F56": "a zygote that is stopped, or hangs before a fork",
     "F57": "a zygote that cannot fork safely: a second thread, CUDA, other code on disk",
     "F58": "a zygote that does not come up",
+    "F59": "a load that does not fit the memory budget",
 }
 
 OPEN: Final = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,10 +22,15 @@ from mmsup.supervisor.gpu.memory_release import WAIT_S
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "GPU-aaaa1111", "GPU-bbbb2222"
 MODEL = """
+import time
+
+
 class Model:
     def infer(self, inputs):
         if (inputs["x"] == 666.0).any():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if (inputs["x"] == 777.0).any():
+            time.sleep(60)
         return {"y": inputs["x"]}
 """
 TENSORS = "inputs: [{name: x, datatype: FP32, shape: [2]}]\noutputs: [{name: y, datatype: FP32, shape: [2]}]\n"
@@ -62,12 +68,12 @@ def nvml(machine: tuple[Server, FakeNvml]) -> FakeNvml:
     return machine[1]
 
 
-def load(server: Server, name: str, device: str = "cuda:0") -> int:
-    """A model that seems to compute on a GPU; the pid of its worker."""
+def load(server: Server, name: str, device: str = "cuda:0", more: str = "") -> int:
+    """A model that seems to compute on a GPU; the pid of its worker. `more`: of its mmsup.yaml."""
     folder = server.repository / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
-    (folder.parent / "mmsup.yaml").write_text(f"{TENSORS}device: {device}\n")
+    (folder.parent / "mmsup.yaml").write_text(f"{TENSORS}device: {device}\n{more}\n")
     server.ctl("load", name=name)
     return server.pid(name)
 
@@ -233,3 +239,36 @@ def test_nvml_that_hangs_is_killed_and_its_figures_are_withheld_until_it_answers
     server.await_event("gpu_back")
     eventually(lambda: gauges(server, "nv_gpu_memory_used_bytes") == [50 * GIB], "the metric is there again")
     assert device(server)["device"] == "cuda:0"
+
+
+def held_call(server: Server, name: str) -> tuple[threading.Thread, list[tuple[int, Json]]]:
+    """A request that its model is working on, until its worker ends."""
+    replies: list[tuple[int, Json]] = []
+    thread = threading.Thread(target=lambda: replies.append(call(server, name, 777.0, 0.0)))
+    thread.start()
+    eventually(lambda: server.gauge("mmsup_requests_open", model=name) == 1.0, "it is open")
+    return thread, replies
+
+
+@pytest.mark.fault("F18")
+def test_memory_that_is_asked_of_the_driver_itself_ends_its_worker_and_nobody_else(
+    server: Server, nvml: FakeNvml, pytestconfig: pytest.Config
+) -> None:
+    for number in range(pytestconfig.getoption("--breaches")):
+        name, other = f"asks_{number}", f"keeps_{number}"
+        pid, kept = (load(server, each, more="gpu_memory: 4GiB\nhang_limit: 60s") for each in (name, other))
+        thread, replies = held_call(server, name)
+        held = ((pid, 9 * GIB), (kept, 4 * GIB), (1, 20 * GIB))
+        nvml.set_cards(Card(FIRST, free_bytes=47 * GIB, held=held), Card(SECOND))
+        thread.join(30)
+        assert [(status, reply["code"]) for status, reply in replies] == [(503, "gpu_oom")], replies
+        nvml.set_cards(Card(FIRST), Card(SECOND))
+        death = server.await_event("worker_exit", name)
+        assert death["cause"] == "gpu memory"
+        assert "it held 9GiB of cuda:0 (NVIDIA H200) as NVML counts: gpu_memory is 4GiB" in death["text"]
+        server.await_event("worker_ready", name, 2)
+        assert call(server, name, 1.0, 2.0)[0] == 200
+        assert server.pids(other) == [kept]
+        assert not server.events("worker_exit", other)
+        for each in (name, other):
+            server.ctl("unload", name=each)

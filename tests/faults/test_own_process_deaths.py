@@ -212,7 +212,7 @@ def test_a_gateway_that_dies_while_the_controller_is_away_has_one_successor(repo
 def test_a_start_that_a_dead_controller_had_begun_is_begun_anew_and_those_who_wait_for_it_are_served(
     repository: Path,
 ) -> None:
-    write_fault_model(repository, "slow")
+    write_fault_model(repository, "slow", start="exec")  # a forked one is further before it can be stopped
     with running(repository) as server:
         from harness.victim import Victim
 

@@ -234,23 +234,6 @@ def test_a_worker_stopped_while_idle_is_found_without_any_request(server: Server
         hurt.assert_serves()
 
 
-@pytest.mark.fault("F15", "F16")
-@pytest.mark.parametrize("mode", ["allocate", "child"])
-def test_memory_over_the_cap_is_named_from_the_kernels_own_count(server: Server, mode: str) -> None:
-    with victim(server, f"memory_{mode}", memory="192MiB", hang_limit="30s") as hurt:
-        status, reply = hurt.send(mode, 600)
-        if server.status()["isolation"].startswith("cgroup"):
-            # A child's death may reach the model, and its answer us, before the kernel's count reaches the controller.
-            if (mode, status) != ("child", 500):
-                assert (status, reply["code"], reply["retryable"]) == (503, "worker_oom", False), reply
-            death = hurt.death()
-            assert death["oom"] is True
-            assert "192" in death["text"]
-        else:
-            assert (status, reply["code"]) == (500, "inference_failed"), reply
-        hurt.assert_serves()
-
-
 @pytest.mark.fault("F6")
 @pytest.mark.parametrize(
     ("option", "mode"), [("on_load", "raise"), ("on_import", "raise"), ("on_load", "exit"), ("on_load", "segv")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ import pytest
 
 from engines.build import write_fault_model
 from harness.bystander import Bystander
-from harness.invariants import assert_clean, assert_gone, server_processes, settled
+from harness.invariants import assert_clean, assert_gone, cgroup_tops, server_processes, settled
 from harness.server import Json, Server, eventually, serving
 from harness.victim import BYSTANDER, Victim, bystander_repository
-from mmsup.supervisor.keeper.forking.forks import FORK_LIMIT_S
+from mmsup.supervisor.processes.launch_spec import FORK_LIMIT_S
 
 pytestmark = pytest.mark.slow
+LIMITS = {"memory.limit_in_bytes": "memory.usage_in_bytes", "memory.max": "memory.current"}
 LOAD_S = 30.0
 """Of a small model by exec, on a machine that is busy."""
 
@@ -46,6 +48,10 @@ def load(server: Server, name: str, **options: object) -> tuple[Victim, str]:
     return made, str(instance["start"])
 
 
+def members(group: Path) -> list[int]:
+    return [int(each) for each in (group / "cgroup.procs").read_text().split()]
+
+
 def numpy_zygote(server: Server) -> Json:
     return server.await_zygote()
 
@@ -68,6 +74,30 @@ def test_a_killed_zygote_costs_nobody_anything_and_is_back(server: Server) -> No
         server.ctl("unload", name=each.name)
     assert_clean(before, server)
     server.ctl("unload", name=first.name)
+
+
+@pytest.mark.fault("F55")
+def test_a_zygote_that_the_kernel_kills_for_memory_is_back_and_its_end_has_its_cause(server: Server) -> None:
+    first, _ = load(server, "before_oom")
+    pid, row = server.pid(first.name), numpy_zygote(server)
+    group = next((each for top in cgroup_tops(server) for each in top.glob("z*") if row["pid"] in members(each)), None)
+    if group is None or not any((group / name).exists() for name in LIMITS):
+        pytest.skip("no control groups with a limit of memory here")
+    limit, usage = next((group / a, group / b) for a, b in LIMITS.items() if (group / a).exists())
+    with Bystander(server, BYSTANDER):
+        limit.write_text(usage.read_text())
+        names = [f"during_oom_{number}" for number in range(4)]  # the copies that one fork leaves may find room
+        for name in names:
+            load(server, name)
+        ended = eventually(
+            lambda: [each for each in server.events("zygote_exit") if "for memory" in each["text"]], "it was killed"
+        )
+        assert ended[0]["text"].startswith("the zygote for numpy ended: it was killed by the kernel for memory")
+        server.await_zygote(after=row["pid"])
+        first.assert_serves()
+    assert server.pid(first.name) == pid
+    for name in (first.name, *names):
+        server.ctl("unload", name=name)
 
 
 @pytest.mark.fault("F56")
@@ -116,6 +146,22 @@ def test_zygotes_outlive_the_controller_and_fork_for_the_next_one(server: Server
     assert how.startswith("forked"), how
     for each in (made, other):
         server.ctl("unload", name=each.name)
+
+
+def test_a_fork_that_a_dead_controller_had_requested_leaves_one_worker(server: Server) -> None:
+    zygote = numpy_zygote(server)["pid"]
+    write_fault_model(server.repository, "requested")
+    os.kill(zygote, signal.SIGSTOP)
+    with Bystander(server, BYSTANDER):
+        command = [sys.executable, "-m", "mmsup.supervisor.cli", "ctl", "load", "requested"]
+        loading = subprocess.Popen([*command, "--runtime-dir", str(server.runtime_dir)], stderr=subprocess.DEVNULL)
+        server.await_event("worker_spawn", "requested")
+        os.kill(server.status()["controller"]["pid"], signal.SIGKILL)
+        os.kill(zygote, signal.SIGCONT)
+        loading.wait()  # it asks again, or says that the server was not there
+        Victim(server, "requested").assert_serves()
+        eventually(lambda: len(server.pids("requested")) == 1, "one worker")
+    server.ctl("unload", name="requested")
 
 
 @pytest.mark.fault("F58")

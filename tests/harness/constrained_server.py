@@ -57,6 +57,14 @@ class SmallDiskServer(Server):
         return ["unshare", "--mount", "sh", "-c", script, "sh", *super()._command()]
 
 
+class NoCgroupServer(Server):
+    """It sees no control groups."""
+
+    def _command(self) -> list[str]:
+        script = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", script, "sh", *super()._command()]
+
+
 class UnreadOutputServer(Server):
     """Its output goes to a pipe of 4 KiB that only the test reads."""
 

@@ -161,16 +161,16 @@ def serve(control: ControlChannel, fork: ControlChannel, lifeline: int) -> NoRet
     poller = select.poll()
     poller.register(lifeline, 0)  # only its hang-up matters
     poller.register(control.fileno(), select.POLLIN)
-    poller.register(fork.fileno(), select.POLLIN)
     while True:
         ready = [fd for fd, _ in poller.poll()]
         if lifeline in ready:
             os._exit(exit_codes.KEEPER_LOST)
         if control.fileno() in ready and (received := control.receive()) is not None:
             zygote = _configure(zygote, decode(received[0], TO_ZYGOTE), control)
+            poller.register(fork.fileno(), select.POLLIN)  # what was requested before waits there
         if fork.fileno() in ready and (received := fork.receive()) is not None:
             data, descriptors = received
-            assert zygote is not None, "a request before everything is imported"
+            assert zygote is not None, "requests are read once everything is imported"
             zygote.fork(from_json(data, (ForkWorker,)), descriptors)
 
 

@@ -7,6 +7,7 @@ the files of what is imported must be those that were imported.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from typing import Final
 
 LIBRARIES: Final = ("numpy", "ml_dtypes", "msgpack", "onnxruntime", "torch")
 """Of these the first file tells whether another version was installed."""
+_GPU_FILES: Final = "/dev/nvidia"
 _PACKAGE: Final = "mmsup."
 _Stamp = tuple[int, int, int]
 
@@ -27,9 +29,17 @@ def unfitness() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return "it has initialized CUDA"
+    if any(each.startswith(_GPU_FILES) for each in _open_files()):
+        return "it has opened a GPU"
     if "libcuda.so" in Path("/proc/self/maps").read_text():
         return "it has loaded the CUDA driver"
     return ""
+
+
+def _open_files() -> Iterable[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing
+            yield os.readlink(f"/proc/self/fd/{fd}")
 
 
 class LoadedCode:

@@ -95,8 +95,10 @@ def _forget_zygote(argv: list[str]) -> None:
     sys.orig_argv[:] = argv
     sys.modules["__main__"] = main
     tempfile.tempdir = None
-    # numpy's own generator is seeded once, at its import, so that all workers would draw the same numbers. Python's is
-    # seeded anew by a hook of its own, and torch's begins with the same constant in every process.
+    # The generators of numpy and torch are seeded once, at the import, so that all workers would draw the same numbers.
+    # Python's is seeded anew by a hook of its own.
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
     gc.enable()

@@ -80,6 +80,10 @@ def harm(mode, amount):
     elif mode == "child":  # the memory is a child's
         code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096])"
         subprocess.run([sys.executable, "-c", code], check=True)
+    elif mode == "children":  # three hold so much each, until they are ended
+        code = f"held = bytearray({int(amount)} << 20); held[::4096] = b'x' * len(held[::4096]); input()"
+        started = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for _ in range(3)]
+        [each.wait() for each in started]
     elif mode == "files":
         OPENED.extend(open(os.devnull) for _ in range(int(amount)))
     elif mode == "forks":  # a bomb: every child forks for ever, in a session of its own

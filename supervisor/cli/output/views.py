@@ -18,6 +18,16 @@ from mmsup.supervisor.config.units import age, size_text
 
 Json = Mapping[str, Any]  # the server's JSON
 _WORKER_COLUMNS: Final = (">PID", ">GENERATION", ">RESTARTS", ">MEMORY=memory_bytes")
+_FOOTPRINT_COLUMNS: Final = (
+    "VERSION",
+    "ENGINE",
+    "DEVICE",
+    ">LOAD=load_peak_bytes",
+    ">SETTLED=settled_bytes",
+    ">SERVING=serving_peak_bytes",
+    ">GPU=gpu",
+    ">TIME=load_s",
+)
 _EVENT_COLUMNS: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event with a fixed position in its line; the others follow as `name=value`."""
 _HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
@@ -37,6 +47,7 @@ def status(result: Json) -> None:
             **{f"gateway {number}": _process(each) for number, each in enumerate(_mappings(result, "gateways"))},
             "standby": standby,
             "caps": cell(result.get("isolation")),
+            **_memory(result),
             "kept aside": _kept_aside(result),
             **{name: cell(address) for name, address in _mapping(result, "addresses").items()},
         }
@@ -55,6 +66,20 @@ def status(result: Json) -> None:
             click.echo(line)
 
 
+def _memory(result: Json) -> dict[str, str]:
+    """Of each pool of memory the sum that workers hold, against its budget."""
+    rows = _mappings(_mapping(result, "memory"), "pools")
+    return {cell(each.get("memory")): _pool(each) for each in rows}
+
+
+def _pool(row: Json) -> str:
+    kind = "" if row.get("configured") else " by default"
+    sizes = {name: row.get(f"{name}_bytes") for name in ("loading", "leaving")}
+    moving = "".join(f", {size_text(size)} of it {name}" for name, size in sizes.items() if size)
+    in_use, budget = size_text(row.get("in_use_bytes") or 0), size_text(row.get("budget_bytes") or 0)
+    return f"workers hold {in_use}{moving}; the budget is {budget}{kind}"
+
+
 def _kept_aside(result: Json) -> str:
     names = result.get("state_kept_aside")
     if not isinstance(names, list) or not names:
@@ -69,6 +94,8 @@ def models(result: Json) -> None:
         ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", *group, "REASON"],
         [{**each, "versions": _versions(each)} for each in listed],
     )
+    for name, text in _memory(result).items():
+        click.echo(f"{name}: {text}")
 
 
 def processes(result: Json) -> None:
@@ -131,6 +158,10 @@ def model(result: Json) -> None:
         for tensor in _mappings(metadata, side):
             shape = [*batch, *(tensor.get("shape") or ())]
             click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
+    footprints = _mappings(result, "footprints")
+    if footprints:
+        click.echo("\nfootprint")
+        _table(_FOOTPRINT_COLUMNS, [{**each, **_of_device(each)} for each in footprints])
     instances = _mappings(result, "instances")
     if instances:
         click.echo("\ninstances")
@@ -146,6 +177,11 @@ def model(result: Json) -> None:
         click.echo("\nrecent events")
         for each in recent:
             click.echo(f"  {event(each)}")
+
+
+def _of_device(row: Json) -> Json:
+    held = max(row.get(f"gpu_{name}_bytes") or 0 for name in ("load_peak", "settled", "serving_peak"))
+    return {"gpu": size_text(held) if held else ""}
 
 
 def why(result: Json) -> None:
@@ -216,14 +252,14 @@ def _model_rows(model: Json) -> Iterator[Json]:
 def _groups(models: Iterable[Json]) -> Iterator[str]:
     """A line for each process that models share."""
     said: set[str] = set()
-    for model, each in [(model, each) for model in models for each in _mappings(model, "instances")]:
+    for of, each in [(of, each) for of in models for each in _mappings(of, "instances")]:
         pid, beside = cell(each.get("pid")), each.get("shares_with")
         if not isinstance(beside, list) or not pid or pid in said:
             continue
         said.add(pid)
-        name = f"{cell(model.get('name'))}/{cell(each.get('version'))}"
+        name = f"{cell(of.get('name'))}/{cell(each.get('version'))}"
         members = ", ".join(sorted([name, *map(cell, beside)]))
-        yield f"group {cell(model.get('group'))}: pid {pid} is the process of {members}; what ends it ends it for all"
+        yield f"group {cell(of.get('group'))}: pid {pid} is the process of {members}; what ends it ends it for all"
 
 
 def _process_row(each: Json) -> Json:

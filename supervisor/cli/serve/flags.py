@@ -62,6 +62,14 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
     "max_requests": Flag("N", "Open requests of each gateway, shared by all models."),
     "max_request_bytes": Flag("SIZE", "Bytes of their bodies, shared likewise."),
+    "memory_budget_bytes": Flag(
+        "SIZE",
+        "Host memory of all workers together.",
+        default="auto: what the machine or container has beside the server itself",
+    ),
+    "gpu_memory_budgets": Flag(
+        "[DEVICE:]SIZE", "Memory of a GPU, or of each, for all workers on it; may be given again.", many=True
+    ),
     "restart_grace_s": Flag("S", "How long a request waits for a model that restarts."),
     "front": Flag("fast|plain", "What serves inferences: the fast front, or aiohttp as for all other requests."),
     "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),

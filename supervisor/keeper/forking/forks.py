@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mmsup.ipc.environment import WORKER_MARK
-from mmsup.ipc.messages.keeper_control import NotForked, Spawn
+from mmsup.ipc.messages.keeper_control import NotForked, Spawn, SpawnFailed
 from mmsup.ipc.messages.zygote_control import FORK_STATUS, GO, Forked, ForkRefused, ForkWorker, WorkerSetUp
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, DescriptorsLost, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError, from_json, to_json
@@ -27,8 +27,6 @@ from mmsup.supervisor.linux.worker_marks import mark_number
 
 FORK_CHANNEL: Final = 5
 """Place of the fork channel among the descriptors of a zygote, of which the first is its pidfd."""
-FORK_LIMIT_S: Final = 1.0
-"""From the request until the zygote has answered, which takes 2 to 7 ms on an idle machine. It does nothing else."""
 SET_UP_LIMIT_S: Final = 30.0
 """From then until the worker is set up. It may have what the processor has left over (linux/idle_group.py)."""
 
@@ -44,6 +42,13 @@ class PendingFork:
     pid: int = 0
     pidfd: int = -1
     is_set_up: bool = False
+
+    def end(self) -> None:
+        """The worker, if there is one, runs nothing of its own."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.close()
 
     def close(self) -> None:
         close_fds([*self.kept, *([self.pidfd] if self.pidfd >= 0 else [])])
@@ -112,7 +117,7 @@ class Forks:
                 near.close()
                 return False
         made.is_kept = True
-        pending = PendingFork(spawn, zygote[0], made.kept, near, due_s=time.monotonic() + FORK_LIMIT_S)
+        pending = PendingFork(spawn, zygote[0], made.kept, near, due_s=time.monotonic() + spawn.fork_limit_s)
         self._pending[spawn.token] = pending
         self._selector.register(near.fileno(), selectors.EVENT_READ, lambda: self._read(pending))
         return True
@@ -131,7 +136,14 @@ class Forks:
                 continue
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(each.zygote_pidfd, signal.SIGKILL)
-            self._fail(each, f"it did not answer within {FORK_LIMIT_S:g} s")
+            self._fail(each, f"it did not answer within {each.spawn.fork_limit_s:g} s")
+
+    def cancel(self, token: str) -> None:
+        """Nobody wants this worker any more."""
+        pending = self._pending[token]
+        self._remove(pending)
+        pending.end()
+        self._send(SpawnFailed(token, "it was stopped before it was forked"), ())
 
     def give_up(self, text: str) -> None:
         """All of them, for this reason: this program ends."""
@@ -185,10 +197,7 @@ class Forks:
         if pending.spawn.token not in self._pending:
             return
         self._remove(pending)
-        if pending.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pending.pidfd, signal.SIGKILL)
-        pending.close()
+        pending.end()
         self._send(NotForked(pending.spawn.token, text), ())
         self._spawn(replace(pending.spawn, zygote=""))
 

@@ -50,7 +50,7 @@ def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
             {"1": "ready"},
         )
         assert set(model["instances"][0]) == {
-            "id", "version", "pid", "generation", "state", "restarts", "memory_bytes",
+            "id", "version", "pid", "generation", "state", "restarts", "memory_bytes", "start",
         }  # fmt: skip
 
     ask_house(tmp_path, play)

@@ -27,17 +27,20 @@ def gpu(free: int, *held: tuple[int, int]) -> Gpu:
 
 
 def pending(before: Gpu, own: int = 0, at_s: float = 0.0) -> PendingRelease:
-    return PendingRelease(DEAD, usage_of(DEAD, before, own * GIB), at_s)
+    return PendingRelease(DEAD, usage_of({DEAD}, before, own * GIB), at_s)
 
 
 BEFORE = gpu(20, (DEAD, 50), (OTHER, 10))
 
 
 def test_usage_is_what_nvml_shows_else_the_workers_own_figure() -> None:
-    assert usage_of(DEAD, BEFORE, 3) == GpuUsage(50 * GIB, 80 * GIB)
-    assert usage_of(DEAD, gpu(30), 50 * GIB) == GpuUsage(50 * GIB, 80 * GIB)
+    assert usage_of({DEAD}, BEFORE, 3) == GpuUsage(50 * GIB, 80 * GIB)
+    assert usage_of({DEAD}, gpu(30), 50 * GIB) == GpuUsage(50 * GIB, 80 * GIB)
+    assert usage_of({DEAD, OTHER}, BEFORE, 3).held_bytes == 60 * GIB  # a child holds the rest
+    assert [usage_of({DEAD}, BEFORE, own).source for own in (0, 3)] == ["nvml", "nvml"]
+    assert [usage_of({DEAD}, gpu(30), own).source for own in (0, 3)] == ["", "self"]
     # It may stand there under a pid of another namespace: its word would count twice.
-    assert usage_of(DEAD, gpu(20, (OTHER, 60)), 50 * GIB).counted_bytes == 80 * GIB
+    assert usage_of({DEAD}, gpu(20, (OTHER, 60)), 50 * GIB).counted_bytes == 80 * GIB
 
 
 @pytest.mark.parametrize(

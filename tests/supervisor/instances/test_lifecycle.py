@@ -20,6 +20,7 @@ from mmsup.supervisor.instances.lifecycle_events import (
     ExitOverdue,
     ExpectExit,
     Finish,
+    GpuMemoryExceeded,
     HangDetected,
     InstanceState,
     Kill,
@@ -65,6 +66,7 @@ def any_event(kind: type[Any], rng: random.Random) -> Event:
         LoadTimedOut: LoadTimedOut("slow"),
         ProtocolViolated: ProtocolViolated("false"),
         OutOfMemory: OutOfMemory("full"),
+        GpuMemoryExceeded: GpuMemoryExceeded("full"),
     }
     return made[kind] if kind in made else kind()
 
@@ -111,6 +113,8 @@ CELLS: list[tuple[bool, InstanceState, Event, bool, InstanceState, list[type[Act
     (UP, InstanceState.READY, ProtocolViolated("false"), UP, InstanceState.STOPPING, [Condemn, Kill]),
     (UP, InstanceState.READY, OutOfMemory("full"), UP, InstanceState.STOPPING, [Condemn, Kill]),
     (UP, InstanceState.LOADING, OutOfMemory("full"), UP, InstanceState.STOPPING, [RecordLoadFailure, Kill]),
+    (UP, InstanceState.READY, GpuMemoryExceeded("full"), UP, InstanceState.STOPPING, [Condemn, Kill]),
+    (UP, InstanceState.WARMING, GpuMemoryExceeded("full"), UP, InstanceState.STOPPING, [RecordLoadFailure, Kill]),
     (UP, InstanceState.STOPPING, OutOfMemory("full"), UP, InstanceState.STOPPING, [Kill]),
     (UP, InstanceState.READY, CrashReported("worker_crashed", "x"), UP, InstanceState.STOPPING, [Condemn, ExpectExit]),
     (UP, InstanceState.READY, WantDown(), DOWN, InstanceState.DRAINING, [StopRouting, StartDrain]),

@@ -27,6 +27,13 @@ from mmsup.supervisor.models.recycling import open_files
         (WorkerUsage(refusals=REFUSALS - 1, served_s=PERIOD_S + 1), None, ""),
         (WorkerUsage(refusals=REFUSALS, served_s=PERIOD_S), None, ""),  # never had room, as a fresh one would not
         (WorkerUsage(), 200, ""),
+        (WorkerUsage(memory_bytes=181, initial_bytes=100, cap_bytes=200, served_s=PERIOD_S + 1), None, "rss"),
+        (WorkerUsage(memory_bytes=180, initial_bytes=100, cap_bytes=200, served_s=PERIOD_S + 1), None, ""),
+        (WorkerUsage(memory_bytes=181, initial_bytes=100, cap_bytes=200, served_s=PERIOD_S), None, ""),
+        (WorkerUsage(memory_bytes=181, initial_bytes=170, cap_bytes=200, served_s=PERIOD_S + 1), None, ""),
+        (WorkerUsage(memory_bytes=181, initial_bytes=100, cap_bytes=200, served_s=PERIOD_S + 1), 190, ""),  # its own
+        (WorkerUsage(120, 100, cap_bytes=200, limited_bytes=181, served_s=PERIOD_S + 1), None, "rss"),
+        (WorkerUsage(105, 100, cap_bytes=200, limited_bytes=181, served_s=PERIOD_S + 1), None, ""),
     ],
 )
 def test_a_worker_is_recycled_for_growth_beyond_its_limit_descriptors_or_refusals(

@@ -134,10 +134,10 @@ def test_v2_counters_are_read_in_the_kernels_format(delegated: Path, tmp_path: P
     (folder / "memory.current").write_text("50331648\n")
     (folder / "memory.stat").write_text("anon 41943040\nfile 8388608\ninactive_file 4194304\nactive_file 4194304\n")
     (folder / "memory.events").write_text("low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n")
-    assert group.read() == CgroupUsage(50331648, 4194304, 50331648, 2)
+    assert group.read() == CgroupUsage(50331648, 8388608, 50331648, 2)
     assert group.usage_bytes() == 50331648
     (folder / "memory.peak").write_text("67108864\n")
-    assert group.read() == CgroupUsage(50331648, 4194304, 67108864, 2)
+    assert group.read() == CgroupUsage(50331648, 8388608, 67108864, 2)
 
 
 def test_v2_a_group_is_killed_by_the_kernel(delegated: Path, tmp_path: Path) -> None:

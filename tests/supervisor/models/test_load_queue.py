@@ -16,6 +16,18 @@ def test_at_most_the_limit_loads_at_a_time_in_the_order_of_models() -> None:
     assert next_loads(waiting, [False, False], 2) == []
 
 
+def test_one_that_may_not_start_yet_takes_no_slot_and_nobody_is_asked_for_whom_there_is_none() -> None:
+    waiting = [LoadCandidate(number, number, has_served=False) for number in range(5)]
+    asked: list[int] = []
+
+    def may_start(number: int) -> bool:
+        asked.append(number)
+        return number != 0
+
+    assert next_loads(waiting, [False], 2, may_start) == [1]
+    assert asked == [0, 1]
+
+
 def test_an_instance_that_has_served_does_not_wait_behind_first_loads_that_hang() -> None:
     assert next_loads([LoadCandidate(3, 5, has_served=True)], [False, False], 2) == [3]
 

@@ -41,7 +41,7 @@ def run_in_harness(
             (old,) = harness.controller.models.model_set.instances()
             first = old.worker
 
-            def read(tenure: object, *, counts_memory: bool) -> WorkerUsage:
+            def read(tenure: object, cap_bytes: int, *, counts_memory: bool) -> WorkerUsage:
                 assert counts_memory
                 return held[-1] if tenure is first else WorkerUsage()
 

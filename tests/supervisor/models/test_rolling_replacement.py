@@ -13,15 +13,22 @@ from controller_double import ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.messages.gateway_control import LinkWorker, UnlinkWorker
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
+from mmsup.supervisor.capacity.admission import NoEviction
+from mmsup.supervisor.capacity.budget import MemoryBudgets
+from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
+from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.models.memory_headroom import MemoryHeadroom
 
 
-class Space(MemoryHeadroom):
+class Space(MemoryAdmission):
     """As much memory as a test says; each worker takes a GiB."""
 
     def __init__(self, available: int = 1 << 40) -> None:
+        meter = FootprintMeter(FootprintStore(Path("/nowhere")), lambda _: "", lambda write, contents: None)
+        super().__init__(MemoryAccounts(MemoryBudgets(1 << 50), list, meter, lambda _: None, NoEviction()))
         self._available = available
 
     def available_bytes(self) -> int:
@@ -48,7 +55,7 @@ def ready(harness: ControllerHarness) -> list[Instance]:
 
 
 def renewing(harness: ControllerHarness, old: Instance, space: Space) -> asyncio.Task[str]:
-    harness.controller.models.model_set.memory_headroom = space
+    harness.controller.models.model_set.memory = space
     work: Any = harness.controller.models.replacement.replace(old)  # a coroutine
     return asyncio.get_running_loop().create_task(work)
 

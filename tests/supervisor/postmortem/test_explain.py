@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from mmsup.supervisor.postmortem.explain import MAX_LATER_EVENTS, explain, later_events, list_entry, no_crash
+from mmsup.supervisor.postmortem.explain import (
+    MAX_LATER_EVENTS,
+    explain,
+    later_events,
+    list_entry,
+    memory_decision,
+    no_crash,
+)
 
 Json = dict[str, Any]
 
@@ -346,3 +353,13 @@ def test_a_report_of_another_version_is_explained_as_far_as_possible() -> None:
         assert explain(some, [])
         assert list_entry(some)
         assert later_events(some, [event("worker_ready")]) is not None
+
+
+def test_the_last_decision_about_memory_is_told_with_its_figures() -> None:
+    refused = {"event": "load_refused", "time": "T2", "text": "it needs 2GiB of host memory, and 1MiB are free; unload"}
+    events = [{"event": "memory_overbooked", "time": "T1", "text": "x"}, refused, {"event": "load_failed", "text": "y"}]
+    assert memory_decision(events) == [
+        "A load of it was refused for memory at T2: it needs 2GiB of host memory, and 1MiB are free; unload."
+    ]
+    assert memory_decision(events[:1]) == ["A load of it was admitted although memory may not hold it at T1: x."]
+    assert memory_decision(events[2:]) == []

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mmsup.supervisor.linux.cgroup import Cgroup, CgroupUsage
+from mmsup.supervisor.linux.process_tree import session_members
 from mmsup.supervisor.processes import usage
 
 
@@ -48,3 +50,45 @@ def test_a_process_that_is_stopped_or_gone_cannot_run_and_another_can() -> None:
         assert not usage.can_run(process.pid)
         process.kill()
     assert not usage.can_run(process.pid)
+
+
+FORKED = """
+import os, sys
+held = bytearray(64 << 20)
+held[::4096] = b"x" * len(held[::4096])
+child = os.fork()
+if child:
+    print(child, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_a_child_shares_counts_once_where_it_is_divided() -> None:
+    mib, pipe = 1 << 20, subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", FORKED], stdin=pipe, stdout=pipe, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        pids = {parent.pid, int(parent.stdout.readline())}
+        assert session_members([parent.pid]) == {parent.pid: pids}
+        assert all(64 * mib < each < 90 * mib for each in usage.private_bytes(pids).values())
+        assert 64 * mib < sum(usage.proportional_bytes(pids).values()) < 100 * mib
+        assert 64 * mib < usage.data_bytes(parent.pid) < 200 * mib
+        parent.communicate()
+    ended = {parent.pid}
+    assert usage.private_bytes(ended) == usage.proportional_bytes(ended) == dict.fromkeys(ended, 0)
+    assert usage.data_bytes(parent.pid) == 0
+    assert session_members(ended) == {parent.pid: set()}
+
+
+def test_a_worker_holds_what_its_group_counts_without_files_else_its_share_of_each_page() -> None:
+    group = Cgroup([Path("/nowhere")], "memory.max", lambda folder: CgroupUsage(1000, 300, 1200, 0))
+    assert usage.held_bytes(group, gone()) == 700
+    assert usage.held_bytes(Cgroup(()), gone()) is None
+    assert 1 << 20 < (usage.held_bytes(Cgroup(()), os.getpid()) or 0) <= (usage.resident_bytes(os.getpid()) or 0)
+
+
+def test_what_was_held_for_a_moment_counts_as_released() -> None:
+    before = usage.released_bytes(os.getpid())
+    bytearray(64 << 20)
+    assert usage.released_bytes(os.getpid()) > max(before - (8 << 20), 48 << 20)
+    assert usage.released_bytes(gone()) == 0

@@ -22,7 +22,7 @@ from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
-from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, parse_token
+from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, StartMethod, parse_token
 from mmsup.supervisor.zygotes import pool as pool_file
 from mmsup.supervisor.zygotes.launcher import PoolContext
 from mmsup.supervisor.zygotes.pool import MOST_ZYGOTES, ZygotePool
@@ -37,12 +37,14 @@ class Rig:
         self.sent: list[Any] = []  # messages to the keeper
         self.specs: list[ModelSpec] = []
         self.log = EventLog(folder / "events")
-        groups: Any = SimpleNamespace(create=lambda *_: Cgroup(()), group=lambda _: Cgroup(()))
+        groups: Any = SimpleNamespace(create=lambda *_: Cgroup(()), group=lambda _: Cgroup(()), idle=None)
         cleanup: Any = SimpleNamespace(add=lambda *_: None)
         environment = LaunchEnvironment({}, str(folder), str(folder), 2)
         output = ModelOutput(folder / "output")
         self.pool = ZygotePool(
-            PoolContext(self.sent.append, environment, groups, cleanup, self.log, output, mode, generation),
+            PoolContext(
+                self.sent.append, environment, groups, cleanup, self.log, output, mode, generation, lambda: False
+            ),
             lambda: self.specs,
         )
         self._ends: list[socket.socket] = []
@@ -92,19 +94,25 @@ def run(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
 
 
 @run
-async def test_the_second_worker_starts_a_zygote_and_the_third_is_forked(tmp_path: Path) -> None:
+async def test_the_second_worker_starts_a_zygote_and_waits_for_it(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.pool.open()
     rig.specs = [spec("a")]
-    assert rig.pool.choose(spec("a")).text == "exec: a zygote for numpy is kept from the second worker on"
+    assert (
+        rig.pool.choose(spec("a"), may_wait=True).text == "exec: a zygote for numpy is kept from the second worker on"
+    )
     assert not rig.spawned()
     rig.specs.append(spec("b"))
-    assert rig.pool.choose(spec("b")).text == "exec: the zygote for numpy is not ready yet"
+    again = rig.pool.choose(spec("b"), may_wait=False)
+    assert again.text == "exec: the zygote for numpy is not ready yet, and callers may wait"
     (spawn,) = rig.spawned()
+    assert rig.pool.choose(spec("b"), may_wait=True) == StartMethod(
+        spawn.token, "of zygote 1, which imports numpy", waits=True
+    )
     assert spawn.is_zygote
     await rig.come_up(spawn)
     rig.specs.append(spec("c"))
-    assert rig.pool.choose(spec("c")).zygote == spawn.token
+    assert rig.pool.choose(spec("c"), may_wait=True).zygote == spawn.token
     assert rig.spawned() == [spawn]
     rig.close()
 
@@ -114,7 +122,7 @@ async def test_without_zygotes_none_is_started(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "none")
     rig.pool.open()
     rig.specs = [spec("a")] * 9
-    assert rig.pool.choose(spec("a")).text == "exec: the server's option zygotes is none"
+    assert rig.pool.choose(spec("a"), may_wait=True).text == "exec: the server's option zygotes is none"
     assert not rig.sent
     rig.close()
 
@@ -130,7 +138,7 @@ async def test_before_the_children_of_an_earlier_controller_are_known_none_is_st
     rig.pool.open()
     assert [each.token for each in rig.spawned()] == ["zygote.5.2"], "its number is no other one's"
     other = spec("c", python="/usr/bin/other", preload="torch")
-    assert rig.pool.choose(other).zygote == "zygote.4.1"
+    assert rig.pool.choose(other, may_wait=True).zygote == "zygote.4.1"
     rig.close()
 
 
@@ -141,8 +149,8 @@ async def test_a_class_is_forked_next_time_of_what_it_had_imported(tmp_path: Pat
     rig.specs = [spec("a")]
     rig.pool.learn(spec("a"), ("numpy", "torch"))
     rig.pool.learn(spec("b", "ort"), ("numpy", "onnxruntime", "torch"))
-    assert "torch" in rig.pool.choose(spec("a")).reason
-    assert "onnxruntime" in rig.pool.choose(spec("b", "ort")).reason
+    assert "torch" in rig.pool.choose(spec("a"), may_wait=True).reason
+    assert "onnxruntime" in rig.pool.choose(spec("b", "ort"), may_wait=True).reason
     rig.close()
 
 
@@ -160,7 +168,7 @@ async def test_one_that_exits_is_started_again_after_a_pause_and_an_outdated_one
     rig.end(second, 1)
     rig.pool.update()
     assert rig.spawned()[-1] is second, "it waits"
-    assert rig.pool.choose(spec("a")).text == "exec: the zygote for numpy ended: it exited with status 1"
+    assert rig.pool.choose(spec("a"), may_wait=True).text == "exec: the zygote for numpy ended: it exited with status 1"
     events = [each for each in rig.log.last() if each["event"] == "zygote_exit"]
     assert [each["next_delay_s"] > 0 for each in events] == [False, True]
     rig.close()

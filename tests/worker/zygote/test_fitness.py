@@ -41,6 +41,12 @@ def test_an_initialized_cuda_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_an_open_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "readlink", lambda _: "/dev/nvidia0")
+    assert unfitness() == "it has opened a GPU"
+
+
+@pytest.mark.usefixtures("alone")
 def test_a_loaded_driver_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _: "7f00-7f01 r-xp 0 00:00 0 /usr/lib/libcuda.so.550\n")
     assert unfitness() == "it has loaded the CUDA driver"

@@ -40,10 +40,9 @@ from mmsup.ipc.messages.keeper_control import (
 from mmsup.ipc.messages.zygote_control import FROM_ZYGOTE, ConfigureZygote, ZygoteReady
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel
-from mmsup.supervisor.keeper.forking.forks import FORK_LIMIT_S
 from mmsup.supervisor.linux import cgroup_backend
 from mmsup.supervisor.linux.worker_marks import mark_number, read_mark
-from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, zygote_spawn
+from mmsup.supervisor.processes.launch_spec import FORK_LIMIT_S, IMPORT_LIMIT_S, LaunchEnvironment, zygote_spawn
 
 pytestmark = pytest.mark.slow
 ZYGOTE = "zygote.1.1"
@@ -81,14 +80,19 @@ def rig(tmp_path: Path) -> Iterator[KeeperRig]:
         yield made
 
 
-def start_zygote(controller: RelayedController, folder: Path, procs_files: tuple[str, ...] = ()) -> Zygote:
+def start_zygote(
+    controller: RelayedController, folder: Path, procs_files: tuple[str, ...] = (), *, imports: bool = True
+) -> Zygote:
     environment = LaunchEnvironment({}, str(folder), str(folder), 2)
-    spawn = zygote_spawn(sys.executable, (1, 1), environment, procs_files, "")
+    spawn = zygote_spawn(sys.executable, "numpy", (1, 1), environment, procs_files, "")
     (folder / "sitecustomize.py").write_text(ON_SIGNAL)
     (folder / "part.py").write_text("x = 1\n")
     controller.send(with_env(spawn, PYTHONPATH=str(folder)))
-    child = controller.child()
-    channel = ControlChannel.from_fd(os.dup(child.control))
+    return import_all(Zygote(controller.child(), controller)) if imports else Zygote(controller.child(), controller)
+
+
+def import_all(zygote: Zygote) -> Zygote:
+    channel = ControlChannel.from_fd(os.dup(zygote.child.control))
     channel.send(encode(ConfigureZygote(WIRE_VERSION, "numpy")))
     wait_readable(channel.fileno(), "readiness of the zygote")
     received = channel.receive()
@@ -96,7 +100,7 @@ def start_zygote(controller: RelayedController, folder: Path, procs_files: tuple
     ready = decode(received[0], FROM_ZYGOTE)
     assert isinstance(ready, ZygoteReady)
     channel.close()
-    return Zygote(child, controller)
+    return zygote
 
 
 def with_env(spawn: Spawn, **more: str) -> Spawn:
@@ -107,7 +111,13 @@ def worker(token: str, folder: Path, *, zygote: str, **fields: Any) -> Spawn:  #
     """A worker that waits for its configuration for ever."""
     env = {"PATH": os.defpath, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     env |= {"HOME": str(folder), "TZ": "Asia/Tokyo", WORKER_MARK: f"server/{token}", "PYTHONPATH": str(folder)}
-    plain: dict[str, Any] = {"env": env, "cwd": str(folder), "oom_score_adj": 300, "zygote": zygote}
+    plain: dict[str, Any] = {
+        "env": env,
+        "cwd": str(folder),
+        "oom_score_adj": 300,
+        "zygote": zygote,
+        "fork_limit_s": FORK_LIMIT_S,
+    }
     return spawn_of(token, sys.executable, "-m", "mmsup.worker", "model/1#7", **(plain | fields))
 
 
@@ -298,6 +308,37 @@ def test_a_token_is_not_given_twice_while_it_is_being_forked(rig: KeeperRig, tmp
     assert controller.receive(SpawnFailed) == SpawnFailed("worker.7.1", "there is a worker.7.1 already")
     os.kill(zygote.pid, signal.SIGCONT)
     assert controller.child().token == "worker.7.1"
+
+
+def test_a_worker_that_is_requested_before_its_zygote_has_imported_everything_is_forked_then(
+    rig: KeeperRig, tmp_path: Path
+) -> None:
+    controller = rig.ready_controller()
+    zygote = start_zygote(controller, tmp_path, imports=False)
+    zygote.fork(worker("worker.7.1", tmp_path, zygote=ZYGOTE, fork_limit_s=IMPORT_LIMIT_S))
+    import_all(zygote)
+    forked = controller.child()
+    assert status_of(forked.pid, "PPid") == {"PPid": str(rig.pid)}
+    assert forked.token == "worker.7.1"
+
+
+def test_a_worker_that_is_stopped_before_its_fork_is_not_started(rig: KeeperRig, tmp_path: Path) -> None:
+    controller = rig.ready_controller()
+    zygote = start_zygote(controller, tmp_path, imports=False)
+    of_keeper = descriptor_kinds(rig.pid)
+    for token in ("worker.7.1", "worker.8.1"):
+        zygote.fork(worker(token, tmp_path, zygote=ZYGOTE, fork_limit_s=IMPORT_LIMIT_S))
+    controller.send(SignalChild("worker.7.1", signal.SIGKILL, whole_session=True))
+    assert controller.receive(SpawnFailed) == SpawnFailed("worker.7.1", "it was stopped before it was forked")
+    import_all(zygote)
+    assert controller.child().token == "worker.8.1"
+    controller.send(SignalChild("worker.8.1", signal.SIGKILL))
+    forget(controller, "worker.8.1")
+    wait_until(lambda: descriptor_kinds(rig.pid) == of_keeper, "the keeper holds nothing of either")
+    children_file = Path(f"/proc/{rig.pid}/task/{rig.pid}/children")
+    wait_until(
+        lambda: len(children_file.read_text().split()) == 2, "the controller and the zygote are all that is left"
+    )
 
 
 def test_what_a_fork_copies_is_charged_to_the_group_of_its_worker(rig: KeeperRig, tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""How much memory a worker of a model version needs, and how long its load takes: measured, or guessed until it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mmsup.ipc.specs import ModelSpec
+
+ENGINE_BYTES: Final = {"custom": 20 << 20, "ort": 48 << 20, "pytorch": 150 << 20}
+"""Host memory of a worker with a model of no size, by engine: Python 3.11, torch 2.13, onnxruntime 1.32."""
+LOAD_FACTOR: Final = 1.5
+"""Of the bytes of the artifact: weights, and part of the file that is read beside them."""
+CUDA_CONTEXT_BYTES: Final = 512 << 20
+"""What a CUDA context takes of its device before the first weight is there, where nothing was measured."""
+MAX_FILES: Final = 256
+"""Files of a version that are counted for a guess."""
+SAME: Final = 0.05
+"""Two measurements that differ by less are the same."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FootprintKey:
+    model: str
+    version: str
+    engine: str
+    device: str
+    """As the model's configuration says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes and seconds of one worker; 0 is not measured. `gpu_` is of the device, all others of the host."""
+
+    load_peak_bytes: int = 0
+    """The most that was held until it was ready."""
+    settled_bytes: int = 0
+    """Held when it had become ready."""
+    serving_peak_bytes: int = 0
+    """The most that was held since."""
+    gpu_load_peak_bytes: int = 0
+    gpu_settled_bytes: int = 0
+    gpu_serving_peak_bytes: int = 0
+    load_s: float = 0.0
+    """From the request to start it until it was ready."""
+
+    def is_near(self, other: Footprint) -> bool:
+        """Whether nothing differs by more than a few per cent."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
+        return all(abs(mine - theirs) <= SAME * max(mine, theirs) for mine, theirs in pairs)
+
+    def followed_by(self, later: Footprint) -> Footprint:
+        """This one, corrected by a later worker of the same files: its load counts, and the higher peak of service."""
+        return replace(
+            later,
+            serving_peak_bytes=max(self.serving_peak_bytes, later.serving_peak_bytes),
+            gpu_load_peak_bytes=later.gpu_load_peak_bytes or self.gpu_load_peak_bytes,
+            gpu_settled_bytes=later.gpu_settled_bytes or self.gpu_settled_bytes,
+            gpu_serving_peak_bytes=max(self.gpu_serving_peak_bytes, later.gpu_serving_peak_bytes),
+            load_s=later.load_s or self.load_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a load takes of one pool of memory."""
+
+    needed_bytes: int
+    """The most that it holds at one time while it loads. Growth in service is counted once it is there."""
+    least_bytes: int = 0
+    """What it holds for good once it is ready; it cannot live with less."""
+    is_measured: bool = True
+
+
+def footprint_key(spec: ModelSpec) -> FootprintKey:
+    return FootprintKey(spec.name, spec.version, spec.engine, spec.device)
+
+
+def uses_gpu(spec: ModelSpec) -> bool:
+    return spec.device != "cpu"
+
+
+def host_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
+    """Host memory of one worker. A cap of the model's own bounds a guess."""
+    if measured is not None and measured.settled_bytes:
+        return Need(max(measured.load_peak_bytes, measured.settled_bytes), measured.settled_bytes)
+    guess = ENGINE_BYTES.get(spec.engine, 0) + round(artifact_bytes * LOAD_FACTOR)
+    guess = guess if spec.memory_bytes is None else min(guess, spec.memory_bytes)
+    return Need(guess, guess, is_measured=False)
+
+
+def gpu_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
+    """Memory of its device that one worker takes, its CUDA context included; nothing for a model on the CPU."""
+    if not uses_gpu(spec):
+        return Need(0)
+    if measured is not None and measured.gpu_settled_bytes:
+        return Need(max(measured.gpu_load_peak_bytes, measured.gpu_settled_bytes), measured.gpu_settled_bytes)
+    guess = spec.gpu_memory_bytes or CUDA_CONTEXT_BYTES + round(artifact_bytes * LOAD_FACTOR)
+    return Need(guess, guess, is_measured=False)
+
+
+def artifact_bytes(directory: str) -> int:
+    """The bytes of the files in the folder of a version, of the first MAX_FILES; 0 if it cannot be read."""
+    sizes: list[int] = []
+    for folder, _, names in os.walk(directory):
+        for name in names[: MAX_FILES - len(sizes)]:
+            with contextlib.suppress(OSError):
+                sizes.append(os.stat(os.path.join(folder, name)).st_size)
+        if len(sizes) >= MAX_FILES:
+            break
+    return sum(sizes)

@@ -1,0 +1,114 @@
+"""Who holds how much memory, of the host and of each GPU, and what one more worker needs: the facts for `admission`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from mmsup.supervisor.capacity import footprint
+from mmsup.supervisor.capacity.admission import Claim, ClaimState, DeviceMemory, Evictor, Pool
+from mmsup.supervisor.capacity.budget import MemoryBudgets
+from mmsup.supervisor.capacity.footprint import Need
+from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState
+from mmsup.supervisor.processes import usage
+
+HOST: Final = "host memory"
+HOST_OPTION: Final = "--memory-budget"
+GPU_OPTION: Final = "--gpu-memory-budget"
+_LEAVING: Final = frozenset({InstanceState.DRAINING, InstanceState.STOPPING})
+
+
+class MemoryAccounts:
+    def __init__(
+        self,
+        budgets: MemoryBudgets,
+        instances: Callable[[], Iterable[Instance]],
+        meter: FootprintMeter,
+        find_device: Callable[[str], DeviceMemory | None],
+        evictor: Evictor,
+    ) -> None:
+        """`find_device`: a GPU by what CUDA_VISIBLE_DEVICES of a worker holds; None if it is not known now."""
+        self.meter = meter
+        self.evictor = evictor
+        self._budgets = budgets
+        self._instances = instances
+        self._find_device = find_device
+
+    def pools(self) -> list[Pool]:
+        """The host's and those of all GPUs on which a worker is."""
+        devices = dict.fromkeys(each.worker.gpu.device for each in self._instances() if each.worker is not None)
+        pools = [self.host_pool(), *(self.device_pool(None, each) for each in devices if each)]
+        return [each for each in pools if each is not None]
+
+    def host_need(self, instance: Instance) -> Need:
+        measured = self.meter.find(instance)
+        artifact = 0 if measured is not None else self.meter.artifact_bytes(instance)
+        return footprint.host_need(instance.revision.spec, measured, artifact)
+
+    def gpu_need(self, instance: Instance) -> Need:
+        return footprint.gpu_need(
+            instance.revision.spec, self.meter.find(instance), self.meter.artifact_bytes(instance)
+        )
+
+    def host_pool(self, load: Instance | None = None, reserved: Sequence[Claim] = ()) -> Pool:
+        claims = (*self._host_claims(load), *reserved)
+        booked = sum(each.claimed_bytes for each in claims if each.state is ClaimState.BOOKED)
+        growth = booked - sum(
+            self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in STARTING_UP
+        )
+        free_bytes = usage.machine_memory().available_bytes + usage.free_swap_bytes() - max(growth, 0)
+        return Pool(
+            HOST,
+            HOST_OPTION,
+            self._budgets.host_bytes,
+            self._budgets.is_configured,
+            claims,
+            free_bytes,
+            self.evictable_bytes(HOST, load),
+        )
+
+    def device_pool(self, load: Instance | None, device: str) -> Pool | None:
+        found = self._find_device(device)
+        if found is None:
+            return None
+        budget = self._budgets.of_device(*found.names)
+        claims = tuple(self._device_claims(load, device))
+        return Pool(
+            found.label,
+            GPU_OPTION,
+            found.total_bytes if budget is None else budget,
+            budget is not None,
+            claims,
+            None,
+            self.evictable_bytes(device, load),
+        )
+
+    def _host_claims(self, load: Instance | None) -> Iterator[Claim]:
+        for each in self._instances():
+            if each is not load and each.state in ALIVE:
+                needed = self.host_need(each).needed_bytes if each.state in STARTING_UP else 0
+                yield Claim(holder(each), max(self.meter.held_bytes(each), needed), _claim_state(each))
+
+    def _device_claims(self, load: Instance | None, device: str) -> Iterator[Claim]:
+        for each in self._instances():
+            if each is not load and each.worker is not None and each.worker.gpu.device == device:
+                needed = self.gpu_need(each).needed_bytes if each.state in STARTING_UP else 0
+                yield Claim(holder(each), max(each.worker.gpu.usage.held_bytes, needed), _claim_state(each))
+
+    def evictable_bytes(self, pool: str, load: Instance | None) -> int:
+        if load is None:
+            return 0
+        return self.evictor.evictable_bytes(pool, holder(load), load.revision.spec.effective_priority(0))
+
+
+def _claim_state(instance: Instance) -> ClaimState:
+    if instance.state in STARTING_UP:
+        return ClaimState.BOOKED
+    return ClaimState.RETURNING if instance.state in _LEAVING else ClaimState.USED
+
+
+def holder(instance: Instance) -> str:
+    """The name of a worker in claims."""
+    return f"{instance.revision.spec.name}/{instance.revision.spec.version}"
