@@ -7,19 +7,17 @@ process beneath: it tells each member of what happened to all of them, and which
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc.memory.status_page import Progress
 from mmsup.ipc.messages.worker_control import HostMember
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import close_fds
-from mmsup.supervisor.groups import company
+from mmsup.supervisor.groups.group_members import GroupMembers
 from mmsup.supervisor.groups.member_process import MemberProcess
-from mmsup.supervisor.instances.context import GroupMember
 from mmsup.supervisor.instances.worker_exit import crash_summary
 from mmsup.supervisor.instances.worker_process import OomWatch
 from mmsup.supervisor.linux.cgroup import Cgroup
@@ -29,8 +27,6 @@ from mmsup.supervisor.processes.launch_spec import member_spawn, worker_token
 
 MEMBER_OF_KEEPER: Final = 3
 """Descriptors of a member that stay with the controller: pidfd, control, page."""
-SHARED_CODE: Final = "model_restarting"
-"""What callers of a bystander get whose requests cannot be run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +43,12 @@ class Place:
     device: str
 
 
-@dataclass(slots=True)
-class Blame:
-    """By whom the process ended, as far as it is known."""
-
-    worker: WorkerId | None = None
-    text: str = ""
-    names: dict[WorkerId, str] = field(default_factory=dict[WorkerId, str])
-    """The members at its end."""
-
-
-class GroupProcess:
+class GroupProcess(GroupMembers):
     def __init__(self, place: Place, on_empty: Callable[[GroupProcess], None]) -> None:
         """`on_empty`: the last member has left."""
+        super().__init__()
         self.place = place
         self.process: ChildProcess | None = None
-        self.members: dict[WorkerId, GroupMember] = {}
-        self.takes_members = True
         self.is_stopping = False
         self.has_failed = False
         """It could not be started."""
@@ -71,10 +56,8 @@ class GroupProcess:
         self.exited_token = ""
         """Set once it has exited: the keeper is to forget it with its last member."""
         self._on_empty = on_empty
-        self._processes: dict[WorkerId, MemberProcess] = {}
         self._requested: set[WorkerId] = set()
         """Members that the process has not been told of."""
-        self._blame = Blame()
         self._oom: OomWatch | None = None
 
     @property
@@ -110,45 +93,18 @@ class GroupProcess:
             self._requested.add(worker)
             send(member_spawn(worker, self.place.number))
 
-    def names_beside(self, worker: WorkerId) -> tuple[str, ...]:
-        names = self._blame.names or self._names()
-        return tuple(sorted(name for each, name in names.items() if each != worker))
-
-    def ended_by(self, worker: WorkerId) -> str:
-        culprit = self._blame.worker
-        if culprit is None or culprit == worker:
-            return ""
-        return f"{self._blame.names[culprit]}, which {self._blame.text}"
-
-    def blame_text(self) -> str:
-        """The same for everybody; empty if it is not known, or it was stopped."""
-        culprit = self._blame.worker
-        return "" if culprit is None else f"{self._blame.names[culprit]} {self._blame.text}"
-
-    def ending(self, worker: WorkerId, text: str) -> None:
-        if self._blame.worker is None and worker in self.members:
-            self._set_blame(worker, f"is being ended: {text}")
-            self._tell_others()
-
     def leave(self, worker: WorkerId) -> None:
         self.members.pop(worker, None)
         self._processes.pop(worker, None)
         if not self.members:
             self._on_empty(self)
 
-    def is_running(self, worker: WorkerId) -> bool:
-        return self.running() == worker
-
-    def running(self) -> WorkerId | None:
-        """The member that has the process now."""
-        return company.running({worker: each.own_progress() for worker, each in self._processes.items()})
-
     def on_exited(self, token: str) -> None:
         """It is dead. Its members are told by the keeper, each by itself."""
         self.exited_token = token
         self.takes_members = False
         if self._blame.worker is None:
-            self._set_blame(self.running(), "had it when it ended")
+            self._blame_running()
         if self.process is not None:
             self.process.drain_and_close()
         self.close_watch()
@@ -186,26 +142,6 @@ class GroupProcess:
         for worker, member in list(self.members.items()):
             if running in (None, worker):
                 member.on_oom()
-
-    def _set_blame(self, worker: WorkerId | None, text: str) -> None:
-        if not self._blame.names:
-            self._blame.names = self._names()
-        self._blame.worker, self._blame.text = worker, text
-        self.takes_members = False
-
-    def _tell_others(self) -> None:
-        culprit = self._blame.worker
-        if culprit is None:
-            return
-        for worker, member in list(self.members.items()):
-            if worker != culprit:
-                member.on_crash(SHARED_CODE, f"it shares its worker with {self.ended_by(worker)}")
-
-    def _names(self) -> dict[WorkerId, str]:
-        return {worker: f"{each.spec.name}/{each.spec.version}" for worker, each in self.members.items()}
-
-    def _pages_beside(self, worker: WorkerId) -> Iterable[Progress]:
-        return [each.own_progress() for other, each in self._processes.items() if other != worker]
 
 
 class _HostListener:

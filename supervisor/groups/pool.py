@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, ForgetChild, SignalChild, SpawnFailed
-from mmsup.ipc.messages.worker_control import ConfigureWorker, StopWorker
+from mmsup.ipc.messages.worker_control import StopWorker
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import close_fds
-from mmsup.supervisor.groups import company
-from mmsup.supervisor.groups.group_process import GroupProcess, Place
+from mmsup.supervisor.groups import company, launcher
+from mmsup.supervisor.groups.group_process import GroupProcess
 from mmsup.supervisor.instances.context import GroupMember, InstanceContext
-from mmsup.supervisor.linux.cgroup import SERVING_WEIGHTS
-from mmsup.supervisor.processes.launch_spec import host_spawn, host_token, scratch_dir, worker_spawn
+from mmsup.supervisor.processes.launch_spec import host_token, scratch_dir
 
-FILE_HEADROOM_BYTES: Final = 64 << 20
-"""As for any worker (instances/actions.py)."""
-GENERATION: Final = 1
-"""Of every such process: each has a number of its own."""
 STOP_LIMIT_S: Final = 5.0
 """How long one without members may take to exit."""
 
@@ -54,7 +47,12 @@ class GroupPool:
             if each.takes_members and each.place.name == spec.group and company.can_share(each.place.spec, spec)
         ]
         found = company.choose([_count(each, spec) for each in open_ones], spec.instances)
-        process = open_ones[found] if found is not None else self._start(member)
+        if found is not None:
+            process = open_ones[found]
+        else:
+            number = self._next_number()
+            place = launcher.start(number, member, self._context())
+            process = self._processes[number] = GroupProcess(place, self._on_empty)
         process.members[member.worker] = member
         if process.process is not None:
             process.request(self._context().keeper.send)
@@ -76,12 +74,9 @@ class GroupPool:
             if worker in each.members:
                 each.takes_members = False
 
-    def find(self, worker: WorkerId) -> GroupProcess | None:
-        return next((each for each in self if worker in each.members), None)
-
     def names(self) -> set[str]:
         """Of control groups and scratch directories."""
-        return {worker_name(each.place.number, GENERATION) for each in self}
+        return {worker_name(each.place.number, launcher.GENERATION) for each in self}
 
     # What the keeper reports.
 
@@ -102,25 +97,15 @@ class GroupPool:
     def _on_started(self, number: int, token: str, pid: int, note: str, descriptors: list[int]) -> None:
         context, process = self._context(), self._processes.get(number)
         is_new = process is not None
-        process = process or self._restore(number, note)
+        if process is None and (place := launcher.place_of(number, note, context)) is not None:
+            process = self._processes[number] = GroupProcess(place, self._on_empty)
         if process is None or not descriptors:
             close_fds(descriptors)
             context.keeper.send(SignalChild(token, signal.SIGKILL, whole_session=True))
             return
         process.on_started(pid, descriptors, token)
         if is_new and process.process is not None:
-            spec = process.place.spec
-            configuration = ConfigureWorker(
-                wire_version=WIRE_VERSION,
-                instance=number,
-                generation=GENERATION,
-                address="",
-                spec=spec,
-                data_limit_bytes=0 if process.group.cap_bytes is not None else spec.memory_bytes or 0,
-                file_limit_bytes=context.settings.arena_bytes + FILE_HEADROOM_BYTES,
-                is_shared=True,
-            )
-            process.process.channel.send(encode(configuration))
+            process.process.channel.send(encode(launcher.configuration(process.place, context)))
             text = f"process of group {process.place.name}, pid {pid}"
             context.event_log.record("group_started", text, group=process.place.name, pid=pid)
             process.request(context.keeper.send)
@@ -153,33 +138,6 @@ class GroupPool:
             if each.process is not None and not each.exited_token:
                 each.process.close()
 
-    def _start(self, member: GroupMember) -> GroupProcess:
-        context, spec, number = self._context(), member.spec, self._next_number()
-        worker = number, GENERATION
-        os.makedirs(scratch_dir(context.launch_environment, worker), mode=0o700, exist_ok=True)
-        group = context.cgroups.create(worker_name(*worker), spec.memory_bytes)
-        group.set_cpu_weights(SERVING_WEIGHTS)
-        device = context.devices.assign(member.worker[0], spec)
-        start = context.starts.choose(spec, may_wait=True)
-        spawn = worker_spawn(spec, worker, context.launch_environment, group.procs_files, device, start)
-        note = json.dumps({"group": spec.group, "device": device})
-        process = GroupProcess(Place(number, spec.group, spec, group, device), self._on_empty)
-        self._processes[number] = process
-        context.keeper.send(host_spawn(spawn, number, spec.group, note))
-        return process
-
-    def _restore(self, number: int, note: str) -> GroupProcess | None:
-        """One that an earlier controller has started. What its first member was, its members will say."""
-        try:
-            raw = json.loads(note)
-            name, device = str(raw["group"]), str(raw["device"])
-        except (ValueError, KeyError):
-            return None
-        group = self._context().cgroups.group(worker_name(number, GENERATION))
-        place = Place(number, name, ModelSpec("", "", "", "", "", ""), group, device)
-        process = self._processes[number] = GroupProcess(place, self._on_empty)
-        return process
-
     def _on_empty(self, process: GroupProcess) -> None:
         process.takes_members = False
         if process.exited_token or process.has_failed:
@@ -204,7 +162,7 @@ class GroupPool:
             return
         if process.exited_token:
             context.keeper.send(ForgetChild(process.exited_token))
-        scratch = scratch_dir(context.launch_environment, (number, GENERATION))
+        scratch = scratch_dir(context.launch_environment, (number, launcher.GENERATION))
         context.cleanup.add(process.group, scratch, "")
 
 

@@ -150,6 +150,7 @@ def collect(
     condemned, failed = termination.condemned, termination.load_failure
     timed_out = failed is not None and failed.code == "load_timeout"
     killed_for = failed if timed_out else condemned
+    is_dead = worker.process is None or worker.process.is_dead  # else it has left a process that goes on
     evidence = Evidence(
         worker=f"{spec.name}/{spec.version}",
         pid=message.pid,
@@ -167,7 +168,7 @@ def collect(
         condemned_text=failed.text if failed else condemned.text if condemned else "",
         stop_requested=termination.stop_sent or termination.killed_unwanted,
         ended_by=worker.shared.ended_by(worker_id) if worker.shared is not None else "",
-        shared_with=worker.shared.names_beside(worker_id) if worker.shared is not None else (),
+        shared_with=worker.shared.names_beside(worker_id) if worker.shared is not None and is_dead else (),
     )
     return WorkerExit(cause_of(evidence), evidence, dump_requested_s=termination.dump_requested_s)
 
@@ -229,13 +230,11 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
         instance.failure = replace(found.failure, of_load=True, detail=last)
     elif load_failure is None:
         instance.failure = WorkerFailure("model_restarting", found.failure.text)
-    process_ended = worker.process is None or worker.process.is_dead
     decision: NextTry = Retry(0.0)  # it has not brought that about
     if not found.evidence.ended_by:
         decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
-        if process_ended:
-            others = found.evidence.shared_with
-            decision = restart_policy.beside_others(decision, others, has_loaded=worker.ready_s > 0)
+        others = found.evidence.shared_with
+        decision = restart_policy.beside_others(decision, others, has_loaded=worker.ready_s > 0)
     delay_s = round(decision.after_s, 3) if isinstance(decision, Retry) else None
     event = instance.record(
         "worker_exit",

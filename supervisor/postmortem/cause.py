@@ -206,7 +206,9 @@ def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bo
 
 def _details(evidence: Evidence) -> str:
     more = [f"{evidence.in_flight} in flight"] if evidence.in_flight else []
-    if evidence.shared_with and not evidence.ended_by:
+    if evidence.ended_by:
+        return "".join(f"; {each}" for each in more)  # what was printed there is not of this model
+    if evidence.shared_with:
         more.append(f"it shared its process with {', '.join(evidence.shared_with)}")
     if evidence.crash:
         more.append(f"faulthandler: {stack_trace.summary(evidence.crash)}")

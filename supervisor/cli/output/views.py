@@ -252,7 +252,8 @@ def _model_rows(model: Json) -> Iterator[Json]:
 def _groups(models: Iterable[Json]) -> Iterator[str]:
     """A line for each process that models share."""
     said: set[str] = set()
-    for of, each in [(of, each) for of in models for each in _mappings(of, "instances")]:
+    rows = [(model, each) for model in models for each in _mappings(model, "instances")]
+    for of, each in rows:
         pid, beside = cell(each.get("pid")), each.get("shares_with")
         if not isinstance(beside, list) or not pid or pid in said:
             continue
