@@ -160,6 +160,7 @@ class GroupPool:
         context, number = self._context(), process.place.number
         if self._processes.pop(number, None) is None:
             return
+        process.process = None  # it refers to the group, and its page is unmapped with it
         if process.exited_token:
             context.keeper.send(ForgetChild(process.exited_token))
         scratch = scratch_dir(context.launch_environment, (number, launcher.GENERATION))

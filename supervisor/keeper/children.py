@@ -139,7 +139,7 @@ class Children:
             if spawn.token in self._children or spawn.token in self.forks.tokens():
                 raise OSError(f"there is a {spawn.token} already")
             if spawn.host:
-                self._add_member(spawn)
+                self._announce(_new_member(spawn, self._children.get(spawn.host)))
                 return
             shared = self._shared_descriptors(spawn)
             zygote = self._children.get(spawn.zygote)
@@ -153,12 +153,6 @@ class Children:
         self._oom_scores[spawn.token] = spawn.oom_score_adj
         self._add(child)
         failpoint("keeper.spawned")
-
-    def _add_member(self, spawn: Spawn) -> None:
-        host = self._children.get(spawn.host)
-        descriptors = member_descriptors(host.pidfd if host is not None and host.exited is None else None)
-        pid = host.message.pid if host is not None else 0
-        self._announce(Child(ChildDescriptors(spawn.token, pid, spawn.note), descriptors, (), None))
 
     def signal(self, request: SignalChild) -> None:
         if request.token in self.forks.tokens():
@@ -255,6 +249,13 @@ class Children:
             del self._children[child.message.token]
             child.close()
             self._send(SpawnFailed(child.message.token, text), ())
+
+
+def _new_member(spawn: Spawn, host: Child | None) -> Child:
+    """OSError if its host has exited, or there is no room for more descriptors."""
+    if host is None or host.exited is not None:
+        raise OSError("the process of its group has ended")
+    return Child(ChildDescriptors(spawn.token, host.message.pid, spawn.note), member_descriptors(host.pidfd), (), None)
 
 
 def _members_of(children: Mapping[str, Child], pid: int) -> list[Child]:

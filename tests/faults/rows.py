@@ -69,6 +69,7 @@ ROWS: Final = {
     "F57": "a zygote that cannot fork safely: a second thread, CUDA, other code on disk",
     "F58": "a zygote that does not come up",
     "F59": "a load that does not fit the memory budget",
+    "F60": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
 }
 
 OPEN: Final = {

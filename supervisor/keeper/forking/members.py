@@ -14,10 +14,8 @@ MEMBER_DESCRIPTORS: Final = 4
 """Pidfd, control, page, and the host's end of the control channel. Every other child has more."""
 
 
-def member_descriptors(host_pidfd: int | None) -> tuple[int, ...]:
-    """Those of a new member; OSError if that fails. `host_pidfd`: None if the host has exited."""
-    if host_pidfd is None:
-        raise OSError("the process of its group has ended")
+def member_descriptors(host_pidfd: int) -> tuple[int, ...]:
+    """Those of a new member; OSError if that fails."""
     with contextlib.ExitStack() as made:
         failpoint("keeper.child_channel")
         near, far = [end.detach() for end in ControlChannel.pair()]
