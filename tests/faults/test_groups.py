@@ -47,10 +47,12 @@ def pair(server: Server, *names: str, **options: Any) -> Iterator[list[Victim]]:
         made[-1].assert_serves()
     assert len({server.pid(name) for name in names}) == 1
     with Bystander(server, BYSTANDER):
-        yield made
-    for name in names:
-        server.ctl("unload", name=name)
-        shutil.rmtree(server.repository / name)
+        try:
+            yield made
+        finally:
+            for name in names:
+                server.ctl("unload", name=name)
+                shutil.rmtree(server.repository / name)
     assert_clean(before, server)
 
 
@@ -112,7 +114,7 @@ def test_a_hang_is_found_while_the_others_wait_and_ends_it_for_all(server: Serve
         hangs.await_busy()
         waiting = [waits.in_background() for _ in range(3)]
         status, reply = hanging.result()
-        assert (status, reply["code"]) == (503, "worker_hung")
+        assert (status, reply["code"]) == (504, "worker_hung")
         assert [each.result()[0] for each in waiting] == [200] * 3
         await_both(server, pid, "hangs", "waits")
         assert (hangs.death()["cause"], waits.death()["cause"]) == ("hung", "shared")
