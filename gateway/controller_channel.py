@@ -95,6 +95,7 @@ class ControllerClient:
         self.synced = asyncio.Event()
         """A controller has sent everything once."""
         self.calls = ControllerCalls(self._send)
+        router.waiters.cold_starts.call = self.calls.call
         router.poison_requests.send = self._send
         router.send_link_closed = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
         self._send_hello()
@@ -215,6 +216,7 @@ class ControllerClient:
         if self._drain_task is not None:
             self._drain_task.cancel()
             await asyncio.gather(self._drain_task, return_exceptions=True)
+        await self._router.waiters.cold_starts.close()
         self._channel.close()
 
 

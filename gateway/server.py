@@ -41,6 +41,8 @@ class GatewayServer:
         self._parser_executor.submit(int)  # starts the thread now and not at the first large body
         self._router = router
         self.counters = RequestCounters(tables, seat)
+        cold_starts = router.waiters.cold_starts
+        cold_starts.on_waited, cold_starts.on_started = self.counters.record_cold_wait, self.counters.record_cold_start
         self._infer_handler = InferHandler(router, self.counters, self._parser_executor)
         self._app = HttpApp(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None
@@ -79,6 +81,7 @@ class GatewayServer:
             router.links.release_unused_memory(now_s)
         held_bytes = router.memory_quota.held_bytes
         self.counters.set_current(router.admission.requests_by_model, router.links.used_bytes(), held_bytes)
+        self.counters.set_waiting(router.waiters.cold_starts.requests_by_model)
 
     @property
     def is_finished(self) -> bool:
@@ -107,6 +110,7 @@ class GatewayServer:
         self._listening.clear()
         self._parser_executor.shutdown(cancel_futures=True)
         self.counters.set_current({}, 0, 0)
+        self.counters.set_waiting({})
         self.counters.set_front_fallback(False)
 
 

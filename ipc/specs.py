@@ -112,6 +112,15 @@ class ModelSpec:
     """Priority of requests that name none: 1 is the highest, 0 the middle one."""
     priority_levels: int = PRIORITY_LEVELS
     queue_policies: tuple[QueuePolicy, ...] = ()
+    load: str = ""
+    """`start`, or `on-demand`: when it is first loaded. Empty: as the control mode of the server says."""
+    ttl_s: float | None = None
+    """A worker without a request for so long is ended, and its model is asleep; 0: never. None: 5 minutes if it is
+    loaded on demand, else never."""
+    pin: bool = False
+    """Never put to sleep."""
+    cold_start_timeout_s: float = 0.0
+    """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False
     trusted: bool = False
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread

@@ -12,9 +12,10 @@ from typing import Any
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
-from mmsup.gateway.dispatch.router import ReadWaitOptions, Router
+from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, InputTensor, OutputTensor
 from mmsup.gateway.server import GatewayServer
+from mmsup.gateway.waking.request_wait import WaitingBody
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
 from mmsup.ipc.messages.data import InferReply
@@ -128,7 +129,7 @@ class FakeRouter(Router):
         self.routes.put(Route(name, wanted=True, default="1", versions=(state,)))
 
     async def open(
-        self, name: str, version: str, deadline: int | None = None, read_wait_options: ReadWaitOptions | None = None
+        self, name: str, version: str, deadline: int | None = None, body: WaitingBody | None = None
     ) -> FakeRequest:
         return self.try_open(name, version, deadline)
 

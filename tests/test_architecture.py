@@ -16,20 +16,21 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api connections dispatch http infer observability; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway/api": "dispatch http infer observability protocol waking; ipc",
     "gateway/connections": "http infer; ipc",
-    "gateway/dispatch": "protocol; ipc memory messages tensors transport",
+    "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/infer": "dispatch http observability protocol; ipc messages transport",
+    "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
+    "gateway/waking": "; ipc messages",
     "ipc": "",
     "ipc/memory": "; ipc",
     "ipc/messages": "; ipc",
     "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
-    "supervisor/api": "gateways instances linux models observability postmortem processes resources "
+    "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
     "zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
@@ -45,10 +46,11 @@ MAY_IMPORT = {
     "supervisor/cli/command": "cli/output; ipc",
     "supervisor/cli/ctl": "cli/command cli/output; ipc tensors",
     "supervisor/cli/output": "config",
+    "supervisor/cli/plan": "capacity cli/command cli/ctl cli/output cli/serve config repository; ipc memory",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
-    "supervisor/controller": "api capacity config gateways gpu groups instances linux models observability postmortem "
-    "processes repository resources state zygotes; ipc memory messages transport",
+    "supervisor/controller": "api capacity config gateways gpu groups instances linux models observability on_demand "
+    "postmortem processes repository resources state zygotes; ipc memory messages transport",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",
@@ -59,6 +61,7 @@ MAY_IMPORT = {
     "supervisor/linux": "; ipc",
     "supervisor/models": "capacity config instances observability processes repository state; ipc messages transport",
     "supervisor/observability": "; ipc",
+    "supervisor/on_demand": "config instances models processes state; ipc memory",
     "supervisor/postmortem": "config observability state; ipc memory messages transport",
     "supervisor/processes": "linux; ipc memory messages transport",
     "supervisor/repository": "config repository/contents; ipc tensors transport",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -23,7 +24,6 @@ from mmsup.gateway.connections.context import ConnectionContext
 from mmsup.gateway.connections.fast_connection import FastConnection
 from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.connections.message_boundary import BLANK
-from mmsup.gateway.dispatch import worker_link
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
@@ -39,7 +39,6 @@ from mmsup.ipc.messages.data import InferReply, ReplySignature
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, LinkWorker, Route, VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.transport.codec import (
-    RESULT_FIELDS,
     join_records,
     pack_frame,
     pack_signature,
@@ -78,6 +77,14 @@ class _Client(asyncio.Transport):
         pass
 
 
+class _Unanswered(PackedInFlight):
+    """A request in flight whose reply is not used."""
+
+    @staticmethod
+    def finish(replies: Sequence[Any]) -> None:
+        pass
+
+
 class InProcessGateway:
     """Needs a running event loop. Without known requests its stages are noted as those of ordinary ones."""
 
@@ -100,7 +107,7 @@ class InProcessGateway:
         tally = make_counter_table()
         self._core = InferHandler(self._backend, RequestCounters([CounterTable(tally)], 0), executor)
         os.close(tally)
-        self._core.fair_queue._limit = 1 << 30  # the rounds that would reset its counts are not run here
+        self._core.fair_queue.limit = 1 << 30  # the rounds that would reset its counts are not run here
         self._shared = ConnectionContext(self._core, asyncio.get_running_loop(), use_known_requests=use_known_requests)
         self._listener = HttpListener(HttpApp(self._core, _no_controller).serve, is_local=True, context=self._shared)
         self._clients = [_Client() for _ in range(max(ROUNDS_PER_STAGE))]
@@ -131,7 +138,7 @@ class InProcessGateway:
     def _exchange(self, best: BestTimes, kind: str, request: bytes, count: int) -> None:
         size, fronts = len(request), self._fronts[:count]
         before = self._clients[0].answers
-        self._shared.fair_queue._started.clear()  # an iteration here has as many requests as the queue starts at a time
+        self._shared.fair_queue.started.clear()  # an iteration here has as many requests as the queue starts at a time
         begin = time.perf_counter()
         for front in fronts:
             front.get_buffer(-1)[:size] = request
@@ -171,41 +178,47 @@ class InProcessGateway:
         shared.read_view[:size] = request
         data, view, pipeline = shared.read_buffer, shared.read_view, self._fronts[0].requests
         recognition = pipeline._recognition
-        found = recognition._last
+        found = recognition.last
         assert found is not None, "this request is not known"
         known = found.known
         admission, model = self._backend.admission, known.head.model
-        fields = unpack_records(pack_frame([reply_to(1)]))[0]
-        entry = PackedInFlight(found, pipeline, self._link, 1, time.monotonic_ns())
-        replies = [(entry, fields)] * MANY
-        tensors = known_in_flight._inputs(found, view)
-        assert tensors is not None, "these are no numbers"
+        reply = reply_to(1)
+        fields = unpack_records(pack_frame([reply]))[0]
+        entry = _Unanswered(found, pipeline, self._link)
+        times = (reply.queue_ns, reply.input_ns, reply.infer_ns, reply.output_ns, 1, 1)
+        replies = [(entry, times, [_Y])] * MANY
+        table, channel = self._link.in_flight.requests, self._link.channel
 
         def look_up() -> None:
-            recognition._last = None
+            recognition.last = None
             recognition.find(data, view, size)
 
-        def admit() -> None:
-            assert admission.try_admit(model, known.route.spec), "it is not admitted"
+        def make() -> None:
+            assert known_in_flight.send(found, view, pipeline) is not None, "it is not admitted"
             admission.leave(model, 0)
+
+        def check() -> None:
+            table[1] = entry
+            self._link._on_records([fields])
 
         def count() -> None:
             known.counters.record_known(replies, entry.started_ns + 100_000)
 
         best.time("known", lambda: recognition.find(data, view, size))
         best.time("looked up", look_up)
-        best.time("admit", admit)
-        best.time("entry", lambda: PackedInFlight(found, pipeline, self._link, 1, time.monotonic_ns()))
-        best.time("record", lambda: known_in_flight._pack(known.record_parts, 1, 1 << 61, tensors))
-        best.time("form", lambda: worker_link._has_form(fields, known))
+        best.time("form", check)
+        channel.is_flush_scheduled = True
+        table[0] = entry  # not the first one in flight
+        best.time("made", make)
+        records = channel.outgoing[-MANY:]
+        table.clear()
+        channel.outgoing.clear()
+        channel.is_flush_scheduled = False
         best.time("count", count, requests=MANY)
-        best.time("binary write", lambda: known.response.render(fields[len(RESULT_FIELDS) :], head_end(), "", ""))
+        best.time("binary write", lambda: known.response.render([_Y], head_end(), "", ""))
         for turn in ROUNDS_PER_STAGE:
-            records = [
-                known_in_flight._pack(known.record_parts, (1 << 62) + each, 1 << 61, tensors) for each in range(turn)
-            ]
             frame = pack_frame([reply_to((1 << 62) + each) for each in range(turn)])
-            best.time("pack", partial(join_records, records, FRAME_LIMIT_BYTES), turn=turn, requests=turn)
+            best.time("pack", partial(join_records, records[:turn], FRAME_LIMIT_BYTES), turn=turn, requests=turn)
             best.time("unpack", partial(unpack_records, frame), turn=turn, requests=turn)
 
     def _time_json(self, best: BestTimes, request: bytes) -> None:

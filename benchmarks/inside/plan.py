@@ -10,13 +10,13 @@ from typing import Final
 
 from inside.stage import Stage
 
-_TAKEN: Final = ("known", "admit", "entry", "record")
+_TAKEN: Final = ("known", "made")
 _RECEIVED: Final = ("unpack", "form", "count", "binary write")
 _STAGES: Final = ("binary take", "binary send", "binary wake")
 _ORDINARY: Final = tuple(f"ordinary {each}" for each in _STAGES)
 
 GATEWAY: Final = (
-    Stage("gateway: a request taken", "binary take", why="the next four, but for the end of the admission"),
+    Stage("gateway: a request taken", "binary take", why="the next two, but for the end of the admission"),
     Stage(
         "· recognised by its bytes",
         "known",
@@ -24,14 +24,17 @@ GATEWAY: Final = (
         why="head and JSON compared with those of the last known request of the connection, and the route plain",
     ),
     Stage("·· another than the last one", "looked up", why="head found, its JSON copied to be a key"),
-    Stage("· admission, and its end", "admit", why="bounds of the model and of all, with their own counts"),
-    Stage("· its entry in flight", "entry", why="what a deadline, a death and a client that leaves find"),
-    Stage("· its record for the worker", "record", why="constant bytes, id, deadline and tensor joined"),
+    Stage(
+        "· admitted, and made into a record and an entry",
+        "made",
+        why="bounds of the model and of all; constant bytes, id, deadline and tensor joined; what a deadline, a death "
+        "and a client that leaves find",
+    ),
     Stage(
         "· the rest",
         plus=("binary take",),
         minus=_TAKEN,
-        why="the turn of the model, the choice of a link, the state of the connection, the flush put on the loop",
+        why="the turn of the model, the state of the connection, the flush put on the loop",
     ),
     Stage("gateway: joined and sent", "binary send", why="one frame for all, in bounds of size and number"),
     Stage("· records joined", "pack", why="they were packed when they were taken"),

@@ -10,16 +10,16 @@ from mmsup.gateway.infer.known_in_flight import Recognised
 
 
 class RequestRecognition:
-    __slots__ = ("_context", "_head", "_hosts", "_last", "_last_text")
+    __slots__ = ("_context", "_head", "_hosts", "last", "last_text")
 
     def __init__(self, context: ConnectionContext, hosts: HostPolicy) -> None:
         self._context = context
         self._hosts = hosts
         self._head: ParsedHead | None = None
         """The last one, most likely the next one too."""
-        self._last: Recognised | None = None
+        self.last: Recognised | None = None
         """The last request of which all bytes but those of the tensors come again."""
-        self._last_text = b""
+        self.last_text = b""
         """These bytes."""
 
     def read_head(self, data: bytes | bytearray, view: memoryview, size: int) -> tuple[ParsedHead, int, str] | None:
@@ -39,8 +39,8 @@ class RequestRecognition:
 
     def find(self, data: bytes | bytearray, view: memoryview, size: int) -> Recognised | None:
         """The known request that these bytes begin with, whole, if its route is plain."""
-        last = self._last
-        if last is not None and size >= last.end and data.startswith(self._last_text) and last.known.route.is_plain:
+        last = self.last
+        if last is not None and size >= last.end and data.startswith(self.last_text) and last.known.route.is_plain:
             return last
         found = self.read_head(data, view, size)
         if found is None:
@@ -50,7 +50,7 @@ class RequestRecognition:
             return None
         recognised = self.look_up(head, echo_id, data, start)
         if recognised is not None and start == len(head.text) and recognised.is_constant:
-            self._last, self._last_text = recognised, head.text + bytes(view[start : start + head.layout.header])
+            self.last, self.last_text = recognised, head.text + bytes(view[start : start + head.layout.header])
         return recognised
 
     def look_up(self, head: ParsedHead, echo_id: str, data: bytes | bytearray, start: int) -> Recognised | None:

@@ -89,8 +89,8 @@ class RequestPipeline:
 
     # fmt: off
     __slots__ = (
-        "_connection", "_context", "_is_cut", "_is_read_paused", "_recognition", "_unsent_bytes", "body", "infer",
-        "pending", "served",
+        "_connection", "_context", "_is_cut", "_is_read_paused", "_recognition", "_unsent_bytes", "answered",
+        "body", "infer", "pending", "served",
     )
     # fmt: on
 
@@ -100,6 +100,8 @@ class RequestPipeline:
         self._recognition = RequestRecognition(context, connection.hosts)
         self.infer: FastInfer | PackedInFlight | None = None
         """The request in work."""
+        self.answered: PackedInFlight | None = None
+        """The last known request, whose entry the next one takes over."""
         self.body: PartialBody | None = None
         """Its body, while that arrives."""
         self.pending = b""
@@ -116,22 +118,34 @@ class RequestPipeline:
 
     def start(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool = False) -> None:
         """The first `size` bytes of a request. `was_queued`: the fair queue starts it now."""
-        found = self._recognition.find(data, view, size)
+        recognition, queue = self._recognition, self._context.fair_queue
+        found = recognition.last
+        if (  # what `find` looks at first
+            found is None
+            or size < found.end
+            or not data.startswith(recognition.last_text)
+            or not found.known.route.is_plain
+        ):
+            found = recognition.find(data, view, size)
         if found is None:
             self._start_unknown(data, view, size, was_queued=was_queued)
-        elif not was_queued and not self._context.fair_queue.try_start(found.known.head.model, found.cost):
-            self._connection.state, self.pending = _TURN, bytes(view[:size])
-            self._context.fair_queue.enqueue(
-                found.known.head.model, found.cost, partial(self._start_pending, was_queued=True)
-            )
-        else:
-            request = known_in_flight.send(found, view, self)
-            if request is None:  # not admitted, or with numbers that do not fit
-                self._start_unknown(data, view, size, was_queued=True)
+            return
+        if not was_queued:
+            model = found.known.model
+            started = queue.started.get(model)
+            if started is not None and started + found.cost <= queue.limit:
+                queue.started[model] = started + found.cost
+            elif not queue.try_start(model, found.cost):
+                self._connection.state, self.pending = _TURN, bytes(view[:size])
+                queue.enqueue(model, found.cost, partial(self._start_pending, was_queued=True))
                 return
-            self.infer, self._connection.state = request, _WORK
-            if size > found.end:
-                self.pending = bytes(view[found.end : size])
+        request = known_in_flight.send(found, view, self)
+        if request is None:  # not admitted, or with numbers that do not fit
+            self._start_unknown(data, view, size, was_queued=True)
+            return
+        self.infer, self._connection.state = request, _WORK
+        if size > found.end:
+            self.pending = bytes(view[found.end : size])
 
     def _start_unknown(self, data: bytes | bytearray, view: memoryview, size: int, *, was_queued: bool) -> None:
         connection, context = self._connection, self._context
@@ -242,8 +256,8 @@ class RequestPipeline:
         self._unsent_bytes = transport.get_write_buffer_size()
         self._connection.timer.set(response.WRITE_TIMEOUT_S)
 
-    def deliver_known(self, data: bytes) -> bool:
-        """The same for a known request, which is done with if True; else it is closed when the socket has taken the
+    def deliver_known(self, data: bytes, request: PackedInFlight) -> bool:
+        """The same for this known request, which is done with if True; else it is closed when the socket has taken the
         response."""
         connection = self._connection
         transport = connection.transport
@@ -254,8 +268,12 @@ class RequestPipeline:
         if connection.is_write_paused:
             self._drain(transport)
             return False
-        self.infer = None
-        self.become_idle()
+        self.infer, self.answered = None, request
+        if self.pending or self._is_read_paused or connection.is_closing:
+            self.become_idle()
+        else:  # the same where nothing else is to be done
+            connection.state = _IDLE
+            connection.timer.deadline_s = self._context.loop.time() + connection_state.IDLE_S
         return True
 
     def materialise(self, request: PackedInFlight) -> None:
@@ -293,6 +311,7 @@ class RequestPipeline:
 
     def cancel(self) -> None:
         self.pending, self.body = b"", None
+        self.answered = None  # it refers to this
         infer, self.infer = self.infer, None
         if isinstance(infer, PackedInFlight):
             if infer.is_answered:

@@ -16,7 +16,7 @@ from mmsup.ipc.specs import ModelSpec
 
 class AdmissionControl:
     def __init__(self, max_requests: int, max_bytes: int) -> None:
-        self._max_requests = max_requests
+        self.max_requests = max_requests
         self._max_bytes = max_bytes
         self.open_requests = 0
         self.open_bytes = 0
@@ -30,7 +30,7 @@ class AdmissionControl:
     def try_admit(self, name: str, spec: ModelSpec | None) -> bool:
         """Count one more request of this model, unless a limit is reached."""
         held = self.requests_by_model.get(name, 0)
-        if held + self.open_requests >= self._max_requests or (spec is not None and held >= spec.max_queue):
+        if held + self.open_requests >= self.max_requests or (spec is not None and held >= spec.max_queue):
             return False
         self.requests_by_model[name] = held + 1
         self.open_requests += 1
@@ -41,9 +41,9 @@ class AdmissionControl:
         if self.try_admit(name, spec):
             return
         held = self.requests_by_model.get(name, 0)
-        if held + self.open_requests >= self._max_requests:
+        if held + self.open_requests >= self.max_requests:
             text = f"the server has {self.open_requests} requests open, {held} of them of model '{name}'"
-            raise _queue_full(name, f"{text}: {self._max_requests} are shared among all models")
+            raise _queue_full(name, f"{text}: {self.max_requests} are shared among all models")
         limit = 0 if spec is None else spec.max_queue
         raise _queue_full(name, f"model '{name}' has {held} requests of {limit}")
 

@@ -26,6 +26,7 @@ from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, OutputTensor
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator, used_bytes
 from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
+from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, make_error
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
@@ -47,7 +48,7 @@ class Dispatcher(Protocol):
     poison_requests: PoisonRequests
     verdicts: Verdicts
 
-    async def acquire(self, name: str, version: str, deadline_ns: int, priority: int = 0) -> WorkerLink: ...
+    async def acquire(self, name: str, version: str, wait: RequestWait) -> WorkerLink: ...
 
 
 class DispatchedRequest:
@@ -55,8 +56,8 @@ class DispatchedRequest:
 
     # fmt: off
     __slots__ = (
-        "_requested_version", "_router", "buffer", "deadline_ns", "in_flight", "link", "metadata", "request_id",
-        "reserved_bytes", "spec",
+        "_requested_version", "_router", "buffer", "client_deadline_ns", "deadline_ns", "in_flight", "link", "metadata",
+        "request_id", "reserved_bytes", "spec",
     )
     # fmt: on
 
@@ -74,7 +75,8 @@ class DispatchedRequest:
         self.reserved_bytes = 0
         """Counted against the model's `max_queue_bytes`."""
         self.deadline_ns = deadline_ns
-        """CLOCK_MONOTONIC. The caller may bring it forward (a `timeout` in the request), never put it off."""
+        """CLOCK_MONOTONIC. The caller may bring it forward; put off only while the model is loaded from sleep."""
+        self.client_deadline_ns = 0  # of a `timeout` in the request
         self.spec = link.spec
         """Of the model version that serves the request."""
         self.metadata = link.metadata
@@ -133,11 +135,10 @@ class DispatchedRequest:
                 await self.acquire_next_link()
 
     async def acquire_next_link(self, priority: int = 0) -> None:
-        self.link = link = await self._router.acquire(
-            self.spec.name, self._requested_version, self.deadline_ns, priority
-        )
+        wait = RequestWait(self.deadline_ns, self.client_deadline_ns, priority)
+        self.link = link = await self._router.acquire(self.spec.name, self._requested_version, wait)
         link.reserved_requests += 1
-        self.spec, self.metadata = link.spec, link.metadata
+        self.spec, self.metadata, self.deadline_ns = link.spec, link.metadata, wait.deadline_ns
 
     # The inference.
 

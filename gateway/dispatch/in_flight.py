@@ -38,16 +38,6 @@ class ReplyForm(Protocol):
     @property
     def reply_signature(self) -> bytes: ...
     @property
-    def reply_length(self) -> int:
-        """Of the record, in fields."""
-        ...
-
-    @property
-    def reply_types(self) -> list[type]:
-        """Of the fields of the record."""
-        ...
-
-    @property
     def output_sizes(self) -> list[int]: ...
     @property
     def only_size(self) -> int | None:
@@ -72,8 +62,8 @@ class KnownInFlight(Protocol):
         ...
 
 
-KnownReply = tuple[KnownInFlight, list[Any]]
-"""With the fields of the record, checked by the form."""
+KnownReply = tuple[KnownInFlight, tuple[int, int, int, int, int, int], list[bytes]]
+"""With what its record says, checked by the form: times, batch and rows; outputs."""
 
 
 @dataclass(slots=True, eq=False)

@@ -43,38 +43,40 @@ class LinkChannel:
         self.last_progress_s = time.monotonic()
         """When a frame came last, or the first request in flight was sent."""
         self.closed = False
-        self._outgoing: list[bytes] = []
-        """Packed records."""
+        self.outgoing: list[bytes] = []
+        """Packed records. Who adds one calls `schedule_flush` if none is scheduled."""
         self._incoming: list[Any] = []
         """Received and not yet processed: any msgpack values."""
         self._budget = ReadingBudget()
-        self._flush_scheduled = self._receive_scheduled = self._waits_until_writable = False
+        self.is_flush_scheduled = False
+        self._receive_scheduled = self._waits_until_writable = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(channel.fileno(), self._on_readable)
 
     def send(self, record: DataRecord) -> None:
         """Send a record in the frame of this event-loop iteration."""
-        self.send_packed(pack_record(record))
+        self.outgoing.append(pack_record(record))
+        if not self.is_flush_scheduled:
+            self.schedule_flush()
 
-    def send_packed(self, record: bytes) -> None:
-        self._outgoing.append(record)
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+    def schedule_flush(self) -> None:
+        """Send what is in `outgoing` by the end of this iteration."""
+        self.is_flush_scheduled = True
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_scheduled = False
+        self.is_flush_scheduled = False
         if self.closed or self._waits_until_writable:
             return
         try:
-            while self._outgoing:
-                frame, count = join_records(self._outgoing, FRAME_LIMIT_BYTES)
+            while self.outgoing:
+                frame, count = join_records(self.outgoing, FRAME_LIMIT_BYTES)
                 if not self._channel.send(frame):
                     if not self._channel.is_edge_triggered:  # ZeroMQ reports it on the descriptor that is polled anyway
                         self._waits_until_writable = True
                         self._loop.add_writer(self._channel.fileno(), self._on_writable)
                     return
-                del self._outgoing[:count]
+                del self.outgoing[:count]
         except ChannelClosed:
             return  # the worker is exiting; the link is closed when its pidfd says that it has exited
         if self._channel.is_edge_triggered:
@@ -94,7 +96,7 @@ class LinkChannel:
                 self._schedule_receive()
         elif has_processed:
             self._schedule_receive()
-        elif self._outgoing and not self.closed:
+        elif self.outgoing and not self.closed:
             self._flush()
 
     def _schedule_receive(self) -> None:
@@ -116,10 +118,29 @@ class LinkChannel:
 
     def _process_some(self) -> bool:
         """Process up to REPLIES_PER_ITERATION replies; False if none has arrived."""
-        if not self._incoming and not self._receive_frame():
-            return False
-        some = self._incoming[:REPLIES_PER_ITERATION]
-        del self._incoming[:REPLIES_PER_ITERATION]
+        some = self._incoming
+        if not some:
+            try:
+                frame = self._channel.receive()
+            except ChannelClosed:  # the worker is probably exiting; nothing more will arrive
+                self._loop.remove_reader(self._channel.fileno())
+                return False
+            if frame is None:
+                return False
+            self.last_progress_s = began_s = time.monotonic()
+            try:
+                some = unpack_records(frame)
+            except WireError as error:
+                self._refuse(f"a malformed frame: {error}")
+                return False
+            if len(frame) > FREE_FRAME_BYTES and not self.charge(began_s):
+                self._refuse(TOO_SLOW)
+                return False
+        if len(some) > REPLIES_PER_ITERATION:
+            self._incoming = some[REPLIES_PER_ITERATION:]
+            del some[REPLIES_PER_ITERATION:]
+        else:
+            self._incoming = []
         self._on_records(some)
         return True
 
@@ -143,25 +164,6 @@ class LinkChannel:
         self._incoming.clear()
         self.on_protocol_error(text)
 
-    def _receive_frame(self) -> bool:
-        try:
-            frame = self._channel.receive()
-        except ChannelClosed:  # the worker is probably exiting; nothing more will arrive
-            self._loop.remove_reader(self._channel.fileno())
-            return False
-        if frame is None:
-            return False
-        self.last_progress_s = began_s = time.monotonic()
-        try:
-            self._incoming = unpack_records(frame)
-        except WireError as error:
-            self._refuse(f"a malformed frame: {error}")
-            return False
-        if len(frame) > FREE_FRAME_BYTES and not self.charge(began_s):
-            self._refuse(TOO_SLOW)
-            return False
-        return True
-
     def charge(self, began_s: float) -> bool:
         """Something of the worker's was read since then; False if that takes too much of the gateway's time."""
         now_s = time.monotonic()
@@ -172,4 +174,4 @@ class LinkChannel:
         self._loop.remove_reader(self._channel.fileno())
         self._loop.remove_writer(self._channel.fileno())
         self._channel.close()
-        self._outgoing.clear()
+        self.outgoing.clear()

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
 from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
@@ -23,14 +22,12 @@ from mmsup.gateway.dispatch.poison_requests import PoisonRequests
 from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator
-from mmsup.ipc.errors import AWAITING_ROOM, MmsupError, ModelError, ServerError, WorkerError, make_error
+from mmsup.gateway.waking import wait_policy
+from mmsup.gateway.waking.change_waiters import ChangeWaiters
+from mmsup.gateway.waking.cold_starts import ColdStarts
+from mmsup.gateway.waking.request_wait import RequestWait, WaitingBody
+from mmsup.ipc.errors import MmsupError, ServerError
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, VersionState
-
-ReadWaitOptions = Callable[[int], Awaitable[tuple[int, int]]]
-"""Reads the deadline and the priority that a request asks for; its argument is the deadline if it asks for none."""
-_WAITABLE_STATES: Final = frozenset(
-    {"absent", "starting", "loading", "warming", "ready", "draining", "stopping", "backoff"}
-)
 
 
 class ServingStatus:
@@ -59,30 +56,6 @@ class ServingStatus:
         return (False, "stopping") if self.draining else (self.ready, self.reason)
 
 
-class ChangeWaiters:
-    """Requests that wait for a change of routes or links: woken by priority, within a priority in order of arrival."""
-
-    def __init__(self) -> None:
-        self.priorities: dict[asyncio.Future[None], int] = {}
-
-    def notify(self) -> None:
-        for future in sorted(self.priorities, key=self.priorities.__getitem__):
-            if not future.done():
-                future.set_result(None)
-        self.priorities.clear()
-
-    async def wait(self, timeout_s: float, priority: int) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.priorities[future] = priority
-        try:
-            async with asyncio.timeout(max(timeout_s, 0)):
-                await future
-        except TimeoutError:
-            pass
-        finally:
-            self.priorities.pop(future, None)
-
-
 class Router:
     def __init__(self, configuration: ConfigureGateway, executor: ThreadPoolExecutor) -> None:
         self.configuration = configuration
@@ -96,29 +69,27 @@ class Router:
         self.verdicts = Verdicts()
         self.poison_requests = PoisonRequests(executor, self.verdicts)
         self.poison_requests.on_change = self._update_restrictions
-        self.waiters = ChangeWaiters()
+        self.waiters = ChangeWaiters(ColdStarts(configuration.max_cold_requests, configuration.max_cold_bytes))
         self.send_link_closed: Callable[[WorkerLink], None] = lambda _: None
         """Tells the controller what was in flight; set by controller_channel.py."""
 
     async def open(
-        self, name: str, version: str, deadline: int | None = None, read_wait_options: ReadWaitOptions | None = None
+        self, name: str, version: str, deadline: int | None = None, body: WaitingBody | None = None
     ) -> DispatchedRequest:
         """Admit a request and find it a worker; MmsupError if it cannot be served now. `deadline`: nanoseconds of
-        CLOCK_MONOTONIC. `read_wait_options` is called only if a worker must be waited for."""
+        CLOCK_MONOTONIC. `body` is asked only if a worker must be waited for."""
         state = self._find_version(name, version)
         self.admission.admit(name, state.spec)
         try:
             if deadline is None:
                 limit_s = state.spec.deadline_s if state.spec is not None else 60.0
                 deadline = time.monotonic_ns() + int(limit_s * 1e9)
-            priority = 0
-            if read_wait_options is not None and self.links.least_loaded(name, state.version) is None:
-                deadline, priority = await read_wait_options(deadline)
-            link = await self.acquire(name, version, deadline, priority)
+            wait = RequestWait(deadline, body=body)
+            link = await self.acquire(name, version, wait)
         except BaseException:
             self.admission.leave(name, 0)
             raise
-        return DispatchedRequest(self, link, version, deadline)
+        return DispatchedRequest(self, link, version, wait.deadline_ns)
 
     def try_open(self, name: str, version: str) -> DispatchedRequest | None:
         """The same, or None if a worker must be waited for. Every fast request comes here."""
@@ -155,21 +126,35 @@ class Router:
             raise ServerError("draining", "the server is stopping", model=name, retry_after_s=5)
         return self.routes.version(name, version)
 
-    async def acquire(self, name: str, version: str, deadline_ns: int, priority: int = 0) -> WorkerLink:
-        """The least loaded link that serves this version. Waits for a worker that is coming, until the deadline and at
-        most `restart_grace_s`."""
+    async def acquire(self, name: str, version: str, wait: RequestWait) -> WorkerLink:
+        """The least loaded link that serves this version. Waits for a worker that is coming: until the deadline and at
+        most `restart_grace_s`, or for a model that is asleep as long as that may take to load."""
+        cold = self.waiters.cold_starts
         grace_end_ns = time.monotonic_ns() + int(self.configuration.restart_grace_s * 1e9)
-        while True:
-            state = self.routes.version(name, version)
-            link = self.links.least_loaded(name, state.version)
-            if link is not None:
-                return link
-            now_ns = time.monotonic_ns()
-            error = unavailable_error(name, state, (grace_end_ns - now_ns) / 1e9, (deadline_ns - now_ns) / 1e9)
-            if error is not None:
-                raise error
-            effective = state.spec.effective_priority(priority) if state.spec is not None else 0
-            await self.waiters.wait((min(grace_end_ns, deadline_ns) - now_ns) / 1e9, effective)
+        try:
+            while True:
+                state = self.routes.version(name, version)
+                link = self.links.least_loaded(name, state.version)
+                if link is not None:
+                    return link
+                if state.wake_wait_s and not wait.cold_since_ns:
+                    cold.enter(name, wait, state.wake_wait_s)
+                if wait.body is not None:
+                    body, wait.body = wait.body, None
+                    await body.read_options(wait)
+                    continue
+                if state.state == wait_policy.ASLEEP and not wait.has_asked():
+                    cold.ask(name, wait)
+                now_ns = time.monotonic_ns()
+                error = wait_policy.wait_error(name, state, wait, grace_end_ns, now_ns)
+                if error is not None:
+                    raise error
+                effective = state.spec.effective_priority(wait.priority) if state.spec is not None else 0
+                grace_s = max((grace_end_ns - now_ns) / 1e9, wait.cold_left_s(now_ns))
+                await self.waiters.wait(min(grace_s, wait.left_s(now_ns)), effective)
+        finally:
+            if wait.cold_since_ns:
+                cold.leave(name, wait)
 
     async def wait_until_drained(self) -> None:
         empty = asyncio.Event()
@@ -203,26 +188,3 @@ class Router:
         for link in self.links.by_worker.values():
             if link.spec.name == model:
                 link.is_unrestricted = not link.closed and not restricted
-
-
-def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s: float) -> MmsupError | None:
-    """Why a version without a worker cannot be waited for (any longer); None if it can. Pure."""
-    if state.state not in _WAITABLE_STATES:
-        code = state.code or "model_failed"
-        which = f"model '{name}' version {state.version}" if state.version else f"model '{name}'"
-        text = f"{which} is {state.state}: {state.reason or 'no reason is known'}"
-        return make_error(code, text, model=name, retry_after_s=max(state.retry_after_s, 1))
-    if deadline_s <= 0:
-        text = f"Request timeout expired while model '{name}' was {state.state}"
-        return ServerError("deadline_exceeded", text, model=name)
-    # Such a model is restarted, but a request should not wait for that.
-    is_broken = state.code in ModelError.codes or state.code in AWAITING_ROOM
-    if grace_s > 0 and state.retry_after_s <= grace_s and not is_broken:
-        return None
-    wait_s = max(state.retry_after_s, 1)
-    if is_broken:
-        text = f"model '{name}' is not ready (state: {state.state}): {state.reason}"
-        return make_error(state.code, text, model=name, retry_after_s=wait_s)
-    code = "model_loading" if state.state in ("absent", "starting", "loading", "warming") else "model_restarting"
-    text = f"model '{name}' is not ready (state: {state.state}): {state.reason or 'not up yet'}"
-    return WorkerError(code, text, model=name, retry_after_s=wait_s)

@@ -22,9 +22,7 @@ from mmsup.gateway.dispatch.in_flight import (
     CloseRecord,
     InFlightRequest,
     InFlightTable,
-    KnownInFlight,
     KnownReply,
-    ReplyForm,
     RequestEvent,
 )
 from mmsup.gateway.dispatch.link_channel import TOO_SLOW, LinkChannel
@@ -44,11 +42,11 @@ from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
-from mmsup.ipc.transport.codec import RESULT, RESULT_FIELDS, pack_record
+from mmsup.ipc.transport.codec import RESULT
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.zeromq_channel import ZmqGatewayChannel
 
-_FIRST_OUTPUT: Final = len(RESULT_FIELDS)
+_ALL_BYTES: Final = frozenset({bytes})
 SIGNATURES_LIMIT: Final = 256
 SIGNATURES_LIMIT_BYTES: Final = 1 << 20
 """Reply signatures that a link caches."""
@@ -117,21 +115,25 @@ class WorkerLink:
         message = Infer(number, signature, deadline_ns, grant, locations)
         request = InFlightRequest(message, input_slots, on_event, output_slot, client_id, time.monotonic_ns())
         self.reserved_requests -= 1
-        self.send_packed(number, request, pack_record(message))
+        if not self.in_flight.requests:
+            self.on_first_request()
+        self.in_flight.requests[number] = request
+        self.channel.send(message)
+        if failpoints.armed:
+            self.on_sent()
         return request
 
-    def send_packed(self, number: int, request: InFlightRequest | KnownInFlight, record: bytes) -> None:
-        """Send a packed request with the next id of this link."""
+    def on_first_request(self) -> None:
+        """Called before a request is put into the table where no other is in flight."""
+        self.channel.last_progress_s = time.monotonic()
         table = self.in_flight
-        if not table.requests:
-            self.channel.last_progress_s = time.monotonic()
-            if table.expiry_timer is None:
-                loop = asyncio.get_running_loop()
-                table.expiry_timer = loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
-        table.requests[number] = request
-        self.channel.send_packed(record)
-        if failpoints.armed:
-            failpoint("gateway.sent", self.spec.name)
+        if table.expiry_timer is None:
+            loop = asyncio.get_running_loop()
+            table.expiry_timer = loop.call_later(EXPIRY_INTERVAL_S, self._expire_requests)
+
+    def on_sent(self) -> None:
+        """Called after each request where failpoints are armed."""
+        failpoint("gateway.sent", self.spec.name)
 
     def abandon(self, request: InFlightRequest) -> None:
         """The caller left or the deadline passed: cancel it at the worker. Its slots are freed at the reply."""
@@ -179,24 +181,36 @@ class WorkerLink:
                 failpoint("gateway.replied", self.spec.name)
             try:
                 request = requests.get(raw[1])
-                if request is not None and request.known is not None and _has_form(raw, request.known):
-                    del requests[raw[1]]
-                    known.append((request, raw))
-                    continue
-            except (TypeError, LookupError):
+                if request is not None and request.known is not None:
+                    form = request.known
+                    kind, number, words, queue_ns, input_ns, infer_ns, output_ns, batch, rows, *outputs = raw
+                    if (  # with everything that validate_reply() checks
+                        words == form.reply_signature
+                        and kind == RESULT
+                        and type(number) is type(queue_ns) is type(input_ns) is type(infer_ns) is int
+                        and type(output_ns) is type(batch) is type(rows) is int
+                        and not (queue_ns | input_ns | infer_ns | output_ns | batch | rows) >> NUMBER_BITS
+                        and (
+                            type(outputs[0]) is bytes and len(outputs[0]) == form.only_size
+                            if len(outputs) == 1
+                            else _are_whole(outputs, form.output_sizes)
+                        )
+                    ):
+                        del requests[number]
+                        known.append((request, (queue_ns, input_ns, infer_ns, output_ns, batch, rows), outputs))
+                        continue
+            except (TypeError, ValueError, LookupError):
                 pass  # it is no record: `decode` reports it
-            self._finish_known(known)
+            if known:
+                known[0][0].finish(known)
+                known.clear()
             reply = self.channel.decode(raw)
             if reply is not None:
                 self._on_reply(reply)
             if self.closed:
                 return
-        self._finish_known(known)
-
-    def _finish_known(self, replies: list[KnownReply]) -> None:
-        if replies:
-            replies[0][0].finish(replies)
-            replies.clear()
+        if known:
+            known[0][0].finish(known)
 
     def _on_reply(self, reply: InferReply) -> None:
         found = self.in_flight.requests.get(reply.id)
@@ -275,15 +289,9 @@ class WorkerLink:
         failpoint("gateway.link_ended", self.spec.name)
 
 
-def _has_form(raw: list[Any], form: ReplyForm) -> bool:
-    """Whether a record is a result of that form, with everything in it that validate_reply() checks."""
-    if raw[2] != form.reply_signature or len(raw) != form.reply_length or [*map(type, raw)] != form.reply_types:
-        return False
-    if raw[0] != RESULT or (raw[3] | raw[4] | raw[5] | raw[6] | raw[7] | raw[8]) >> NUMBER_BITS:
-        return False
-    if form.only_size is not None:
-        return len(raw[_FIRST_OUTPUT]) == form.only_size
-    return [*map(len, raw[_FIRST_OUTPUT:])] == form.output_sizes
+def _are_whole(outputs: list[Any], sizes: list[int]) -> bool:  # msgpack values
+    """Whether all of these outputs are bytes, as many as expected."""
+    return _ALL_BYTES.issuperset(map(type, outputs)) and [*map(len, outputs)] == sizes
 
 
 def _cached_bytes(packed: bytes, _: ValidatedSignature) -> int:

@@ -47,18 +47,22 @@ class _Date:
     """The date and the end of a head, formatted once a second."""
 
     def __init__(self) -> None:
+        self._second = 0
         self._text = ""
         self._bytes = b""
 
-    def now(self) -> bytes:
+    def at(self, second: int = 0) -> bytes:
+        if second and second == self._second:
+            return self._bytes
         text = rfc822_formatted_time()
         if text is not self._text:
-            self._text, self._bytes = text, f"{text}\r\n\r\n".encode()
+            self._second, self._text, self._bytes = second, text, f"{text}\r\n\r\n".encode()
         return self._bytes
 
 
-head_end: Final = _Date().now
-"""The date and the blank line that complete a head."""
+head_end: Final = _Date().at
+"""The date and the blank line that complete a head. `second`: the current one since 1970, for a caller that
+has read it anyway."""
 
 
 def error_bytes(error: MmsupError, request_id: str, echo: Mapping[str, str]) -> bytes:

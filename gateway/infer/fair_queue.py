@@ -38,22 +38,23 @@ class FairQueue:
 
     def __init__(self, known: Container[str]) -> None:
         self._known = known
-        self._limit = SOLE_FLOW_LIMIT
+        self.limit = SOLE_FLOW_LIMIT
+        """Units of a flow before it has to wait."""
         self._shared_rounds = 0
-        self._started: dict[str, int] = {}
+        self.started: dict[str, int] = {}
         """Units by flow since the last round."""
         self._waiting: dict[str, deque[tuple[int, Start]]] = {}
         self._round_scheduled = False
 
     def try_start(self, flow: str, cost: int) -> bool:
         """Count `cost` units and return True if they may start at once; else call `enqueue`."""
-        started = self._started.get(flow)
+        started = self.started.get(flow)
         if started is None:
             flow = self._flow_of(flow)
-            started = self._started.get(flow, 0)
-        if started + cost > self._limit and started:
+            started = self.started.get(flow, 0)
+        if started + cost > self.limit and started:
             return False
-        self._started[flow] = started + cost
+        self.started[flow] = started + cost
         return True
 
     def _flow_of(self, name: str) -> str:
@@ -63,7 +64,7 @@ class FairQueue:
         """Call `start` when the queue reaches it."""
         flow = self._flow_of(flow)
         self._waiting.setdefault(flow, deque()).append((cost, start))
-        self._started[flow] = _BLOCKED  # no request overtakes those that wait
+        self.started[flow] = _BLOCKED  # no request overtakes those that wait
         self._schedule_round()
 
     async def wait_to_start(self, flow: str, cost: int) -> None:
@@ -89,9 +90,9 @@ class FairQueue:
 
     def _run_round(self) -> None:
         self._round_scheduled = False
-        self._shared_rounds = SHARED_ROUNDS if len(self._started) > 1 else max(self._shared_rounds - 1, 0)
-        self._limit = SHARED_LIMIT if self._shared_rounds else SOLE_FLOW_LIMIT
-        self._started.clear()
+        self._shared_rounds = SHARED_ROUNDS if len(self.started) > 1 else max(self._shared_rounds - 1, 0)
+        self.limit = SHARED_LIMIT if self._shared_rounds else SOLE_FLOW_LIMIT
+        self.started.clear()
         for flow in list(self._waiting):
             self._start_queued(flow)
         if self._waiting:
@@ -100,10 +101,10 @@ class FairQueue:
     def _start_queued(self, flow: str) -> None:
         queue, started = self._waiting.pop(flow), 0
         flooded = len(self._waiting) + 1
-        limit = FLOODED_FLOW_LIMIT if self._shared_rounds and flooded == 1 else max(self._limit // flooded, 1)
+        limit = FLOODED_FLOW_LIMIT if self._shared_rounds and flooded == 1 else max(self.limit // flooded, 1)
         while queue and (not started or started + queue[0][0] <= limit):
             cost, start = queue.popleft()
             started += cost if start() else 0
         if queue:
             self._waiting[flow] = queue
-        self._started[flow] = _BLOCKED if queue else started
+        self.started[flow] = _BLOCKED if queue else started

@@ -96,7 +96,7 @@ class InferHandler:
     async def _serve(self, call: HttpRequest, timer: RequestTimer) -> StreamResponse:
         size = request_body.check_head(call.raw, self.router.configuration.max_body_bytes)
         early = EarlyBody(call, size, timer.started_ns)
-        with closing(await self.router.open(call.model, call.version, None, early.read_wait_options)) as dispatched:
+        with closing(await self.router.open(call.model, call.version, None, early)) as dispatched:
             timer.version = dispatched.spec.version
             parsed = await self._read_body(call, dispatched, size, early.body)
             dispatched.request_id = call.request_id
@@ -150,7 +150,8 @@ class InferHandler:
 def apply_timeout(dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer) -> None:
     """Bring the deadline forward to the request's own timeout, which counts from the arrival of its head."""
     if parsed.request.timeout_us:
-        dispatched.deadline_ns = min(dispatched.deadline_ns, timer.started_ns + parsed.request.timeout_us * 1000)
+        dispatched.client_deadline_ns = timer.started_ns + parsed.request.timeout_us * 1000
+        dispatched.deadline_ns = min(dispatched.deadline_ns, dispatched.client_deadline_ns)
 
 
 def is_slow_to_parse(layout: BodyLayout, metadata: Metadata) -> bool:

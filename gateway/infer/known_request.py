@@ -118,7 +118,7 @@ class BinaryInputs:
 class JsonInputs:
     """Makes the bytes of inputs of the lists of numbers in a text."""
 
-    __slots__ = ("_packers", "after", "before", "sizes")
+    __slots__ = ("_packers", "after", "before", "only", "sizes")
 
     def __init__(self, around: tuple[bytes, bytes] | None, packers: list[tuple[int, struct.Struct]]) -> None:
         """`around`: the text before and after the only list. `packers`: for each input the number of its list, and its
@@ -126,6 +126,8 @@ class JsonInputs:
         self.before, self.after = around or (b"", b"")
         self._packers = [(position, each.pack) for position, each in packers]
         self.sizes = [each.size for _, each in packers]
+        self.only = None
+        """None of them is in the body as it is."""
 
     def pack(self, lists: Sequence[bytes | bytearray]) -> list[bytes] | None:
         """The inputs in these lists, which are in brackets; None if the parser must say what is wrong with them."""
@@ -150,6 +152,9 @@ class PackedRequest:
 
     known: KnownRequest
     head: ParsedHead
+    model: str
+    served_by: tuple[str, str]
+    """Model and version."""
     router: Router
     route: PlainRoute
     counters: VersionCounters
@@ -162,8 +167,6 @@ class PackedRequest:
     """How many it counts as."""
     response: ResponseTemplate
     reply_signature: bytes
-    reply_length: int
-    reply_types: list[type]
     output_sizes: list[int]
     only_size: int | None
 

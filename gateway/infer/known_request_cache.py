@@ -18,7 +18,7 @@ from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.protocol import json_template
 from mmsup.ipc.bounded_cache import KEYS_LIMIT, BoundedCache
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES, Metadata
-from mmsup.ipc.transport.codec import RESULT_FIELDS, infer_record_parts
+from mmsup.ipc.transport.codec import infer_record_parts
 
 REQUESTS_LIMIT_BYTES: Final = 32 << 20
 """Of a gateway, with all that is kept to answer them."""
@@ -99,6 +99,8 @@ class KnownRequestCache:
         known.packed = PackedRequest(
             known=known,
             head=head,
+            model=head.model,
+            served_by=(head.model, known.version),
             router=self._router,
             route=route,
             counters=self._counters.version_counters(head.model, known.version),
@@ -108,8 +110,6 @@ class KnownRequestCache:
             inferences=parsed.inference_count,
             response=response,
             reply_signature=signature.packed,
-            reply_length=len(RESULT_FIELDS) + len(signature.sizes),
-            reply_types=[*RESULT_FIELDS, *(bytes for _ in signature.sizes)],
             output_sizes=sizes,
             only_size=sizes[0] if len(sizes) == 1 else None,
         )

@@ -23,7 +23,7 @@ _MARK: Final = "echo"
 class ResponseTemplate:
     """Of replies with one signature and all outputs inline."""
 
-    __slots__ = ("_body", "_echo_start", "_signature", "_start")
+    __slots__ = ("_body", "_echo_start", "_signature", "_start", "constant")
 
     def __init__(self, signature: ValidatedSignature, built: InferResponse, body: bytes, json_id: bytes) -> None:
         """`body`: the JSON up to the first output that is filled in. `json_id`: the id in it, if others may have
@@ -35,6 +35,8 @@ class ResponseTemplate:
         self._echo_start = before, after
         before_id, _, after_id = body.partition(b',"id":"%b"' % json_id) if json_id else (body, b"", b"")
         self._body = (before_id + b',"id":"', b'"' + after_id) if json_id else (body, b"")
+        self.constant: tuple[bytes, bytes] | None = None
+        """What is before the date and between it and the outputs, if these follow and there is no id."""
 
     def matches(self, signature: ValidatedSignature, locations: Sequence[TensorLocation]) -> bool:
         """Whether a reply fits into this template."""
@@ -62,6 +64,8 @@ class BinaryResponseTemplate(ResponseTemplate):
     def __init__(self, signature: ValidatedSignature, built: InferResponse, json_id: bytes) -> None:
         super().__init__(signature, built, built.head, json_id)
         self._length = b"%d\r\nDate: " % built.size
+        if not json_id:
+            self.constant = self._start + self._length, built.head
 
     def render(self, locations: Sequence[TensorLocation], date: bytes, json_id: str, echo_id: str) -> bytes:
         start = self._start_with_id(echo_id) if echo_id else self._start

@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from mmsup.gateway.observability.controller_status import STALE_KEY
-from mmsup.gateway.observability.request_counters import CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
+from mmsup.gateway.observability.request_counters import COLD, CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
 from mmsup.ipc.memory.counters import BUCKETS_S
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -105,6 +105,7 @@ def _own_metrics(totals: Totals, status: StatusJson) -> Iterator[Metric]:
             refused.add_metric((model, version.removeprefix(REFUSED_PREFIX)), row["refused"])
     yield refused
     yield from _current_metrics(totals)
+    yield from _cold_metrics(totals)
     yield from _controller_metrics(status)
 
 
@@ -123,15 +124,34 @@ def _current_metrics(totals: Totals) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"mmsup_{name}", meaning, value=gateway.get(name, 0))
 
 
+def _cold_metrics(totals: Totals) -> Iterator[Metric]:
+    labels = ("model",)
+    starts = CounterMetricFamily("mmsup_cold_starts", "Loads from sleep that requests have asked for.", labels=labels)
+    waiting = GaugeMetricFamily("mmsup_cold_requests_waiting", "Requests that wait for such loads.", labels=labels)
+    waited = HistogramMetricFamily(
+        "mmsup_cold_start_seconds", "Time that requests have waited for such loads, failed ones too.", labels=labels
+    )
+    for (model, version), row in sorted(totals.items()):
+        if version == COLD:
+            starts.add_metric((model,), row["success"])
+            waiting.add_metric((model,), row["open"])
+            waited.add_metric((model,), _buckets(row), row["request_ns"] / 1e9)
+    yield from (starts, waiting, waited)
+
+
 def _duration_histogram(totals: Totals) -> Metric:
     family = HistogramMetricFamily(
         "mmsup_request_duration_seconds", "Time of inferences from head to reply, failed ones too.", labels=_MODEL
     )
-    edges = [*map(str, BUCKETS_S), "+Inf"]
     for key, row in _rows(totals):
-        counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(edges)))
-        family.add_metric(key, list(zip(edges, counts, strict=True)), (row["request_ns"] + row["fail_ns"]) / 1e9)
+        family.add_metric(key, _buckets(row), (row["request_ns"] + row["fail_ns"]) / 1e9)
     return family
+
+
+def _buckets(row: Mapping[str, int]) -> list[tuple[str, int]]:
+    edges = [*map(str, BUCKETS_S), "+Inf"]
+    counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(edges)))
+    return list(zip(edges, counts, strict=True))
 
 
 def _controller_metrics(status: StatusJson) -> Iterator[Metric]:

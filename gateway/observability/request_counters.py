@@ -1,8 +1,9 @@
 """Counts the outcome of each request, once, in this gateway's table of shared counters; totals sum over all gateways.
 
-Rows are (model, version), and (model, `~`) for current values. A model also has a row `!CODE` for each error code with
-which requests were refused before they counted as inferences. Requests for unknown models share the model `_unknown`,
-because clients choose those names.
+Rows are (model, version), (model, `~`) for current values, and (model, `~cold`) for loads from sleep: `success` counts
+these, `open` the requests that wait for one now, and the histogram the times that requests have waited. A model also
+has a row `!CODE` for each error code with which requests were refused before they counted as inferences. Requests for
+unknown models share the model `_unknown`, because clients choose those names.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.memory.counters import BATCH_FIELDS, BUCKETS_S, FIELDS, BatchCounter, CounterRow, CounterTable
+from mmsup.ipc.memory.counters import BATCH_FIELDS, BUCKETS, BUCKETS_S, FIELDS, BatchCounter, CounterRow, CounterTable
 from mmsup.ipc.messages.data import InferReply
 
 UNKNOWN_MODEL: Final = "_unknown"
 REFUSED_PREFIX: Final = "!"
 CURRENT: Final = "~"
+COLD: Final = "~cold"
 GATEWAY_ROW: Final = "_gateway"
 """The row of what belongs to no model."""
 _UNKNOWN_MODEL_CODES: Final = frozenset({"unknown_model", "unknown_version", "bad_version"})
@@ -59,6 +61,7 @@ class RequestCounters:
         self._own_table = tables[seat]
         # What an earlier process of this seat left.
         self._models_with_open = {model for model, version in self._own_table.totals() if version == CURRENT}
+        self._models_with_waiting = {model for model, version in self._own_table.totals() if version == COLD}
         self.by_version: dict[tuple[str, str], VersionCounters] = {}
         """By model and version."""
 
@@ -85,6 +88,24 @@ class RequestCounters:
     def set_front_fallback(self, is_fallback: bool) -> None:
         """Whether this gateway serves without the fast path, because that failed its self-test."""
         self._own_table.row(GATEWAY_ROW, CURRENT).set("front_fallback", int(is_fallback))
+
+    def record_cold_start(self, model: str) -> None:
+        """Count a load from sleep that a request of this gateway was the first to ask for."""
+        self._own_table.row(model, COLD).add("success")
+
+    def record_cold_wait(self, model: str, waited_ns: int) -> None:
+        """Count a request that has waited for its model to be loaded from sleep, whatever became of it."""
+        row = self._own_table.row(model, COLD)
+        row.add("request_ns", waited_ns)
+        row.add(f"bucket_{bisect_left(_EDGES_NS, waited_ns)}")
+
+    def set_waiting(self, waiting: Mapping[str, int]) -> None:
+        """Set how many requests wait for loads from sleep now; called at every heartbeat."""
+        for name in self._models_with_waiting - waiting.keys():
+            self._own_table.row(name, COLD).set("open", 0)
+        for name, count in waiting.items():
+            self._own_table.row(name, COLD).set("open", count)
+        self._models_with_waiting = set(waiting)
 
     def set_current(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
         """Set the current values of this gateway; called at every heartbeat."""
@@ -147,6 +168,10 @@ class _KnownInFlight(Protocol):
     def known(self) -> _KnownRequest: ...
 
 
+_KnownReply = tuple[_KnownInFlight, tuple[int, int, int, int, int, int], Any]
+"""With its queue, input, infer and output times, the size of its batch, and the rows of that."""
+
+
 class VersionCounters:
     __slots__ = ("_by_size", "_find_counter", "_other_sizes", "_row")
 
@@ -168,41 +193,47 @@ class VersionCounters:
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
 
-    def record_known(self, replies: Sequence[tuple[_KnownInFlight, Sequence[Any]]], now_ns: int) -> None:
-        """The same for some replies to known requests at once: for each the fields of its record, of checked types."""
-        row, by_size = self._row, self._by_size
-        inferences = whole = all_ns = queue_ns = input_ns = infer_ns = output_ns = 0
-        batches: dict[int, list[int]] = {}
-        buckets: dict[int, int] = {}
-        for request, fields in replies:
-            _, _, _, queued, gathered, inferred, copied, batch, rows, *_ = fields
+    def record_known(self, replies: Sequence[_KnownReply], now_ns: int) -> int:
+        """The same for some replies to known requests, answered at once. Returns the current time, in milliseconds
+        since 1970."""
+        own = self._row.own
+        inferences = all_ns = queue_ns = input_ns = infer_ns = output_ns = 0
+        are_single, size = True, replies[0][1][5]
+        for request, (queued, gathered, inferred, copied, batch, rows), _ in replies:
             request_ns = now_ns - request.started_ns
-            bucket = bisect_left(_EDGES_NS, request_ns)
-            buckets[bucket] = buckets.get(bucket, 0) + 1
+            own[BUCKETS + bisect_left(_EDGES_NS, request_ns)] += 1
             all_ns += request_ns
             inferences += request.known.inferences
-            if queued + gathered + inferred + copied > request_ns:  # as above
-                queued = gathered = inferred = copied = 0
-            queue_ns += queued
-            input_ns += gathered
-            infer_ns += inferred
-            output_ns += copied
-            if batch <= 1 or (by_size.get(rows) or self._executions(rows)).count(batch):
+            if batch > 1 or rows != size:
+                are_single = False
+            if queued + gathered + inferred + copied <= request_ns:  # as above
+                queue_ns += queued
+                input_ns += gathered
+                infer_ns += inferred
+                output_ns += copied
+        if are_single:
+            whole = len(replies)
+            counter = (self._by_size.get(size) or self._executions(size)).counter
+            if counter is not None:
+                counter.add_sums(whole, input_ns, infer_ns, output_ns)
+        else:
+            whole = self._count_batches(replies, now_ns)
+        sums = inferences, whole, all_ns, queue_ns, input_ns, infer_ns, output_ns
+        now_ms = time.time_ns() // 1_000_000
+        self._row.add_known(len(replies), sums, now_ms)
+        return now_ms
+
+    def _count_batches(self, replies: Sequence[_KnownReply], now_ns: int) -> int:
+        """Count the batches that these requests complete, by size; how many these are."""
+        whole = 0
+        for request, (queued, *times_ns, batch, rows), _ in replies:
+            executions = self._by_size.get(rows) or self._executions(rows)
+            if executions.count(batch):
                 whole += 1
-                sums = batches.get(rows)
-                if sums is None:
-                    batches[rows] = [1, gathered, inferred, copied]
-                else:
-                    sums[0] += 1
-                    sums[1] += gathered
-                    sums[2] += inferred
-                    sums[3] += copied
-        for rows, sums in batches.items():
-            executions = by_size.get(rows) or self._executions(rows)
-            if executions.counter is not None:
-                executions.counter.add_sums(*sums)
-        times_ns = [all_ns, queue_ns, input_ns, infer_ns, output_ns]
-        row.add_known(len(replies), inferences, whole, times_ns, buckets, time.time_ns() // 1_000_000)
+                is_true = queued + sum(times_ns) <= now_ns - request.started_ns
+                if executions.counter is not None:
+                    executions.counter.add_sums(1, *(times_ns if is_true else (0, 0, 0)))
+        return whole
 
     def _executions(self, size: int) -> _Executions:
         counter = self._find_counter(size)

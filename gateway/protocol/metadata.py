@@ -43,7 +43,7 @@ def model_metadata(route: Route, state: VersionState) -> Json:
             each["labels"] = list(metadata.labels[each["name"]])
     return {
         "name": route.name,
-        "versions": [each.version for each in route.versions if each.state == READY] or [spec.version],
+        "versions": [each.version for each in route.versions if is_callable(each)] or [spec.version],
         "platform": metadata.platform,
         "inputs": _tensors(metadata.inputs, batched=batched),
         "outputs": outputs,
@@ -62,9 +62,14 @@ def _tensors(specs: Iterable[TensorSpec], *, batched: bool) -> list[Json]:
     return [{"name": each.name, "datatype": each.datatype, "shape": [*lead, *each.shape]} for each in specs]
 
 
+def is_callable(state: VersionState) -> bool:
+    """Whether a request to a version is served: by a worker that is ready, or once one has been loaded from sleep."""
+    return state.state == READY or state.wake_wait_s > 0
+
+
 def readiness_document(name: str, state: VersionState) -> tuple[bool, Json]:
     """Whether a version is ready, and the JSON object for it."""
-    if state.state == READY:
+    if is_callable(state):
         return True, {"name": name, "ready": True, "state": state.state}
     reason = state.reason or f"the model is {state.state}"
     return False, {"name": name, "ready": False, "state": state.state, "error": reason}

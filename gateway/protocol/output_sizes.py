@@ -51,23 +51,24 @@ class OutputSizeEstimator:
     """
 
     def __init__(self) -> None:
-        self._spans: dict[tuple[str, str], _Span] = {}
+        self.spans: dict[tuple[str, str], _Span] = {}
+        """By model and version, of those that had a large result."""
 
     def largest(self, key: tuple[str, str]) -> int:
         """Bytes to reserve; 0 for none."""
-        span = self._spans.get(key)
+        span = self.spans.get(key)
         return max(span.largest, span.previous) if span is not None else 0
 
     def observe_inline(self, key: tuple[str, str], results: int) -> None:
         """So many results needed no buffer."""
-        if key in self._spans:
+        if key in self.spans:
             for _ in range(results):
                 self.observe(key, 0)
 
     def observe(self, key: tuple[str, str], size: int) -> None:
-        span = self._spans.get(key)
+        span = self.spans.get(key)
         if span is None:
-            span = self._spans[key] = _Span()
+            span = self.spans[key] = _Span()
         elif span.count == SPAN_RESULTS:
             span.count, span.previous, span.largest = 0, span.largest, 0
         span.count += 1

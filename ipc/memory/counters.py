@@ -17,7 +17,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Mapping
+import struct
 from typing import Final
 
 ROWS: Final = 1024
@@ -161,26 +161,32 @@ class CounterTable:
         return row
 
 
-_BUCKETS: Final = INDEX["bucket_0"]
+BUCKETS: Final = INDEX["bucket_0"]
+"""Place in CounterRow.own."""
 _SUCCESS, _COUNT, _EXECUTIONS = (INDEX[name] for name in ("success", "inference_count", "exec_count"))
 _TIMES: Final = INDEX["request_ns"]
 assert FIELDS[_TIMES : _TIMES + 5] == (
     *("request_ns", "queue_ns", "compute_input_ns", "compute_infer_ns", "compute_output_ns"),
 ), "the times of a request are consecutive fields"
 _LAST, _KNOWN = INDEX["last_inference_ms"], INDEX["known"]
+_SUMS: Final = struct.Struct("@7Q")
+"""Of a row: inferences, executions and the times, stored one by one as 8 bytes each."""
+_SUMS_AT: Final = 8 * _COUNT
+assert (_COUNT, _EXECUTIONS) == (_TIMES - 2, _TIMES - 1), "what _SUMS packs are consecutive fields"
+_BATCH_SUMS: Final = struct.Struct("@4Q")
 
 
 class CounterRow:
     """The counters of one model version in one table."""
 
     def __init__(self, words: memoryview, at: int) -> None:
-        self._own = words[at : at + len(FIELDS)]
+        self.own = words[at : at + len(FIELDS)]
 
     def add_success(
         self, inferences: int, executions: int, times_ns: tuple[int, int, int, int, int], bucket: int, now_ms: int
     ) -> None:
         """Count one successful request, `times_ns` in the order of FIELDS. Called for every request."""
-        own = self._own
+        own = self.own
         own[_SUCCESS] += 1
         own[_COUNT] += inferences
         if executions:
@@ -191,35 +197,35 @@ class CounterRow:
         own[_TIMES + 2] += input_ns
         own[_TIMES + 3] += infer_ns
         own[_TIMES + 4] += output_ns
-        own[_BUCKETS + bucket] += 1
+        own[BUCKETS + bucket] += 1
         own[_LAST] = now_ms
 
-    def add_known(
-        self,
-        requests: int,
-        inferences: int,
-        executions: int,
-        times_ns: list[int],
-        buckets: Mapping[int, int],
-        now_ms: int,
-    ) -> None:
-        """Count some requests, all of them known ones; `times_ns` are sums, `buckets` counts by bucket."""
-        own = self._own
+    def add_known(self, requests: int, sums: tuple[int, int, int, int, int, int, int], now_ms: int) -> None:
+        """Count some requests, all of them known ones, but for their buckets; `sums`: inferences, executions, times in
+        the order of FIELDS."""
+        own = self.own
         own[_SUCCESS] += requests
         own[_KNOWN] += requests
-        own[_COUNT] += inferences
-        own[_EXECUTIONS] += executions
-        for at, time_ns in enumerate(times_ns, _TIMES):
-            own[at] += time_ns
-        for bucket, count in buckets.items():
-            own[_BUCKETS + bucket] += count
         own[_LAST] = now_ms
+        inferences, executions, all_ns, queue_ns, input_ns, infer_ns, output_ns = sums
+        a, b, c, d, e, f, g = _SUMS.unpack_from(own, _SUMS_AT)
+        _SUMS.pack_into(
+            own,
+            _SUMS_AT,
+            a + inferences,
+            b + executions,
+            c + all_ns,
+            d + queue_ns,
+            e + input_ns,
+            f + infer_ns,
+            g + output_ns,
+        )
 
     def add(self, name: str, amount: int = 1) -> None:
-        self._own[INDEX[name]] += amount
+        self.own[INDEX[name]] += amount
 
     def set(self, name: str, value: int) -> None:
-        self._own[INDEX[name]] = value
+        self.own[INDEX[name]] = value
 
 
 class BatchCounter:
@@ -234,11 +240,8 @@ class BatchCounter:
 
     def add_sums(self, batches: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Count some batches with these times in all."""
-        own = self._own
-        own[0] += batches
-        own[1] += input_ns
-        own[2] += infer_ns
-        own[3] += output_ns
+        a, b, c, d = _BATCH_SUMS.unpack_from(self._own)
+        _BATCH_SUMS.pack_into(self._own, 0, a + batches, b + input_ns, c + infer_ns, d + output_ns)
 
     def values(self) -> list[int]:
         return self._own.tolist()

@@ -41,7 +41,13 @@ STATUS_PAGE_BYTES: Final = 4096
 RING_INDEX: Final = 64
 RING: Final = STATUS_PAGE_BYTES // 8 - RING_INDEX
 
-_ACTIVITY, _SINCE, _HEARTBEAT, _BATCHES, _REQUESTS, _DEVICE, _STARTED, _REFUSED = range(8)
+ACTIVITY: Final = 0
+SINCE: Final = 1
+HEARTBEAT: Final = 2
+BATCHES: Final = 3
+REQUESTS: Final = 4
+STARTED: Final = 6
+_DEVICE, _REFUSED = 5, 7
 
 
 class Activity(enum.IntEnum):
@@ -55,7 +61,8 @@ class Activity(enum.IntEnum):
     """A gateway that has no configuration yet."""
 
 
-_IDLE, _BUSY = int(Activity.IDLE), int(Activity.BUSY)
+IDLE: Final = int(Activity.IDLE)
+BUSY: Final = int(Activity.BUSY)
 """As ints: storing a member of an enum takes longer."""
 
 
@@ -81,33 +88,35 @@ def make_status_page() -> int:
 
 
 class StatusPageWriter:
-    """The page of this process."""
+    """The page of this process. Who runs known requests writes the words itself, in the order of these methods: each
+    call costs as much as several stores (worker/serving/known_runner.py)."""
 
     def __init__(self, fd: int) -> None:
-        self._words = memoryview(mmap.mmap(fd, STATUS_PAGE_BYTES)).cast("Q")
-        self._started = 0
+        self.words = memoryview(mmap.mmap(fd, STATUS_PAGE_BYTES)).cast("Q")
+        self.started = 0
+        """As in the page."""
 
     def heartbeat(self, now_ns: int) -> None:
-        self._words[_HEARTBEAT] = now_ns
+        self.words[HEARTBEAT] = now_ns
 
     def set_activity(self, activity: Activity, now_ns: int) -> None:
         """Start an activity. The time is written first: a reader may see the new time with the old activity, which
         only delays its judgement, never the reverse."""
-        self._words[_SINCE] = now_ns
-        self._words[_HEARTBEAT] = now_ns
-        self._words[_ACTIVITY] = activity
+        self.words[SINCE] = now_ns
+        self.words[HEARTBEAT] = now_ns
+        self.words[ACTIVITY] = activity
 
     def idle(self, now_ns: int) -> None:
         """The same for IDLE."""
-        words = self._words
-        words[_SINCE] = now_ns
-        words[_HEARTBEAT] = now_ns
-        words[_ACTIVITY] = _IDLE
+        words = self.words
+        words[SINCE] = now_ns
+        words[HEARTBEAT] = now_ns
+        words[ACTIVITY] = IDLE
 
     def request_started(self, request: int) -> None:
-        self._words[RING_INDEX + self._started % RING] = request
-        self._started += 1
-        self._words[_STARTED] = self._started
+        self.words[RING_INDEX + self.started % RING] = request
+        self.started += 1
+        self.words[STARTED] = self.started
 
     def batch_started(self, requests: Iterable[int], now_ns: int) -> None:
         """These requests are about to be executed together."""
@@ -115,25 +124,16 @@ class StatusPageWriter:
             self.request_started(request)
         self.set_activity(Activity.BUSY, now_ns)
 
-    def request_run(self, request: int, now_ns: int) -> None:
-        """This request is about to be executed by itself: `batch_started` for one."""
-        words, started = self._words, self._started
-        words[RING_INDEX + started % RING] = request
-        self._started = words[_STARTED] = started + 1
-        words[_SINCE] = now_ns
-        words[_HEARTBEAT] = now_ns
-        words[_ACTIVITY] = _BUSY
-
     def batch_executed(self, requests: int) -> None:
-        self._words[_BATCHES] += 1
-        self._words[_REQUESTS] += requests
+        self.words[BATCHES] += 1
+        self.words[REQUESTS] += requests
 
     def request_refused(self) -> None:
         """One request was answered with `gpu_oom`."""
-        self._words[_REFUSED] += 1
+        self.words[_REFUSED] += 1
 
     def set_device_bytes(self, size_bytes: int) -> None:
-        self._words[_DEVICE] = size_bytes
+        self.words[_DEVICE] = size_bytes
 
 
 class StatusPageReader:
@@ -151,10 +151,10 @@ class StatusPageReader:
     def read(self) -> Progress:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
-        raw = words[_ACTIVITY]
+        raw = words[ACTIVITY]
         activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
-        counts = words[_BATCHES], words[_REQUESTS], words[_DEVICE], words[_REFUSED]
-        return Progress(activity, words[_SINCE], words[_HEARTBEAT], *counts)
+        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
+        return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""
@@ -162,7 +162,7 @@ class StatusPageReader:
 
     def executing(self) -> frozenset[int]:
         """Ids of the requests of the current batch, of all gateways; empty between two batches."""
-        executed, begun = self._words[_REQUESTS], self._words[_STARTED]
+        executed, begun = self._words[REQUESTS], self._words[STARTED]
         if not executed < begun <= executed + RING:
             return frozenset()
         return frozenset([self._words[RING_INDEX + each % RING] for each in range(executed, begun)])

@@ -34,6 +34,9 @@ class ConfigureGateway:
     """`fast`, or `plain`: aiohttp serves all HTTP requests."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    max_cold_requests: int = 1024
+    max_cold_bytes: int = 128 << 20
+    """Limits on the requests that wait for models to be loaded, and on what is held of their bodies meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class VersionState:
     """None if the configuration is invalid."""
     metadata: Metadata | None
     """None until a worker of this version was ready once, unless the configuration declares everything."""
+    wake_wait_s: float = 0.0
+    """It is asleep, or being loaded from sleep: how long a request may wait for it. 0: neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,8 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """A command of an HTTP client: `load`, `unload`, `index` or `status`. Answered by CommandReply."""
+    """A command of an HTTP client (`load`, `unload`, `index`, `status`), or of the gateway for a request to a model
+    that is asleep (`wake_for_request`). Answered by CommandReply."""
 
     id: int
     command: str

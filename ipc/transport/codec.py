@@ -129,8 +129,10 @@ def pack_frame(records: Sequence[DataRecord]) -> bytes:
 
 def join_records(records: Sequence[bytes], limit_bytes: int) -> tuple[bytes, int]:
     """A frame of the first of these packed records, and their number: as `pack_limited`."""
-    count = min(len(records), FRAME_RECORDS)
-    frame = b"".join((_FRAME_HEADS[count], *(records if count == len(records) else records[:count])))
+    count = len(records)
+    if count > FRAME_RECORDS:
+        count, records = FRAME_RECORDS, records[:FRAME_RECORDS]
+    frame = b"".join((_FRAME_HEADS[count], *records))
     while len(frame) > limit_bytes and count > 1:
         count = count // 2
         frame = b"".join((_FRAME_HEADS[count], *records[:count]))
@@ -164,10 +166,10 @@ def pack_records(records: Sequence[Sequence[object]], limit_bytes: int) -> tuple
     count = len(records)
     if count > FRAME_RECORDS:
         count, records = FRAME_RECORDS, records[:FRAME_RECORDS]
-    frame = cast("bytes", _packer.pack(records))
+    frame: bytes = _packer.pack(records)
     while len(frame) > limit_bytes and count > 1:
         count = count // 2
-        frame = cast("bytes", _packer.pack(records[:count]))
+        frame = _packer.pack(records[:count])
     return frame, count
 
 

@@ -13,6 +13,8 @@ from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.api.handlers import Handlers
 
 CLIENT_COMMANDS: Final = frozenset({"load", "unload", "index", "status"})
+GATEWAY_COMMANDS: Final = CLIENT_COMMANDS | {"wake_for_request"}
+"""With what a gateway asks by itself."""
 REPLY_LIMIT: Final = MESSAGE_LIMIT - 4096
 
 
@@ -33,7 +35,7 @@ async def answer(
 
 def _check(command: str, control_mode: str) -> None:
     """CallerError if clients may not give it."""
-    if command not in CLIENT_COMMANDS:
+    if command not in GATEWAY_COMMANDS:
         raise CallerError("forbidden", f"'{command:.40}' is not for clients")
     if control_mode == "poll" and command in ("load", "unload"):
         text = f"{command} is off while the server follows its repository (poll); `mmsup ctl` can do it"

@@ -17,7 +17,9 @@ from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceSta
 from mmsup.supervisor.models.model import Model, state_of
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.readiness import ServerReadiness
+from mmsup.supervisor.models.sleep_state import ASLEEP
 from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.on_demand import model_usage
 from mmsup.supervisor.processes import usage
 from mmsup.supervisor.zygotes.zygote_process import Zygote
 
@@ -112,7 +114,9 @@ class StatusViews:
 
     def show(self, model: Model) -> Json:
         versions = model.active.versions if model.active else []
-        metadata = next((each.metadata for each in reversed(versions) if each.metadata), None)
+        specs = [each.spec for each in versions] or (model.entry.specs if model.sleep.is_asleep and model.entry else ())
+        known = [each.metadata for each in versions] or list(model.sleep.metadata.values())
+        metadata = next((each for each in reversed(known) if each), None)
         instances = list(model.instances())
         faults = (*model.entry.errors, *model.entry.warnings) if model.entry else ()
         events = [event for each in instances for event in self._event_log.recent(each.id)]
@@ -122,7 +126,8 @@ class StatusViews:
             "state": str(model.state()),
             "reason": model.reason(),
             "group": ", ".join(sorted(model.groups())),
-            "specs": [asdict(each.spec) for each in versions],
+            **_use_of(model),
+            "specs": [asdict(each) for each in specs],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
             "footprints": self._model_set.memory.footprints(model.name),
@@ -155,8 +160,23 @@ def _status_of(model: Model) -> Json:
         "state": str(model.state()),
         "reason": model.reason(),
         "group": ", ".join(sorted(model.groups())),
-        "versions": {each.spec.version: str(state_of(each)) for each in versions},
+        "versions": {each.spec.version: str(state_of(each)) for each in versions} or _asleep_versions(model),
         "instances": [_instance(each) for each in model.instances()],
+        **_use_of(model),
+    }
+
+
+def _asleep_versions(model: Model) -> Json:
+    return {each.version: each.state for each in model.route().versions} if model.state() == ASLEEP else {}
+
+
+def _use_of(model: Model) -> Json:
+    """When it was last asked, and what its next load is likely to take; None where that is not known."""
+    used_s, load_s = model.sleep.last_use_s, model_usage.load_s(model)
+    return {
+        "last_use_s": round(time.monotonic() - used_s, 1) if used_s else None,
+        "cold_start_s": round(load_s, 3) if load_s is not None else None,
+        "asleep_s": round(time.monotonic() - model.sleep.since_s, 1) if model.sleep.is_asleep else None,
     }
 
 
@@ -172,6 +192,8 @@ def _row_of(model: Model) -> Json:
         "group": status["group"],
         "versions": status["versions"],
         "instances": len(status["instances"]),
+        "last_use_s": status["last_use_s"],
+        "cold_start_s": status["cold_start_s"],
     }
 
 
@@ -251,6 +273,9 @@ def _index_rows(model: Model) -> Iterator[Json]:
             yield {"name": model.name}
         return
     for each in model.route().versions:
+        if each.state == ASLEEP:
+            yield {"name": model.name, "version": each.version, "state": "READY", "reason": ASLEEP}
+            continue
         state = _INDEX_STATES.get(InstanceState(each.state), "UNAVAILABLE")
         reason = "" if state == "READY" else f"{each.state}: {each.reason}" if each.reason else each.state
         yield {"name": model.name, "version": each.version, "state": state, "reason": reason}

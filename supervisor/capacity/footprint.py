@@ -73,6 +73,17 @@ class Need:
     """What it holds for good once it is ready; it cannot live with less."""
     is_measured: bool = True
 
+    @property
+    def settled_bytes(self) -> int:
+        return self.least_bytes or self.needed_bytes
+
+    def times(self, count: int) -> Need:
+        """Of so many workers."""
+        return Need(self.needed_bytes * count, self.least_bytes * count, self.is_measured)
+
+
+NO_NEED: Final = Need(0)
+
 
 def footprint_key(spec: ModelSpec) -> FootprintKey:
     return FootprintKey(spec.name, spec.version, spec.engine, spec.device)
@@ -94,7 +105,7 @@ def host_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) 
 def gpu_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
     """Memory of its device that one worker takes, its CUDA context included; nothing for a model on the CPU."""
     if not uses_gpu(spec):
-        return Need(0)
+        return NO_NEED
     if measured is not None and measured.gpu_settled_bytes:
         return Need(max(measured.gpu_load_peak_bytes, measured.gpu_settled_bytes), measured.gpu_settled_bytes)
     guess = spec.gpu_memory_bytes or CUDA_CONTEXT_BYTES + round(artifact_bytes * LOAD_FACTOR)

@@ -17,6 +17,7 @@ from mmsup.supervisor.cli.command.lazy_group import LazyGroup
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "serve": ("mmsup.supervisor.cli.serve.command", "serve"),
     "check": ("mmsup.supervisor.cli.check.command", "check"),
+    "plan": ("mmsup.supervisor.cli.plan.command", "plan_command"),
     "ctl": ("mmsup.supervisor.cli.ctl.group", "ctl"),
     "chaos": ("mmsup.supervisor.chaos.command", "chaos"),
 }

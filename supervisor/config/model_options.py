@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
-from mmsup.supervisor.config import batching_options, validators
+from mmsup.supervisor.config import batching_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, hidden_error, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 
 ModelOptions = dict[str, Any]  # JSON; each option has its own type
 
+LOAD_RULES: Final = ("start", "on-demand")
 MIN_MEMORY_BYTES: Final = 16 << 20
 """No interpreter starts with less; `memory: 4` must be a mistake."""
 MIN_GPU_MEMORY_BYTES: Final = 1 << 20
@@ -26,7 +27,7 @@ MIN_GPU_MEMORY_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """The field of ModelSpec that the option sets (empty: none in this version), and its validator."""
+    """The field of ModelSpec that the option sets, and its validator."""
 
     field: str
     parse: validators.Parser[Any]  # each key has its own type
@@ -52,8 +53,10 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "priority": ModelOption("priority", validators.integer(0, PRIORITY_LEVELS)),
     "priority_levels": ModelOption("priority_levels", validators.integer(1, PRIORITY_LEVELS)),
     "queue_policies": ModelOption("queue_policies", batching_options.parse_queue_policies),
-    "ttl": ModelOption("", validators.duration),
-    "pin": ModelOption("", validators.boolean),
+    "load": ModelOption("load", validators.one_of(LOAD_RULES)),
+    "ttl": ModelOption("ttl_s", validators.duration_or_never),
+    "pin": ModelOption("pin", validators.boolean),
+    "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),
     "inputs": ModelOption("inputs", validators.tensors),
@@ -103,7 +106,7 @@ def sections_of(models: Mapping[str, Any], name: str) -> list[str]:  # options b
 def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of ModelSpec
     """The fields of ModelSpec that these options set. Missing options are left to the defaults of ModelSpec."""
     keys = _with_strings(keys)
-    set_fields = {MODEL_OPTIONS[name].field: value for name, value in keys.items() if MODEL_OPTIONS[name].field}
+    set_fields = {MODEL_OPTIONS[name].field: value for name, value in keys.items()}
     for name in ("inputs", "outputs"):
         if name in set_fields:
             set_fields[name] = tuple(_tensor_spec(each) for each in set_fields[name])
@@ -120,11 +123,6 @@ def _with_strings(keys: Mapping[str, Any]) -> Mapping[str, Any]:  # options
         return keys
     others = {name: value for name, value in keys.items() if name != "strings"}
     return {**others, "parameters": {**keys.get("parameters", {}), "strings": keys["strings"]}}
-
-
-def unsupported(keys: Mapping[str, Any]) -> list[str]:
-    """The options that this version validates but does not use."""
-    return [name for name in keys if not MODEL_OPTIONS[name].field]
 
 
 def _tensor_spec(tensor: Mapping[str, Any]) -> TensorSpec:  # JSON, checked

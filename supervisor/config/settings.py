@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
-CONTROL_MODES: Final = ("none", "explicit", "poll")
+CONTROL_MODES: Final = ("none", "explicit", "poll", "on-demand")
 FRONTS: Final = ("fast", "plain")
 ZYGOTES: Final = ("none", "auto", "eager")
 LINKS: Final = ("pair", "zeromq")
@@ -39,7 +39,8 @@ class Settings:
     spare_gateway: bool = True
     """Keep one more started, as a standby for one that exits."""
     control_mode: str = "none"
-    """`none`: every model at start; `explicit`: `load_models` and the API; `poll`: as the repository changes."""
+    """`none`: every model at start; `explicit`: `load_models` and the API; `poll`: as the repository changes;
+    `on-demand`: each model at its first request."""
     load_models: tuple[str, ...] = ()
     """Models to load at the start in `explicit` mode; `*` is all."""
     poll_s: float = 15.0
@@ -59,6 +60,12 @@ class Settings:
     gpu_memory_budgets: tuple[str, ...] = ()
     """Of GPUs, `DEVICE:BYTES` each; an empty device is each that is not named."""
     restart_grace_s: float = 30.0
+    cold_start_timeout_s: float = 0.0
+    """How long a request may wait for a model to be loaded from sleep; 0: as long as its load may take. A model's own
+    `cold_start_timeout` goes before it."""
+    max_cold_requests: int = 1024
+    """Requests of one gateway that may wait so at one time, and the bytes of their bodies that it holds meanwhile."""
+    max_cold_bytes: int = 128 << 20
     front: str = "fast"
     """`fast`: inferences are served by our own HTTP code and the rest by aiohttp; `plain`: aiohttp serves all."""
     link: str = "pair"

@@ -71,6 +71,11 @@ def duration(raw: object) -> float:
     return seconds
 
 
+def duration_or_never(raw: object) -> float:
+    """Seconds; 0 for `never`."""
+    return 0.0 if raw == "never" else units.duration(raw)
+
+
 def boolean(raw: object) -> bool:
     """true or false, also as 1 and 0, as in Triton's flags."""
     words = {"true": True, "1": True, "false": False, "0": False}

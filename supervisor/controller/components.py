@@ -18,6 +18,7 @@ from mmsup.supervisor.api.commands import Commands, StartUpgrade
 from mmsup.supervisor.api.control_socket import ControlSocket
 from mmsup.supervisor.api.handlers import Handlers
 from mmsup.supervisor.api.history_commands import HistoryCommands
+from mmsup.supervisor.api.on_demand_commands import OnDemandCommands
 from mmsup.supervisor.api.status import ServerInfo, StatusViews
 from mmsup.supervisor.capacity.admission import NoEviction
 from mmsup.supervisor.capacity.budget import memory_budgets
@@ -55,6 +56,9 @@ from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
+from mmsup.supervisor.on_demand.idle_watch import IdleWatch
+from mmsup.supervisor.on_demand.sleeper import Sleeper
+from mmsup.supervisor.on_demand.waker import Waker
 from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
@@ -176,6 +180,9 @@ class Models:
         )
         self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
         self.watcher = RepositoryWatcher(self.context, self.loader)
+        self.waker = Waker(self.context, self.loader)
+        self.sleeper = Sleeper(self.context, self.loader)
+        self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper)
 
 
 class Resources:
@@ -280,7 +287,8 @@ class Api:
         state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpu_placement
         views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, resources.zygotes.rows)
         commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
+        on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports
         history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)
-        self.handlers = Handlers(commands.by_name(), history.by_name())
+        self.handlers = Handlers(commands.by_name(), history.by_name(), on_demand.by_name())
         self.control_socket = ControlSocket(self.handlers.handle)

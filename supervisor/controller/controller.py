@@ -125,6 +125,8 @@ class Controller:
             recovery.take_over(self.context, self.models, self._recovered, router.unknown_children)
             failpoint("brain.readopted")
             self.upgrader.resume()
+        self.models.waker.is_open = True
+        self.context.tasks.start(self.models.idle_watch.run(), "idle models")
         if self.context.inventory.stopping:
             self.terminate()
 

@@ -279,5 +279,7 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_requests=settings.max_requests,
         max_request_bytes=settings.max_request_bytes,
         front=settings.front,
+        max_cold_requests=settings.max_cold_requests,
+        max_cold_bytes=settings.max_cold_bytes,
         allow_hosts=settings.allow_hosts,
     )

@@ -24,6 +24,7 @@ from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.model import Model, state_of
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.sleep_state import SleepPhase
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry
@@ -62,22 +63,30 @@ class ModelLoader:
     def __init__(self, context: LoadContext) -> None:
         self._context = context
         self._model_set = context.model_set
-        self._pending: dict[str, PendingLoad] = {}
+        self.pending: dict[str, PendingLoad] = {}
+        """The loads under way, by model."""
         self._tasks: set[asyncio.Task[Json]] = set()
         self._is_draining = False
 
     async def load(
-        self, name: str, config: str = "", on_progress: ProgressListener = lambda _: None, *, by_hand: bool = True
+        self,
+        name: str,
+        config: str = "",
+        on_progress: ProgressListener = lambda _: None,
+        *,
+        by_hand: bool = True,
+        is_partial: bool = False,
     ) -> Any:
         """Load or reload; the command's result as JSON when the model serves, MmsupError if it cannot.
 
         `config`: ModelConfig as JSON instead of the repository's. `by_hand`: a person wants it, so it is desired state.
+        `is_partial`: versions with a fault are left out.
         """
         if self._is_draining:
             raise ServerError("draining", "the server is draining and loads nothing any more", model=name)
-        pending = self._pending.get(name)
+        pending = self.pending.get(name)
         if pending is None:
-            pending = self._start(name, config, by_hand=by_hand)
+            pending = self._start(name, config, by_hand=by_hand, is_partial=is_partial)
         elif pending.config != config:
             raise CallerError("conflict", f"failed to load '{name}': it is being loaded from another content")
         pending.listeners.append(on_progress)
@@ -96,9 +105,9 @@ class ModelLoader:
             raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
         if by_hand:
             self._save_desired(name, DesiredModel(up=False))
-        if name in self._pending:
+        if name in self.pending:
             text = f"failed to load '{name}': it was unloaded meanwhile"
-            self._pending[name].fail(CallerError("conflict", text, model=name))
+            self.pending[name].fail(CallerError("conflict", text, model=name))
         was_wanted = model.wanted
         self.stop_wanted(model)
         await self._context.send_route(name)
@@ -112,14 +121,13 @@ class ModelLoader:
         model = self._model_set.register(entry)
         model.wanted = True
         if entry.errors:
-            self._context.event_log.record(
-                "load_failed", entry.reason + entry.paste, model=entry.name, code="load_failed"
-            )
+            record_errors(self._context, entry)
         if entry.specs:
             revision_changes.add_revision(self._model_set, model, entry, RevisionRole.ACTIVE, config)
 
     def stop_wanted(self, model: Model) -> None:
         model.wanted, model.unloaded = False, True
+        model.sleep.phase = SleepPhase.AWAKE
         self._model_set.mark_changed(model.name)
         for revision in list(model.revisions):
             if revision.role is not RevisionRole.RETIRING:
@@ -127,23 +135,23 @@ class ModelLoader:
 
     @property
     def is_idle(self) -> bool:
-        return not self._pending
+        return not self.pending
 
     def on_models_changed(self, names: set[str]) -> None:
         """Give the pending loads of these models their outcome if it is known now."""
-        if self._pending:
-            for name in names & self._pending.keys():
-                self._pending[name].on_model_changed()
+        if self.pending:
+            for name in names & self.pending.keys():
+                self.pending[name].on_model_changed()
 
     def on_progress(self, instance: Instance, text: str) -> None:
-        pending = self._pending.get(instance.revision.spec.name)
+        pending = self.pending.get(instance.revision.spec.name)
         for listener in list(pending.listeners) if pending is not None else ():
             listener(f"version {instance.revision.spec.version}: {text}")
 
     def stop_accepting(self) -> None:
         """The server is draining: fail the loads under way and all that come."""
         self._is_draining = True
-        for name, pending in self._pending.items():
+        for name, pending in self.pending.items():
             pending.fail(ServerError("draining", f"failed to load '{name}': the server is draining", model=name))
 
     async def close(self) -> None:
@@ -151,11 +159,11 @@ class ModelLoader:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, name: str, config: str, *, by_hand: bool) -> PendingLoad:
-        entry = self._read_entry(name, config)
+    def _start(self, name: str, config: str, *, by_hand: bool, is_partial: bool) -> PendingLoad:
+        entry = self._read_entry(name, config, is_partial=is_partial)
         if by_hand:
             self._save_desired(name, DesiredModel(up=True, config=config))
-        pending = self._pending[name] = PendingLoad(self._context, entry, config)
+        pending = self.pending[name] = PendingLoad(self._context, entry, config)
         pending.task = asyncio.get_running_loop().create_task(self._run(pending), name=f"load {name}")
         self._tasks.add(pending.task)
         pending.task.add_done_callback(self._on_done)
@@ -165,7 +173,7 @@ class ModelLoader:
         try:
             await pending.run()
         finally:
-            del self._pending[pending.name]
+            del self.pending[pending.name]
         return await pending.announce()
 
     def _on_done(self, task: asyncio.Task[Json]) -> None:
@@ -173,7 +181,7 @@ class ModelLoader:
         if not task.cancelled():
             task.exception()  # its callers have got it; without callers it must not be logged as never retrieved
 
-    def _read_entry(self, name: str, config: str) -> ModelEntry:
+    def _read_entry(self, name: str, config: str, *, is_partial: bool) -> ModelEntry:
         """The model as the repository holds it now; MmsupError if it cannot be loaded."""
         entry = scanner.scan_model(self._context.settings, name)
         if entry is None:
@@ -182,7 +190,7 @@ class ModelLoader:
         if config:
             entry = scanner.with_config(entry, config)
         entry = scanner.with_group_error(entry, self._specs_beside(entry))
-        if entry.errors:
+        if entry.errors and not (is_partial and entry.specs):
             code = "bad_request" if config else "load_failed"
             error = make_error(code, f"failed to load '{name}': {entry.public_reason}", model=name)
             error.operator_text = f"failed to load '{name}': {entry.reason}{entry.paste}"
@@ -227,6 +235,8 @@ class PendingLoad:
         model_set = self._context.model_set
         model = model_set.register(self._entry)
         model.wanted = True
+        if model.sleep.is_asleep:
+            model.sleep.phase = SleepPhase.WAKING
         active = model.active
         self._is_reload = active is not None and any(each.is_serving() for each in active.versions)
         role = RevisionRole.STAGED if self._is_reload else RevisionRole.ACTIVE
@@ -240,6 +250,8 @@ class PendingLoad:
             await self._outcome
         finally:
             model.is_waiting_for_exit = False
+            if self._revision is None and model.sleep.phase is SleepPhase.WAKING:
+                model.sleep.phase = SleepPhase.ASLEEP
             model_set.mark_changed(model.name)
             if self._outcome.done() and not self._outcome.cancelled():
                 self._outcome.exception()  # raised above already, or nobody waited for it
@@ -290,6 +302,10 @@ class PendingLoad:
             self._exited = None
         if self._outcome.done():
             await self._outcome  # raises: it was unloaded meanwhile
+
+
+def record_errors(context: LoadContext, entry: ModelEntry) -> None:
+    context.event_log.record("load_failed", entry.reason + entry.paste, model=entry.name, code="load_failed")
 
 
 def has_exiting_processes(model: Model | None) -> bool:

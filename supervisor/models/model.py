@@ -14,6 +14,7 @@ from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.restart_policy import loads_failed_in_a_row
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
+from mmsup.supervisor.models.sleep_state import ASLEEP, SENTENCES, SleepPhase, SleepState
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Model:
     False only at the start of the server."""
     all_had_outcome: bool = True
     """The same of each of its versions."""
+    sleep: SleepState = field(default_factory=SleepState)
     readiness: ModelReadiness | None = None
     """As of the last `update_readiness`; None while it is not wanted."""
 
@@ -79,6 +81,8 @@ class Model:
     def state(self) -> str:
         if not self.wanted:
             return self._state_of_unwanted()
+        if self.sleep.is_asleep and self.entry is not None and self.entry.specs:
+            return ASLEEP
         states = [state_of(version) for version in self.active.versions] if self.active else []
         if self.entry is not None and not self.is_settling and (self.entry.invalid_versions or not states):
             states += [InstanceState.FAILED] if self.entry.errors or not states else []
@@ -92,6 +96,8 @@ class Model:
 
     def reason(self) -> str:
         """Why not all of its versions are ready; empty if they are."""
+        if self.state() == ASLEEP:
+            return self.sleep.failure or f"{SENTENCES[self.sleep.reason]}; its next request loads it"
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""
@@ -107,10 +113,14 @@ class Model:
         before, revision = self.readiness, self.active
         versions = sorted(revision.versions, key=lambda each: -int(each.spec.version)) if revision is not None else []
         default = next((each for each in versions if not _has_failed(each)), None)
+        self._settle_wake()
         self.had_outcome = self.had_outcome or default is None or default.is_serving()
         self.all_had_outcome = self.all_had_outcome or all(_has_failed(each) or each.is_serving() for each in versions)
         self.readiness = None
-        if self.wanted:
+        if self.wanted and self.sleep.phase is not SleepPhase.AWAKE:
+            self.had_outcome = self.all_had_outcome = True  # ready to be asked
+            self.readiness = ModelReadiness(self.name, serving=True, has_outcome=True)
+        elif self.wanted:
             self.readiness = ModelReadiness(
                 self.name,
                 serving=any(each.is_serving() for each in versions) if default is None else default.is_serving(),
@@ -120,27 +130,48 @@ class Model:
             )
         return self.readiness != before
 
+    def _settle_wake(self) -> None:
+        """End the wake once each version that was loaded serves or has failed."""
+        versions = self.active.versions if self.active is not None else ()
+        if self.sleep.phase is SleepPhase.WAKING and versions:
+            is_over = all(_has_failed(each) or each.is_serving() for each in versions)
+            self.sleep.phase = SleepPhase.AWAKE if is_over else SleepPhase.WAKING
+
     def route(self) -> Route:
         if not self.wanted or self.active is None:
             known = self._awaited_versions() or self._invalid_versions() if self.wanted else ()
-            return fit_message(Route(self.name, self.wanted, known[-1].version if known else "", known))
-        versions = [version_state(version) for version in self.active.versions]
+            return fit_message(Route(self.name, self.wanted, default_version(known), known))
+        versions = [self._with_sleep(version_state(version)) for version in self.active.versions]
         versions += self._invalid_versions()
         versions.sort(key=lambda each: int(each.version or 0))
         return fit_message(Route(self.name, wanted=True, default=default_version(versions), versions=tuple(versions)))
 
+    def _with_sleep(self, state: VersionState) -> VersionState:
+        """The state of a version with what sleep adds to it."""
+        if self.sleep.phase is SleepPhase.AWAKE or state.spec is None:
+            return state
+        stamp = self.entry.file_digest if self.entry is not None else ""
+        metadata = state.metadata or self.sleep.known_metadata(stamp, state.version)
+        return replace(state, metadata=metadata, wake_wait_s=self.sleep.wake_wait_s(state.spec))
+
     def _awaited_versions(self) -> tuple[VersionState, ...]:
-        """Versions that are started as soon as the processes of the former revision have exited, or the files are
-        still."""
+        """Versions that are asleep, or started as soon as the processes of the former revision have exited, or the
+        files are still."""
+        if self.sleep.is_asleep and self.entry is not None:
+            asleep = (*self.sleep.versions(self.entry.specs, self.entry.file_digest), *self._invalid_versions())
+            return tuple(sorted(asleep, key=lambda each: int(each.version or 0))) if self.entry.specs else ()
         specs = self.entry.specs if self.entry is not None and (self.is_waiting_for_exit or self.is_settling) else ()
         state, reason = (InstanceState.ABSENT, SETTLING) if self.is_settling else (InstanceState.STARTING, "")
-        return tuple(VersionState(spec.version, state, "", reason, 0.0, spec, None) for spec in specs)
+        found = (VersionState(spec.version, state, "", reason, 0.0, spec, None) for spec in specs)
+        return tuple(map(self._with_sleep, found))
 
     def _invalid_versions(self) -> tuple[VersionState, ...]:
         """Versions that cannot be loaded because of errors in the repository."""
         if self.entry is None or not self.entry.errors:
             return ()
         served = {version.spec.version for version in self.active.versions} if self.active else set[str]()
+        if self.sleep.is_asleep:
+            served = {each.version for each in self.entry.specs}
         broken = tuple(sorted(self.entry.invalid_versions))
         if not served and not broken:
             broken = self.entry.all_versions[-1:] or ("",)

@@ -15,6 +15,7 @@ from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.instances.worker_process import GpuAssignment, WorkerProcess
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason, SleepState
 from mmsup.supervisor.processes.backoff import Exit
 
 
@@ -53,9 +54,29 @@ class RevisionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownMetadata:
+    version: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class SleepRecord:
+    phase: str
+    reason: str
+    since_s: float
+    config: str
+    stamp: str
+    metadata: tuple[KnownMetadata, ...]
+    load_s: float | None
+    last_use_s: float
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRecord:
     name: str
     wanted: bool
+    sleep: SleepRecord
     revisions: tuple[RevisionRecord, ...]
 
 
@@ -67,7 +88,21 @@ def model_record(model: Model | None) -> ModelRecord | None:
         RevisionRecord(str(each.role), each.config, each.stamp, tuple(map(_version_record, each.versions)))
         for each in model.revisions
     )
-    return ModelRecord(model.name, model.wanted, revisions)
+    return ModelRecord(model.name, model.wanted, _sleep_record(model.sleep), revisions)
+
+
+def _sleep_record(sleep: SleepState) -> SleepRecord:
+    return SleepRecord(
+        str(sleep.phase),
+        str(sleep.reason),
+        sleep.since_s,
+        sleep.config,
+        sleep.stamp,
+        tuple(KnownMetadata(*each) for each in sleep.metadata.items()),
+        sleep.load_s,
+        sleep.last_use_s,
+        sleep.failure,
+    )
 
 
 def _version_record(version: VersionRevision) -> VersionRecord:
@@ -97,6 +132,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
 def restore_model(model_set: ModelSet, record: ModelRecord) -> None:
     model = model_set.models.setdefault(record.name, Model(record.name, None))
     model.wanted = record.wanted
+    model.sleep = _restored_sleep(record)
     for each in record.revisions:
         versions = [VersionRevision(version.spec, version.metadata, list(version.exits)) for version in each.versions]
         model.revisions.append(Revision(RevisionRole(each.role), each.config, versions, each.stamp))
@@ -104,6 +140,23 @@ def restore_model(model_set: ModelSet, record: ModelRecord) -> None:
             for instance_record in version_record.instances:
                 instance = model_set.add_instance(version, instance_record.instance)
                 _restore_instance(instance, instance_record, model_set.context)
+
+
+def _restored_sleep(record: ModelRecord) -> SleepState:
+    """A load from sleep that had not begun ended with the controller before: the next request asks for it again."""
+    found, phase = record.sleep, SleepPhase(record.sleep.phase)
+    has_begun = any(each.role == RevisionRole.ACTIVE for each in record.revisions)
+    return SleepState(
+        SleepPhase.ASLEEP if phase is SleepPhase.WAKING and not has_begun else phase,
+        SleepReason(found.reason),
+        found.since_s,
+        found.config,
+        found.stamp,
+        {each.version: each.metadata for each in found.metadata},
+        found.load_s,
+        found.last_use_s,
+        found.failure,
+    )
 
 
 def _restore_instance(instance: Instance, record: InstanceRecord, context: InstanceContext) -> None:

@@ -17,7 +17,8 @@ from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME, PROBE_AFTER_S
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.startup_policy import is_wanted
+from mmsup.supervisor.models.sleep_state import SleepPhase
+from mmsup.supervisor.models.startup_policy import is_on_demand, is_wanted, start_asleep
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner
 from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
@@ -189,10 +190,14 @@ class RepositoryWatcher:
         model.is_settling = False
         if not wanted:
             return
+        desired = self._context.desired_state.get(entry.name)
+        if model.sleep.is_asleep or (model.active is None and is_on_demand(self._settings, entry)):
+            if model.sleep.phase is not SleepPhase.WAKING:
+                start_asleep(self._context, entry, model.sleep.config)  # its next load takes the new files
+            return
         if entry.errors and model.active is None:
             self._loader.start_wanted(entry)  # the versions without a fault; the others, or all, wait for their files
             return
-        desired = self._context.desired_state.get(entry.name)
         try:
             await self._loader.load(entry.name, desired.config if desired else "", by_hand=False)
         except MmsupError as error:

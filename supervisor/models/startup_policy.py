@@ -2,24 +2,37 @@
 
 none, poll   every model of the repositories
 explicit     those that `--load-model` names; `*` is all
+on-demand    every model of the repositories, each asleep until somebody asks for it
+
+A model's own `load: on-demand` or `load: start` goes before the mode where that has it started.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.models.loader import LoadContext, ModelLoader
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader, record_errors
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.sleep_state import SleepReason
 from mmsup.supervisor.processes.cleanup import remove_tree
 from mmsup.supervisor.repository import scanner
-from mmsup.supervisor.repository.scanner import RepositoryScan
+from mmsup.supervisor.repository.scanner import ModelEntry, RepositoryScan
 
 
 def is_wanted_at_start(settings: Settings, name: str) -> bool:
     if settings.control_mode != "explicit":
         return True
     return name in settings.load_models or "*" in settings.load_models
+
+
+def is_on_demand(settings: Settings, entry: ModelEntry) -> bool:
+    """Whether the model is asleep until somebody asks for it. One that is pinned is started, unless it says else."""
+    if not entry.specs:
+        return False
+    spec = entry.specs[0]  # the options of a model are those of all its versions
+    return spec.load == "on-demand" or (not spec.load and not spec.pin and settings.control_mode == "on-demand")
 
 
 def is_wanted(context: LoadContext, name: str, model: Model | None) -> bool:
@@ -55,6 +68,15 @@ def start_models(found: RepositoryScan, context: LoadContext, loader: ModelLoade
         model.had_outcome = model.all_had_outcome = not model.wanted
 
 
+def start_asleep(context: LoadContext, entry: ModelEntry, config: str) -> None:
+    """Have a model ready to be asked, and loaded when somebody does."""
+    model = context.model_set.register(entry)
+    model.wanted = True
+    model.sleep.fall_asleep(SleepReason.NOT_ASKED, time.monotonic(), config)
+    if entry.errors:
+        record_errors(context, entry)
+
+
 def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:
     """Start and stop models until those are wanted that should be: the desired state says which, else the rule."""
     model_set, desired_state = context.model_set, context.desired_state
@@ -64,15 +86,20 @@ def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:
             model.wanted = False  # nothing is left of it
             model_set.mark_changed(name)
         up = desired.up if desired is not None else is_wanted_at_start(context.settings, name)
-        is_started = model.wanted and (model.active is not None or not model.entry or not model.entry.specs)
+        has_begun = model.active is not None or model.sleep.is_asleep
+        is_started = model.wanted and (has_begun or not model.entry or not model.entry.specs)
         if model.entry is None or up is is_started:
             continue  # a model that waited for its files when the controller before ended is wanted, and not started
         if not up:
             loader.stop_wanted(model)
-        elif desired is not None and desired.config:
-            loader.start_wanted(scanner.with_config(model.entry, desired.config), desired.config)
+            continue
+        config = desired.config if desired is not None else ""
+        entry = scanner.with_config(model.entry, config) if config else model.entry
+        is_put_to_sleep = desired is not None and desired.asleep
+        if is_put_to_sleep or is_on_demand(context.settings, entry):
+            start_asleep(context, entry, config)
         else:
-            loader.start_wanted(model.entry)
+            loader.start_wanted(entry, config)
     for name in desired_state.names():
         if name in model_set.models:
             model_set.models[name].unloaded = not model_set.models[name].wanted

@@ -24,7 +24,7 @@ EVENT_NAMES: Final = frozenset({
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "load_refused", "memory_overbooked",
-    "model_loaded", "model_unloaded", "model_reloaded",
+    "model_loaded", "model_unloaded", "model_reloaded", "model_asleep", "model_waking", "wake_refused",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
     "gpu_silent", "gpu_back", "device_set_aside", "device_released",

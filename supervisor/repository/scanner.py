@@ -37,7 +37,7 @@ from mmsup.supervisor.repository.folders import (
 from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
-from mmsup.supervisor.repository.model_config import NO_EFFECT, InterpretedConfig, interpret
+from mmsup.supervisor.repository.model_config import InterpretedConfig, interpret
 from mmsup.supervisor.repository.warm_up_config import sample_problems
 
 PBTXT: Final = "config.pbtxt"
@@ -190,7 +190,8 @@ def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> Model
     sections = {"defaults": settings.defaults}
     sections |= {f"models.{key}": settings.models[key] for key in model_options.sections_of(settings.models, name)}
     parsed = [model_options.parse_options(raw, source, place) for place, raw in sections.items()]
-    options = model_options.merge(*(layer for layer, _ in parsed))
+    of_server = {"cold_start_timeout": settings.cold_start_timeout_s} if settings.cold_start_timeout_s else {}
+    options = model_options.merge(of_server, *(layer for layer, _ in parsed))
     folder = _ModelFolder(name, os.path.join(roots[0], name), options, followed_folders(settings))
     folder.errors += tuple(error for _, errors in parsed for error in errors)
     return folder.entry()
@@ -309,8 +310,6 @@ class _ModelFolder:
             self.warn(": batching", "has no effect: max_batch_size is 0, so requests run one by one")
         for size in batching_options.oversized_batches(options):
             self.error(": batching", f"{size} is more than max_batch_size, {options['max_batch_size']}")
-        for option in model_options.unsupported(options):
-            self.warn(f": {option}", NO_EFFECT)
 
     def specs(
         self,

@@ -29,6 +29,8 @@ class DesiredModel:
     up: bool
     config: str = ""
     """ModelConfig as JSON that came with the load; empty: the repository's."""
+    asleep: bool = False
+    """It was put to sleep: loaded when it is asked for, whatever the rule for it."""
 
 
 class UnreadableState(Exception):  # noqa: N818 - caught by the caller, which keeps the file aside
@@ -99,7 +101,10 @@ def _read(path: Path, mode: str) -> dict[str, DesiredModel]:
         raw: Any = json.loads(data)  # JSON of ours, or damaged
         if raw["format"] != FORMAT:
             raise UnreadableState(f"has format {raw['format']!r:.20}, this version reads {FORMAT}")
-        models = {name: DesiredModel(each["up"] is True, str(each["config"])) for name, each in raw["models"].items()}
+        models = {
+            name: DesiredModel(each["up"] is True, str(each["config"]), each.get("asleep") is True)
+            for name, each in raw["models"].items()
+        }
         return models if raw["mode"] == mode else {}
     except FileNotFoundError:
         return {}
@@ -110,7 +115,10 @@ def _read(path: Path, mode: str) -> dict[str, DesiredModel]:
 
 
 def _write(path: Path, mode: str, desired_models: dict[str, DesiredModel]) -> None:
-    models = {name: {"up": each.up, "config": each.config} for name, each in sorted(desired_models.items())}
+    models = {
+        name: {"up": each.up, "config": each.config} | ({"asleep": True} if each.asleep else {})
+        for name, each in sorted(desired_models.items())
+    }
     data = json.dumps({"format": FORMAT, "mode": mode, "models": models}, indent=1).encode()
     if len(data) > SIZE_LIMIT_BYTES:
         raise OSError(errno.EFBIG, f"the configurations given with loads exceed {SIZE_LIMIT_BYTES >> 20} MiB together")

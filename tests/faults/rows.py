@@ -69,7 +69,11 @@ ROWS: Final = {
     "F57": "a zygote that cannot fork safely: a second thread, CUDA, other code on disk",
     "F58": "a zygote that does not come up",
     "F59": "a load that does not fit the memory budget",
-    "F60": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
+    "F60": "a worker that dies while its model is loaded for a request",
+    "F61": "a flood of requests to models that are asleep",
+    "F62": "a load for a request that fails",
+    "F63": "the controller dies while requests wait for a load",
+    "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
 }
 
 OPEN: Final = {

@@ -84,7 +84,7 @@ def test_models_of_a_group_are_one_process_and_say_so(server: Server) -> None:
             each.assert_serves()
 
 
-@pytest.mark.fault("F60")
+@pytest.mark.fault("F64")
 def test_a_crash_is_that_of_the_model_that_ran_and_what_the_others_were_sent_is_answered(server: Server) -> None:
     with pair(server, "crashes", "beside", hang_limit="30s") as (crashes, beside):
         pid = server.pid("crashes")
@@ -106,7 +106,7 @@ def test_a_crash_is_that_of_the_model_that_ran_and_what_the_others_were_sent_is_
             each.assert_serves()
 
 
-@pytest.mark.fault("F60")
+@pytest.mark.fault("F64")
 def test_a_hang_is_found_while_the_others_wait_and_ends_it_for_all(server: Server) -> None:
     with pair(server, "hangs", "waits") as (hangs, waits):
         pid, waiting = server.pid("hangs"), []
@@ -120,7 +120,7 @@ def test_a_hang_is_found_while_the_others_wait_and_ends_it_for_all(server: Serve
         assert (hangs.death()["cause"], waits.death()["cause"]) == ("hung", "shared")
 
 
-@pytest.mark.fault("F60")
+@pytest.mark.fault("F64")
 def test_memory_beyond_the_cap_of_the_group_is_said_of_the_model_that_ran(server: Server) -> None:
     with pair(server, "eats", "starves", memory="256MiB") as (eats, starves):
         pid = server.pid("eats")
@@ -131,7 +131,7 @@ def test_memory_beyond_the_cap_of_the_group_is_said_of_the_model_that_ran(server
         starves.assert_serves()
 
 
-@pytest.mark.fault("F60")
+@pytest.mark.fault("F64")
 def test_a_load_that_raises_fails_alone_and_one_that_ends_the_process_is_set_aside(server: Server) -> None:
     with pair(server, "good", "well") as (good, well):
         pid = server.pid("good")

@@ -87,9 +87,13 @@ class BatchPolicy:
             self._objective.on_run(rows, took_ns)
 
     def on_single_run(self, rows: int, took_ns: int, spent_ns: int) -> bool:
-        """`on_run`, then `has_time_for_run`."""
-        self.on_run(rows, took_ns)
-        return spent_ns + self._recent_run_ns < QUICK_RUNS_NS
+        """`on_run`, then `has_time_for_run`, in one piece."""
+        recent_ns = self._recent_run_ns // 2
+        self._recent_run_ns = recent_ns = took_ns if took_ns > recent_ns else recent_ns
+        self.runs += 1
+        if self._objective is not None:
+            self._objective.on_run(rows, took_ns)
+        return spent_ns + recent_ns < QUICK_RUNS_NS
 
     def has_time_for_run(self, spent_ns: int) -> bool:
         """Whether another run fits into a loop iteration that has run models for so long, before its replies go out."""

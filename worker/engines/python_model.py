@@ -32,7 +32,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -93,20 +93,16 @@ class PythonModelEngine:
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # the user's class makes its own arrays
-        own = dict(inputs)
-        if self._copies:
-            for name, array in inputs.items():
-                own[name] = array.copy()
+        own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
         if self._texts:
             own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
-        result = self._infer(own)
+        result: Any = self._infer(own)  # of the user
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
-        arrays = cast("Mapping[str, Any]", result)
         made: dict[str, Array] = {}
         for name in wanted:
-            if name in arrays:
-                value = arrays[name]
+            if name in result:
+                value = result[name]
                 made[name] = value if type(value) is np.ndarray else _as_array(value, self._dtypes.get(name))
         return made
 

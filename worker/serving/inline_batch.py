@@ -21,7 +21,7 @@ from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, BatchRule, batch_o
 from mmsup.worker.execution.batch_arrays import Arrays, split
 from mmsup.worker.execution.executor import Executor, Result
 from mmsup.worker.execution.outputs import slices
-from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, KnownQueue, KnownSignature, WaitingRequest
+from mmsup.worker.serving.known_queue import DEADLINE, KnownQueue, KnownSignature, WaitingRequest
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
 from mmsup.worker.serving.reply_writer import ReplyWriter
@@ -158,7 +158,7 @@ def known_batch_size(waiting: Sequence[WaitingRequest], now_ns: int, rule: Batch
 def _known_inputs(batch: Sequence[WaitingRequest]) -> Arrays | None:
     """The stacked inputs; None if there is no memory for them."""
     known, inputs = batch[0][2], Arrays()
-    for place, (name, shape, dtype) in enumerate(known.inputs, INPUTS):
+    for name, shape, dtype, place in known.inputs:
         try:
             data = b"".join([request[1][place] for request in batch])
         except MemoryError:

@@ -66,7 +66,10 @@ class KnownSignature:
         self.sizes = sizes
         self.length = INPUTS + len(sizes)
         """Fields of a record."""
-        self.inputs = tuple([(each.name, each.shape, each.dtype) for each in signature.inputs])
+        self.inputs = tuple(
+            [(each.name, each.shape, each.dtype, place) for place, each in enumerate(signature.inputs, INPUTS)]
+        )
+        """Name, shape, dtype and place in the record of each."""
         self.reply = b""
         """The packed signature of the reply."""
         self.outputs: list[KnownOutput] = []

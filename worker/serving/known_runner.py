@@ -14,7 +14,18 @@ from typing import Final
 
 import numpy as np
 
-from mmsup.ipc.memory.status_page import StatusPageWriter
+from mmsup.ipc.memory.status_page import (
+    ACTIVITY,
+    BATCHES,
+    BUSY,
+    HEARTBEAT,
+    REQUESTS,
+    RING,
+    RING_INDEX,
+    SINCE,
+    STARTED,
+    StatusPageWriter,
+)
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import RESULT
 from mmsup.worker.batching.batch_policy import BatchPolicy
@@ -22,7 +33,7 @@ from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor, failure_of_run, only_wanted
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
-from mmsup.worker.serving.known_queue import DEADLINE, INPUTS, OUTPUT_NS, KnownQueue, WaitingRequest
+from mmsup.worker.serving.known_queue import DEADLINE, OUTPUT_NS, KnownQueue, WaitingRequest
 from mmsup.worker.serving.outbox import Outbox, PlainReply
 from mmsup.worker.serving.pending_results import RunTimes
 from mmsup.worker.serving.reply_writer import ReplyWriter
@@ -45,10 +56,11 @@ class KnownRunner:
         """Run what waits while runs are quick; returns the time at the end. One flat loop: each call would cost as
         much as several of its lines."""
         requests, executor, page, began_ns = self._requests, self._executor, self._page, now_ns
+        words, outbox = page.words, self._outbox.replies
         clock, make_array, infer = time.monotonic_ns, np.ndarray, executor.engine.infer
         last_link: object = None
         unsent: list[PlainReply] = []
-        ran = taken = 0
+        ran, taken, executed = 0, 0, words[REQUESTS]
         for request in requests.waiting:
             link, record, known, arrived_ns = request
             taken += 1
@@ -56,53 +68,59 @@ class KnownRunner:
                 self._replies.reply_expired(requests.ordinary(request), now_ns)
                 continue
             inputs: Arrays = {}
-            at = INPUTS
             try:
-                for name, shape, dtype in known.inputs:
+                for name, shape, dtype, at in known.inputs:
                     inputs[name] = make_array(shape, dtype, record[at])
-                    at += 1
             except MemoryError as error:
                 self._replies.reply_failure(requests.ordinary(request), failure_of(error, executor.spec))
                 continue
-            number, failed = record[1], None
-            ready_ns = clock()
-            page.request_run(number, ready_ns)
+            number, failed, ready_ns = record[1], None, clock()
+            words[RING_INDEX + page.started % RING] = number
+            page.started = words[STARTED] = page.started + 1
+            words[SINCE] = words[HEARTBEAT] = ready_ns
+            if not ran:
+                words[ACTIVITY] = BUSY
             try:
                 made = infer(inputs, known.names)
             except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
                 made, failed = NOTHING, executor.checked(failure_of_run(error, executor.spec), inputs, known.wanted)
             done_ns = clock()
-            queue_ns, input_ns, infer_ns = now_ns - arrived_ns, ready_ns - now_ns, done_ns - ready_ns
-            reply: PlainReply = [RESULT, number, known.reply, queue_ns, input_ns, infer_ns, 0, 1, known.reported_rows]
+            times_ns = now_ns - arrived_ns, ready_ns - now_ns, done_ns - ready_ns
+            reply: PlainReply = [RESULT, number, known.reply, *times_ns, 0, 1, known.reported_rows]
             for (name, array), (expected, dtype, shape) in zip(made.items(), known.outputs, strict=False):
                 if array.dtype is not dtype or array.shape != shape or name != expected:
                     break
                 reply.append(array.tobytes())
             if len(reply) == known.reply_length:
                 if link is not last_link:
-                    unsent, last_link = self._outbox.unsent(link), link
+                    unsent, last_link = outbox.setdefault(link, []), link
                 unsent.append(reply)
-                end_ns = clock()
-                reply[OUTPUT_NS] = end_ns - done_ns
             else:
-                times = RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1, known.reported_rows)
-                self._reply(request, made if failed is None else failed, inputs, times)
+                self._reply(request, made if failed is None else failed, inputs, (*times_ns, done_ns))
                 made, array, failed = NOTHING, NO_ARRAY, None  # they may be large
-                end_ns = clock()
-            page.batch_executed(1)
+            end_ns = clock()
+            reply[OUTPUT_NS] = end_ns - done_ns
             ran += 1
+            words[REQUESTS] = executed + ran
             has_time = policy.on_single_run(known.rows, done_ns - now_ns, end_ns - began_ns)
             now_ns = end_ns
             if not has_time or ran >= MAX_BATCH_REQUESTS:
                 break
+        words[BATCHES] += ran
         del requests.waiting[:taken]
         return now_ns
 
     def _reply(
-        self, request: WaitingRequest, made: Mapping[str, Array] | ModelFailure, inputs: Arrays, times: RunTimes
+        self,
+        request: WaitingRequest,
+        made: Mapping[str, Array] | ModelFailure,
+        inputs: Arrays,
+        times_ns: tuple[int, int, int, int],
     ) -> None:
-        """Reply as to an ordinary request, and learn the reply if another like it may come."""
+        """Reply as to an ordinary request, and learn the reply if another like it may come. `times_ns`: the first ones
+        of RunTimes."""
         ordinary, known = self._requests.ordinary(request), request[2]
+        times = RunTimes(*times_ns, 1, known.reported_rows)
         if isinstance(made, ModelFailure):
             self._replies.reply_failure(ordinary, made, times)
             return

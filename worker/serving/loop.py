@@ -95,7 +95,7 @@ class ServingLoop:
         else:
             timeout_ms = self._heartbeat_ms
         received = self._receive_all(timeout_ms)
-        if known.waiting and policy.runs_singly(len(known.waiting)):
+        if known.waiting and (not policy.can_batch or policy.runs_singly(len(known.waiting))):
             self._run_known()
         elif queue.size or known.waiting:
             self._run_queued()
@@ -225,9 +225,12 @@ class ServingLoop:
 
     def _run_known(self) -> None:
         """Run known requests while they are quick, then send the replies."""
-        runs = self._handler.policy.runs
-        now_ns = self._handler.run_known(time.monotonic_ns())
-        self._end_runs(now_ns, self._handler.policy.runs - runs)
+        handler, policy = self._handler, self._handler.policy
+        if handler.queue.ran_starving:
+            handler.queue.on_uncontested_run()
+        runs = policy.runs
+        now_ns = handler.known_runner.run(policy, time.monotonic_ns())
+        self._end_runs(now_ns, policy.runs - runs)
 
     def _end_runs(self, now_ns: int, ran: int) -> None:
         """After the last run of an iteration, in which `ran` requests took part: send the replies."""

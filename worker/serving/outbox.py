@@ -25,10 +25,7 @@ class Outbox:
 
     def unsent(self, link: GatewayLink) -> list[PlainReply]:
         """The unsent replies to a link, to which others may be appended until the next flush."""
-        replies = self.replies.get(link)
-        if replies is None:
-            replies = self.replies[link] = []
-        return replies
+        return self.replies.setdefault(link, [])
 
     def flush(self) -> list[GatewayLink]:
         """Send what the gateways take now; returns the links that turned out to be closed."""

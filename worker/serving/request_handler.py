@@ -45,7 +45,7 @@ class RequestHandler:
         is_enabled = use_known_requests and not executor.spec.queue_policies
         self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
         self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox, self.known)
-        self._known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
+        self.known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
         self._signatures = RequestSignatureCache()
         self._executor = executor
         self._has_batch_axis = executor.metadata.max_batch_size > 0
@@ -139,12 +139,6 @@ class RequestHandler:
         """Queue known requests as ordinary ones."""
         for request in self.known.release():
             self.queue.add(request)
-
-    def run_known(self, now_ns: int) -> int:
-        """Run known requests while their runs are quick; returns the time at the end."""
-        if self.queue.ran_starving:
-            self.queue.on_uncontested_run()
-        return self._known_runner.run(self.policy, now_ns)
 
     def run_singly(self, now_ns: int) -> int:
         """Run requests one by one while their runs are quick; returns how many. For a model without batches, as long

@@ -256,7 +256,7 @@ RULES: Final[dict[str, Callable[[Timeline], Iterator[str]]]] = {
 _CONTROLLER_FAULTS: Final = frozenset({"kill_brain", "stop_brain"})
 """While the controller is away, nothing is restarted and no event is written."""
 _GATEWAY_FAULTS: Final = RESETTING_FAULTS - KEEPER_FAULTS
-_MODEL_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded"})
+_MODEL_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded", "model_asleep"})
 _WORKER_ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
 
 

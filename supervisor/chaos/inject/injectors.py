@@ -105,6 +105,12 @@ async def unload_load(context: FaultContext, fault: PlannedFault) -> str:
     return await _load_model(context, fault.victim)
 
 
+async def put_to_sleep(context: FaultContext, fault: PlannedFault) -> str:
+    """Give the model's memory back: requests that come wait for the next load, and none may fail."""
+    context.record_start(fault)
+    return await context.target.sleep_and_wake(fault.victim)
+
+
 async def load_bad_revision(context: FaultContext, fault: PlannedFault) -> str:
     """Load a revision that fails to load: the old one must stay in force."""
     context.record_start(fault)
@@ -312,7 +318,8 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     **{
         each.__name__: each
         for each in (
-            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, leave, slow_client, garbage,
+            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, leave, slow_client,
+            garbage,
         )
     },
 }  # fmt: skip

@@ -144,6 +144,7 @@ FAULTS: Final = (
     FaultClass("stop_zygote", "F56", FaultMethod.SERVER_PROCESS, cooldown_s=6.0),
     _load("reload", "F54", cooldown_s=2.0),
     _load("unload_load", "F54"),
+    replace(_load("put_to_sleep", "F61"), requires=FaultMethod.WORKER.value),
     _load("load_raises", "F6", "raise"),
     _load("load_crashes", "F6", "segv"),
     _load("load_hangs", "F7", "hang", cooldown_s=6.0),

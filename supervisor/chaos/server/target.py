@@ -91,6 +91,15 @@ class Target:
         """Unload a model; returns when no request is routed to it any more."""
         return await self.call(f"/v2/repository/models/{quote(model, safe='')}/unload")
 
+    async def sleep_and_wake(self, model: str) -> str:
+        """Put a model to sleep, and load it again unless a request was first; why that was refused, if it was."""
+        try:
+            for verb in ("sleep", "wake"):
+                await asyncio.to_thread(control_client.call_server, self.runtime_dir, verb, {"name": model})
+        except (control_client.ServerRefused, control_client.NoServer) as refused:
+            return str(refused)
+        return ""
+
     async def metric_samples(self) -> list[tuple[str, str, float]]:
         """The metrics: name, model (or empty), value. Empty if they cannot be read."""
         if self.metrics is None:

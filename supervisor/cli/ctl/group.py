@@ -16,6 +16,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "ps": ("mmsup.supervisor.cli.ctl.server", "ps"),
     "load": ("mmsup.supervisor.cli.ctl.models", "load"),
     "unload": ("mmsup.supervisor.cli.ctl.models", "unload"),
+    "sleep": ("mmsup.supervisor.cli.ctl.models", "sleep"),
+    "wake": ("mmsup.supervisor.cli.ctl.models", "wake"),
     "upgrade": ("mmsup.supervisor.cli.ctl.server", "upgrade"),
     "show": ("mmsup.supervisor.cli.ctl.models", "show"),
     "logs": ("mmsup.supervisor.cli.ctl.logs", "logs"),

@@ -1,4 +1,4 @@
-"""`mmsup ctl list`, `show`, `load`, `unload`: the models of a server."""
+"""`mmsup ctl list`, `show`, `load`, `unload`, `sleep`, `wake`: the models of a server."""
 
 from __future__ import annotations
 
@@ -55,3 +55,28 @@ def unload(runtime_dir: str, as_json: bool, model: str) -> None:
     Example:  mmsup ctl unload digits
     """
     show_result("unloaded", call_with_progress(runtime_dir, "unload", {"name": model}, as_json), as_json)
+
+
+@click.command(short_help="Give a model's memory back; its next request loads it.")
+@click.argument("model")
+@ctl_command
+def sleep(runtime_dir: str, as_json: bool, model: str) -> None:
+    """Put a model to sleep after its requests in flight have finished: its memory is given back, it stays ready to be
+    asked, and its next request loads it.
+
+    \b
+    Example:  mmsup ctl sleep digits
+    """
+    show_result("asleep", call_with_progress(runtime_dir, "sleep", {"name": model}, as_json), as_json)
+
+
+@click.command(short_help="Load a model that is asleep.")
+@click.argument("model")
+@ctl_command
+def wake(runtime_dir: str, as_json: bool, model: str) -> None:
+    """Load a model that is asleep, as its next request would; returns when it serves.
+
+    \b
+    Example:  mmsup ctl wake digits
+    """
+    show_result("changed", call_with_progress(runtime_dir, "wake", {"name": model}, as_json), as_json)

@@ -91,11 +91,19 @@ def models(result: Json) -> None:
     listed = _mappings(result, "models")
     group = ["GROUP"] if any(each.get("group") for each in listed) else []
     _table(
-        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", *group, "REASON"],
-        [{**each, "versions": _versions(each)} for each in listed],
+        [
+            *("MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", ">USED=last_use_s", ">RETURN"),
+            *(*group, "REASON"),
+        ],
+        [_list_row(each) for each in listed],
     )
     for name, text in _memory(result).items():
         click.echo(f"{name}: {text}")
+
+
+def _list_row(each: Json) -> Json:
+    """`return`: how long a request that finds the model asleep is likely to wait."""
+    return {**each, "versions": _versions(each), "return": age(each.get("cold_start_s")) or "-"}
 
 
 def processes(result: Json) -> None:
@@ -114,6 +122,10 @@ def changed(result: Json) -> None:
 
 def unloaded(result: Json) -> None:
     click.echo(f"{cell(result.get('name'))}: unloaded{_duration(result)}")
+
+
+def asleep(result: Json) -> None:
+    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request loads it")
 
 
 def upgraded(result: Json) -> None:
@@ -148,7 +160,11 @@ def released(result: Json) -> None:
 
 def model(result: Json) -> None:
     names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason", "group": "group"}
-    _fields({name: cell(result.get(member)) for name, member in names.items()})
+    times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
+    _fields(
+        {name: cell(result.get(member)) for name, member in names.items()}
+        | {name: age(result.get(member)) for name, member in times.items()}
+    )
     for spec in _mappings(result, "specs"):
         click.echo(f"\nversion {cell(spec.get('version'))}")
         _fields({name: _option(name, spec[name]) for name in spec if name not in _HIDDEN_SPEC_FIELDS}, indent="  ")

@@ -71,6 +71,11 @@ FLAGS: Final[Mapping[str, Flag]] = {
         "[DEVICE:]SIZE", "Memory of a GPU, or of each, for all workers on it; may be given again.", many=True
     ),
     "restart_grace_s": Flag("S", "How long a request waits for a model that restarts."),
+    "cold_start_timeout_s": Flag(
+        "S", "How long a request waits for a model that is loaded on demand.", default="the model's load_timeout"
+    ),
+    "max_cold_requests": Flag("N", "Requests of each gateway that may wait so."),
+    "max_cold_bytes": Flag("SIZE", "Bytes of their bodies that it holds meanwhile."),
     "front": Flag("fast|plain", "What serves inferences: the fast front, or aiohttp as for all other requests."),
     "link": Flag("pair|zeromq", "What carries requests between gateways and workers."),
     "strict_readiness": Flag(BOOL, "Ready only while every requested model serves; otherwise one is enough."),

@@ -113,7 +113,7 @@ def test_unknown_names_share_one_flow_and_leave_nothing() -> None:
         assert len(loop.all) == SOLE_FLOW_LIMIT
         await loop.rounds(100)
         assert len(loop.all) == 1000
-        assert loop.queue._started.keys() <= {UNKNOWN_FLOW}
+        assert loop.queue.started.keys() <= {UNKNOWN_FLOW}
         assert not loop.queue._waiting
 
     in_loop(test)

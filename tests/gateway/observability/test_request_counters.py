@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -73,15 +72,15 @@ class KnownOne:
 def test_known_requests_are_counted_as_if_one_by_one(tables: list[CounterTable]) -> None:
     rng, together, single = random.Random(5), RequestCounters(tables, 0), RequestCounters(tables, 1)
     for _ in range(300):
-        replies: list[tuple[KnownOne, list[Any]]] = []
+        replies: list[tuple[KnownOne, tuple[int, int, int, int, int, int], None]] = []
         for _ in range(rng.randint(1, 8)):
             size = rng.choice((1, 1, 2, 3))
-            times = [rng.randrange(rng.choice((1000, 1 << 24))) for _ in range(4)]
+            queue, gather, infer, copy = [rng.randrange(rng.choice((1000, 1 << 24))) for _ in range(4)]
             known = KnownOne(10**10 - rng.randrange(1 << 25), rng.randint(1, 3))
-            replies.append((known, [3, 1, b"w", *times, size, rng.choice((1, size, 7)), b"output"]))
+            replies.append((known, (queue, gather, infer, copy, size, rng.choice((1, size, 7))), None))
         together.version_counters("a", "1").record_known(replies, 10**10)
-        for known, fields in replies:
-            reply = InferReply(1, "", "", b"w", (), 0, *fields[3:9])
+        for known, fields, _ in replies:
+            reply = InferReply(1, "", "", b"w", (), 0, *fields)
             single.version_counters("b", "1").record_success(reply, known.inferences, 10**10 - known.started_ns)
     totals = together.totals()
     known_row, row = totals["a", "1"], totals["b", "1"]

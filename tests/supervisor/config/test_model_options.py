@@ -28,8 +28,10 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "priority_levels": 3,
         "batching": {"max_size": 4, "delay": "2ms", "preferred": [4, 2], "objective": "50ms"},
         "queue_policies": [{"level": 1, "max_queue": 3, "timeout": "1s", "action": "delay"}, {"max_queue": 9}],
+        "load": "on-demand",
         "ttl": "1h",
         "pin": "true",
+        "cold_start_timeout": "2min",
         "retry_on_crash": 0,
         "trusted": True,
         "inputs": [{"name": "x", "datatype": "TYPE_STRING", "dims": [-1, 3], "optional": "true"}],
@@ -48,7 +50,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
     assert once["batching"] == {"max_size": 4, "delay": 0.002, "preferred": [2, 4], "objective": 0.05}
     assert [each["level"] for each in once["queue_policies"]] == [1, 0]
     assert once["env"] == {"A": "1", "B": "true", "C": "x"}
-    assert model_options.unsupported(once) == ["ttl", "pin"]
+    assert (once["ttl"], once["pin"]) == (3600.0, True)
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_warnings_of_configuration_are_logged_at_the_start_and_by_no_later_contr
         harness = ControllerHarness(tmp_path)
         harness.output = str(tmp_path / "output")
         (tmp_path / "repo" / "no model").mkdir()
-        add_model(tmp_path, "early", yaml="pin: true\n")
+        add_model(tmp_path, "early", yaml="batching: {delay: 1ms}\n")
         async with asyncio.timeout(60), harness:
             await harness.until(ready(harness, "good", "early"))
             await harness.kill_controller()
@@ -342,7 +342,7 @@ def test_warnings_of_configuration_are_logged_at_the_start_and_by_no_later_contr
     said = [each for each in lines if each["event"] == "configuration"]
     assert [(each["level"], each["place"]) for each in said] == [
         ("warning", str(tmp_path / "repo")),
-        ("warning", "early: pin"),
+        ("warning", "early: batching"),
     ]
 
 

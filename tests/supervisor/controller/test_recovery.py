@@ -20,7 +20,14 @@ from mmsup.supervisor.gateways.poison_requests import PoisonRecord, poison_key
 from mmsup.supervisor.gateways.pool import GatewayRecord, GatewayRecords
 from mmsup.supervisor.gpu.health import GpuFault, GpuRecord
 from mmsup.supervisor.instances.context import WorkerFailure
-from mmsup.supervisor.models.model_records import InstanceRecord, ModelRecord, RevisionRecord, VersionRecord
+from mmsup.supervisor.models.model_records import (
+    InstanceRecord,
+    KnownMetadata,
+    ModelRecord,
+    RevisionRecord,
+    SleepRecord,
+    VersionRecord,
+)
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.state.checkpoint import to_text
 
@@ -43,6 +50,9 @@ INSTANCE = InstanceRecord(
 MODEL = ModelRecord(
     "m",
     wanted=True,
+    sleep=SleepRecord(
+        "asleep", "ttl", 3.5, "{}", "0f", (KnownMetadata("1", Metadata("onnx", 8, TENSORS, TENSORS)),), 0.5, 2.5, "no"
+    ),
     revisions=(
         RevisionRecord(
             "current",

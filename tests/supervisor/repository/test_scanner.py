@@ -128,13 +128,12 @@ def test_precedence_is_by_option(lay: Lay) -> None:
     assert made.env == {"B": "2", "D": "4"}
 
 
-def test_options_of_a_later_version_are_validated_and_warned_about(lay: Lay) -> None:
-    found = entry(lay({"m/1/model.onnx": "", "m/mmsup.yaml": "ttl: 1h\npin: true\n"}))
-    assert [str(each) for each in found.warnings] == [
-        "m: ttl: is read, and has no effect in this version",
-        "m: pin: is read, and has no effect in this version",
-    ]
-    assert len(found.specs) == 1
+def test_when_a_model_is_loaded_and_put_to_sleep_comes_from_its_own_file_before_that_of_the_server(lay: Lay) -> None:
+    settings = lay({"m/1/model.onnx": "", "m/mmsup.yaml": "ttl: never\npin: true\n"})
+    made = spec(replace(settings, defaults={"load": "on-demand", "ttl": "1h"}, cold_start_timeout_s=7.0))
+    assert (made.load, made.ttl_s, made.pin, made.cold_start_timeout_s) == ("on-demand", 0.0, True, 7.0)
+    made = spec(replace(settings, models={"m": {"cold_start_timeout": "3s"}}, cold_start_timeout_s=7.0))
+    assert made.cold_start_timeout_s == 3.0
 
 
 def test_all_errors_of_a_model_are_reported_together_and_other_models_are_unaffected(lay: Lay) -> None:

@@ -188,7 +188,7 @@ def test_list_and_ps_have_their_columns(capsys: pytest.CaptureFixture[str]) -> N
         }
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1] == ["m", "up", "ready", "1", "ready", "2"]
+    assert lines[1] == ["m", "up", "ready", "1", "ready", "2", "-"]
     assert lines[3] == ["controller", "controller", "5", "1", "3.2s"]
     assert lines[4] == ["m/1", "#7", "worker", "5MiB", "2", "12"]
 

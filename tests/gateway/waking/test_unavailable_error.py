@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmsup.gateway.dispatch.router import unavailable_error
+from mmsup.gateway.waking.wait_policy import unavailable_error
 from mmsup.ipc.messages.gateway_control import VersionState
 
 

@@ -1,0 +1,1 @@
+"""`mmsup plan`: which models fit, and who would have to go."""

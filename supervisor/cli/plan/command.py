@@ -1,0 +1,169 @@
+"""`mmsup plan`: which models of a configuration fit into memory, and who would have to go for the others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from mmsup.ipc import exit_codes
+from mmsup.ipc.memory.available_memory import total_bytes
+from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.capacity import footprint, footprint_store, plan
+from mmsup.supervisor.capacity.admission import Pool
+from mmsup.supervisor.capacity.budget import MemoryBudgets, memory_budgets
+from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.capacity.plan import Placement, PlannedModel
+from mmsup.supervisor.cli.command.failure import CommandFailed
+from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused, call_server
+from mmsup.supervisor.cli.output.tables import draw
+from mmsup.supervisor.cli.output.text import cell
+from mmsup.supervisor.cli.serve.flags import given_flags, server_flags
+from mmsup.supervisor.cli.serve.triton_flags import triton_flags
+from mmsup.supervisor.config.server_options import read_config
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.config.units import age, size_text
+from mmsup.supervisor.repository.scanner import ModelEntry, scan
+
+Json = dict[str, Any]  # one JSON object
+
+HOST: Final = "host memory"
+
+
+@click.command("plan", short_help="Which models fit into memory, and who would go for whom.")
+@server_flags
+@triton_flags
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def plan_command(as_json: bool, **parsed: object) -> None:
+    """Which models fit into the budgets of memory, who would have to go for the others, how long each takes to start.
+
+    Takes the flags of serve; starts nothing, and may be run beside a server. What models need was measured by servers
+    with this state directory; without that it is guessed from the size of their files.
+
+    \b
+    Example:  mmsup plan --model-repository models --memory-budget 8GiB
+              mmsup plan --config server.yaml --json
+    \b
+    Exit codes: 0 all pinned models fit, 1 one does not, 2 wrong usage or configuration.
+    """
+    config = read_config(given_flags(parsed), os.environ, os.getuid())
+    if config.settings is None:
+        raise CommandFailed("\n".join(str(fault) for fault in config.errors), exit_codes.USAGE)
+    budgets = memory_budgets(config.settings, total_bytes())
+    host = Pool(HOST, "--memory-budget", budgets.host_bytes, is_configured=True)
+    devices = _devices(budgets, _seen_devices(config.settings.runtime_dir))
+    found = plan.plan(_planned_models(config.settings), host, devices)
+    result = _result(found, [host, *devices])
+    click.echo(json.dumps(result)) if as_json else _draw(result)
+    raise SystemExit(exit_codes.SUCCESS if result["ok"] else exit_codes.REFUSED)
+
+
+def _planned_models(settings: Settings) -> list[PlannedModel]:
+    store = FootprintStore(Path(settings.state_dir) / footprint_store.FILE_NAME)
+    return [_planned(spec, entry, store) for entry in scan(settings).models.values() for spec in entry.specs]
+
+
+def _planned(spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> PlannedModel:
+    measured = store.get(footprint.footprint_key(spec), entry.file_digest)
+    artifact = footprint.artifact_bytes(spec.directory)
+    device = "" if spec.device == "cpu" else "cuda" if spec.device == "auto" else spec.device
+    return PlannedModel(
+        spec.name,
+        spec.version,
+        spec.effective_priority(0),
+        footprint.host_need(spec, measured, artifact).times(spec.instances),
+        device,
+        footprint.gpu_need(spec, measured, artifact).times(spec.instances),
+        measured.load_s if measured is not None else 0.0,
+        getattr(spec, "pin", False),
+    )
+
+
+def _seen_devices(runtime_dir: str) -> dict[str, int]:
+    """The GPUs of the server that runs here, by name, and their memory; none without a server."""
+    with contextlib.suppress(NoServer, ServerRefused):
+        rows = call_server(runtime_dir, "devices", {})["devices"]
+        return {str(each["device"]): each["memory_total_bytes"] for each in rows if each.get("memory_total_bytes")}
+    return {}
+
+
+def _devices(budgets: MemoryBudgets, seen: Mapping[str, int]) -> list[Pool]:
+    names = [*seen, *(each for each in budgets.by_device if each and each not in seen)]
+    sizes = {name: budgets.of_device(name) or seen.get(name, 0) for name in names}
+    return [Pool(name, "--gpu-memory-budget", size, is_configured=True) for name, size in sizes.items() if size]
+
+
+def _result(placements: list[Placement], pools: list[Pool]) -> Json:
+    fitting = [each for each in placements if each.fits]
+    held = {
+        pool.name: sum(
+            (each.model.host if pool.name == HOST else each.model.gpu).settled_bytes
+            for each in fitting
+            if pool.name in (HOST, each.device)
+        )
+        for pool in pools
+    }
+    on_gpu = [each for each in fitting if each.device]
+    misfits = [each.model.holder for each in plan.pinned_misfits(placements)]
+    return {
+        "ok": not misfits,
+        "pinned_misfits": misfits,
+        "memory": [
+            {"memory": each.name, "budget_bytes": each.budget_bytes, "planned_bytes": held[each.name]} for each in pools
+        ],
+        "cuda_contexts": {"count": len(on_gpu), "bytes": len(on_gpu) * footprint.CUDA_CONTEXT_BYTES},
+        "models": [_row(each) for each in placements],
+    }
+
+
+def _row(placement: Placement) -> Json:
+    model = placement.model
+    return {
+        "name": model.name,
+        "version": model.version,
+        "priority": model.priority,
+        "pinned": model.is_pinned,
+        "host_bytes": model.host.needed_bytes,
+        "gpu_bytes": model.gpu.needed_bytes,
+        "measured": model.is_measured,
+        "cold_start_s": model.load_s or None,
+        "device": placement.device or model.device or "cpu",
+        "fits": placement.fits,
+        "evicts": list(placement.evicts),
+        "why_not": placement.why_not,
+    }
+
+
+def _draw(result: Json) -> None:
+    columns = [">PRIORITY", "MODEL", "VERSION", "DEVICE", ">HOST", ">GPU", "BASIS", ">START", "PLACE"]
+    draw(columns, [_cells(each) for each in result["models"]])
+    click.echo()
+    for each in result["memory"]:
+        planned, budget = size_text(each["planned_bytes"]), size_text(each["budget_bytes"])
+        click.echo(f"{cell(each['memory'])}: {planned} of {budget} by the models that fit")
+    contexts = result["cuda_contexts"]
+    if contexts["count"]:
+        text = f"CUDA contexts: {contexts['count']}, about {size_text(contexts['bytes'])} of the GPU memory above"
+        click.echo(f"{text} where nothing was measured")
+    for name in result["pinned_misfits"]:
+        click.echo(f"{cell(name)} is pinned and does not fit")
+
+
+def _cells(row: Json) -> list[str]:
+    place = "fits" if row["fits"] else f"evicts {', '.join(row['evicts'])}" if row["evicts"] else row["why_not"]
+    return [
+        cell(row["priority"]),
+        cell(row["name"]),
+        cell(row["version"]),
+        cell(row["device"]),
+        size_text(row["host_bytes"]),
+        size_text(row["gpu_bytes"]) if row["gpu_bytes"] else "",
+        "measured" if row["measured"] else "guess",
+        age(row["cold_start_s"]),
+        f"{'pinned, ' if row['pinned'] else ''}{cell(place)}",
+    ]

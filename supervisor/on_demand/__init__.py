@@ -1,0 +1,1 @@
+"""Models that are loaded when somebody asks for them, and put to sleep when nobody does."""

@@ -1,0 +1,82 @@
+"""Puts models to sleep: their memory is given back, and they stay ready to be asked.
+
+Atomic with requests: what a worker was sent before is answered before it ends, and whoever comes later waits for the
+next load. No request fails because of it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mmsup.ipc.errors import CallerError, ServerError
+from mmsup.supervisor.instances.revision import RevisionRole
+from mmsup.supervisor.models import revision_changes
+from mmsup.supervisor.models.loader import LoadContext, ModelLoader, load_result
+from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.sleep_state import SENTENCES, SleepPhase, SleepReason
+from mmsup.supervisor.on_demand import model_usage
+from mmsup.supervisor.on_demand.sleep_policy import SleepFacts, refusal
+from mmsup.supervisor.state.desired_state import DesiredModel
+
+
+class Sleeper:
+    def __init__(self, context: LoadContext, loader: ModelLoader) -> None:
+        self._context = context
+        self._loader = loader
+
+    def why_not(self, model: Model, reason: SleepReason) -> str:
+        """Why a model may not be put to sleep now; empty if it may."""
+        return refusal(self._facts(model), reason)
+
+    def put_to_sleep(self, model: Model, reason: SleepReason) -> str:
+        """Why the model was not put to sleep; empty if it is asleep now."""
+        why_not = self.why_not(model, reason)
+        if why_not or model.sleep.is_asleep:
+            return why_not
+        now_s, sleep, active = time.monotonic(), model.sleep, model.active
+        if active is not None:
+            sleep.load_s = model_usage.load_s(model)
+            sleep.stamp = active.stamp
+            sleep.metadata = {each.spec.version: each.metadata for each in active.versions if each.metadata}
+        sleep.fall_asleep(reason, now_s, active.config if active is not None else "")
+        for revision in list(model.revisions):
+            if revision.role is not RevisionRole.RETIRING:
+                revision_changes.retire(revision)
+        self._context.model_set.mark_changed(model.name)
+        text = f"{SENTENCES[reason]}; its next request loads it"
+        idle_s = round(now_s - sleep.last_use_s, 1) if sleep.last_use_s else None
+        self._context.event_log.record("model_asleep", text, model=model.name, reason=str(reason), idle_s=idle_s)
+        return ""
+
+    async def sleep(self, name: str) -> Any:  # JSON
+        """Put a model to sleep because somebody asks for that; the command's result when nothing is routed to it."""
+        started_s = time.monotonic()
+        model = self._context.model_set.model(name)
+        if model is None:
+            raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
+        why_not = self.why_not(model, SleepReason.ASKED)
+        if why_not:
+            raise CallerError("conflict", f"'{name}' {why_not}", model=name)
+        config = model.active.config if model.active is not None else model.sleep.config
+        try:
+            self._context.desired_state.set(name, DesiredModel(up=True, config=config, asleep=True))
+        except OSError as error:
+            text = f"the state directory cannot be written ({error.strerror}); nothing was changed"
+            raise ServerError("unavailable", text, model=name) from error
+        self.put_to_sleep(model, SleepReason.ASKED)
+        await self._context.send_route(name)
+        return load_result(model, time.monotonic() - started_s)
+
+    def _facts(self, model: Model) -> SleepFacts:
+        active, specs = model.active, model.entry.specs if model.entry is not None else ()
+        spec = active.versions[0].spec if active is not None and active.versions else specs[0] if specs else None
+        is_staged = any(each.role is RevisionRole.STAGED for each in model.revisions)
+        is_waking = model.sleep.phase is SleepPhase.WAKING
+        return SleepFacts(
+            is_wanted=model.wanted,
+            is_asleep=model.sleep.is_asleep,
+            is_pinned=spec is not None and spec.pin,
+            is_changing=is_staged or is_waking or model.is_settling or model.name in self._loader.pending,
+            is_serving=active is not None and active.is_fully_ready(),
+        )

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from engines.build import write_fault_model
+from mmsup.supervisor.capacity.footprint import Footprint, Need, footprint_key
+from mmsup.supervisor.capacity.footprint_store import FILE_NAME, FootprintStore
+from mmsup.supervisor.capacity.plan import PlannedModel
+from mmsup.supervisor.cli.main import main
+from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.repository.scanner import scan
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A repository of two models, and a state directory in which `measured` has a footprint."""
+    repository = tmp_path / "models"
+    write_fault_model(repository, "measured")
+    write_fault_model(repository, "other")
+    entry = scan(Settings((str(repository),), "", "")).models["measured"]
+    store = FootprintStore(tmp_path / "state" / FILE_NAME)
+    store.put(footprint_key(entry.specs[0]), entry.file_digest, Footprint(40 * MIB, 30 * MIB, load_s=1.25))
+    store.write(store.contents())
+    return tmp_path
+
+
+def planned(home: Path, *flags: str) -> tuple[int, str]:
+    places = {"--model-repository": home / "models", "--state-dir": home / "state", "--runtime-dir": home}
+    given = [str(each) for pair in places.items() for each in pair]
+    found = CliRunner().invoke(main, ["plan", *given, *flags])
+    return found.exit_code, found.output
+
+
+def test_what_was_measured_is_planned_with_and_the_rest_is_a_guess(home: Path) -> None:
+    code, text = planned(home, "--memory-budget", "64MiB", "--json")
+    result: Any = json.loads(text)
+    measured, other = result["models"]
+    assert (code, result["ok"]) == (0, True)
+    assert (measured["host_bytes"], measured["cold_start_s"], measured["measured"]) == (40 * MIB, 1.25, True)
+    assert (other["measured"], other["cold_start_s"], other["fits"]) == (False, None, True)
+    assert result["memory"][0]["budget_bytes"] == 64 * MIB
+
+
+def test_the_table_says_what_fits_and_who_would_go(home: Path) -> None:
+    code, text = planned(home, "--memory-budget", "45MiB")
+    rows = {line.split()[1]: line for line in text.splitlines()[1:3]}
+    assert code == 0
+    assert rows["measured"].endswith("fits")
+    assert rows["other"].endswith("evicts measured/1")
+    assert "host memory: 30MiB of 45MiB by the models that fit" in text
+
+
+def test_a_pinned_model_that_does_not_fit_is_exit_1_and_a_faulty_configuration_exit_2(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = PlannedModel("measured", "1", 50, Need(20 * MIB), is_pinned=True)
+    monkeypatch.setattr("mmsup.supervisor.cli.plan.command._planned_models", lambda _: [pinned])
+    code, text = planned(home, "--memory-budget", "16MiB")
+    assert (code, "measured/1 is pinned and does not fit" in text) == (1, True), text
+    assert planned(home, "--memory-budget", "much")[0] == 2
