@@ -50,7 +50,7 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s
+from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s, take_number
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -229,7 +229,7 @@ class Resources:
             ),
             lambda: _specs_of_workers(model_set),
         )
-        self.groups = GroupPool(lambda: model_set.context, model_set.take_number)
+        self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
 
 
