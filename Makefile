@@ -24,6 +24,7 @@ test-extra: $(VENV)/.test
 	$(BIN)/python benchmarks/same_answers.py
 	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
+	$(PYTEST) tests/faults/test_load_storm.py --storm-operations 1000
 	$(PYTEST) tests/faults/test_breaches.py --breaches 20
 	$(PYTEST) tests/faults/test_gpu_machine.py -k asked_of_the_driver --breaches 20
 

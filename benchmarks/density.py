@@ -1,14 +1,15 @@
 """Measures many more models than fit: a budget for about 40 of 200, asked at random, and every answer compared.
 
     python benchmarks/density.py [--models 200] [--fit 40] [--run-s 300] [--streams uniform,zipf] [--seed 1]
-                                 [--memory-budget SIZE] [--eager] [--json FILE] [--markdown FILE] [--plot FILE]
-                                 [FLAG OF mmsup serve …]
+                                 [--memory-budget SIZE] [--evict client] [--eager]
+                                 [--json FILE] [--markdown FILE] [--plot FILE] [FLAG OF mmsup serve …]
 
 First a server without a budget: every model is asked once, put to sleep, and asked again alone, which is its own
 start; what all workers and zygotes hold when `--fit` models are loaded becomes the budget. Then a server with that
 budget: for each stream the rate of a closed loop, and then an open loop at 60 % of it. Other flags go to both servers.
-With `--eager` there is one server, with all models loaded from the start and no budget. The exit code is 1 if a request
-failed, an answer was wrong or memory was over the budget.
+With `--evict client` the server is given no budget, and this program puts the model that was asked longest ago to sleep
+when more than `--fit` are loaded. With `--eager` there is one server, with all models loaded from the start and no
+budget. The exit code is 1 if a request failed, an answer was wrong or memory was over the budget.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 import machine
 import tree
 import uvloop
+from client_eviction import ClientEviction
 from density_client import DensityClient, Reply
 from density_plot import draw
 from density_report import (
@@ -48,6 +50,7 @@ from table import figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from harness.server import Server, serving
+from mmsup.supervisor.config import units
 
 SHARE = 0.6
 """Of the closed loop's rate."""
@@ -117,9 +120,13 @@ def measure_streams(
     seen = StreamsSeen()
     with serving(repository, *flags) as server:
         client = DensityClient(server.address(), models, options.seed)
-        with MemoryCurve(server.process.pid) as curve:
+        evicting = ClientEviction(options.fit, lambda model: server.ctl("sleep", name=models[model].name))
+        if options.evict == "client":
+            client.on_begin, client.on_end = evicting.begin, evicting.end
+        with MemoryCurve(server.process.pid) as curve, evicting:
             uvloop.run(_streams(client, curve, options, seen))
         seen.samples = curve.samples
+        seen.runs[-1].faults.extend(evicting.faults)
         print_events(server)
         server.stop()
     return seen
@@ -129,6 +136,8 @@ async def _streams(client: DensityClient, curve: MemoryCurve, options: argparse.
     log_progress("every model asked once, within the budget")
     replies = await client.one_by_one(range(options.models))
     asked, faults = [reply.model for reply in replies], list(client.faults(replies))
+    if len(faults) == options.models:
+        raise SystemExit(f"no model answers: {faults[0]}")
     for stream in options.streams:
         pattern = sequence(stream, options.models, 1 << 16, options.seed + 1)
         replies = await client.closed_loop(pattern, options.connections, options.closed_s)
@@ -159,23 +168,17 @@ def print_events(server: Server) -> None:
     log_progress(f"events: {counts}")
 
 
-def parse_size(text: str) -> int:
-    """As the server reads sizes: 300MiB, 2GiB, or bytes."""
-    units = {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "": 1}
-    number = text.rstrip("KMGiBkmgb")
-    return int(float(number) * units[text[len(number) :].upper()])
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--fit", type=int, default=40, help="how many of them the budget holds (40)")
-    parser.add_argument("--memory-budget", type=parse_size, default=0, metavar="SIZE", help="this budget instead")
+    parser.add_argument("--memory-budget", type=units.size, default=0, metavar="SIZE", help="this budget instead")
     parser.add_argument("--run-s", type=float, default=300.0, help="of each stream (300)")
     parser.add_argument("--closed-s", type=float, default=CLOSED_S, help="of the closed loop before each (20)")
     parser.add_argument("--connections", type=int, default=16, help="of the closed loop (16)")
     parser.add_argument("--streams", type=lambda text: text.split(","), default=list(STREAMS))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--evict", choices=("server", "client"), default="server", help="who does it (server)")
     parser.add_argument("--eager", action="store_true", help="all models loaded from the start, without a budget")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write what is printed")
@@ -212,12 +215,16 @@ def main() -> int:
         models = write_models(repository, options.models, options.seed)
         starts = Starts() if options.eager else measure_starts(models, repository, options)
         budget = options.memory_budget or (starts.fitting.counted if starts.fitting else 0)
-        flags = [] if options.eager else [*ON_DEMAND, "--memory-budget", str(budget)]
+        flags = [] if options.eager else [*ON_DEMAND]
+        flags += [] if options.eager or options.evict == "client" else ["--memory-budget", str(budget)]
         seen = measure_streams(models, repository, options, [*flags, *options.flags])
     text, results = report(models, starts, seen, budget)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
+        names = {models[place].name: took_s for place, took_s in starts.own_s.items()}
+        found = {"budget_bytes": budget, "own_start_s": names, "streams": [asdict(each) for each in results]}
+        found["memory"] = [asdict(each) for each in seen.samples]
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.plot:
         draw(seen.samples, seen.spans, budget, options.plot)
     if options.markdown:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,9 @@ class DensityClient:
         self._variants = itertools.count()
         self._idle: list[Connection] = []
         self._open = asyncio.Semaphore(MOST_CONNECTIONS)
+        self.on_begin: Callable[[int], None] = lambda _: None
+        self.on_end: Callable[[int], None] = lambda _: None
+        """Called with the model of each request, before it and after its reply."""
 
     def close(self) -> None:
         """Close its idle connections."""
@@ -81,11 +84,13 @@ class DensityClient:
     async def ask(self, model: int, due_s: float) -> Reply:
         """One request; whatever becomes of it is in the reply."""
         variant = next(self._variants) % VARIANTS
+        self.on_begin(model)
         try:
             async with asyncio.timeout(TIMEOUT_S), self._open:
                 status, is_cold, body = await self._send(self._heads[model] + self._tensors[variant])
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             status, is_cold, body = 0, False, f"{type(error).__name__} {error}".encode()
+        self.on_end(model)
         return Reply(model, variant, due_s, time.monotonic() - due_s, status, is_cold, body)
 
     async def _send(self, message: bytes) -> tuple[int, bool, bytes]:

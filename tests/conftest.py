@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--points-seconds", type=float, default=40.0, help="for how long a sample of them is tried")
     group.addoption("--points-seed", help="the seed of an earlier sample of fault points")
     group.addoption("--breaches", type=int, default=1, help="how often each breach of a memory cap is repeated")
+    group.addoption("--storm-operations", type=int, default=25, help="operations of each client in the storm of loads")
     group.addoption("--chaos-seconds", type=float, default=120.0, help="how long the run of chaos takes")
     group.addoption("--chaos-seed", type=int, default=None, help="the seed of that run; a random one is printed")
     group.addoption(

@@ -63,6 +63,7 @@ class NoGroups:
 
     description = "none, this is a test"
     idle: IdleGroup | None = None
+    has_device_caps = False
 
     def create(self, life: str, cap_bytes: int | None) -> Cgroup:
         return Cgroup(())

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "supervisor/processes": "linux; ipc memory messages transport",
     "supervisor/repository": "config repository/contents; ipc tensors transport",
     "supervisor/repository/contents": "config; ipc",
-    "supervisor/resources": "capacity config gpu instances linux models processes; ipc",
+    "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution hosting serving startup; ipc memory messages transport",

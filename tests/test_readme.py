@@ -24,7 +24,7 @@ from mmsup.supervisor.cli.ctl.control_client import call_server
 from mmsup.supervisor.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/operations.md", "docs/models.md", "systemd/README.md")
+DOCUMENTS = ("README.md", "docs/operations.md", "docs/models.md", "docs/memory.md", "systemd/README.md")
 START_S = 120.0
 
 

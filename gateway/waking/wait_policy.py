@@ -20,11 +20,13 @@ def wait_error(name: str, state: VersionState, wait: RequestWait, grace_end_ns: 
     if state.state == ASLEEP and wait.start is not None and wait.start.error is not None:
         return _as_answer(name, wait.start.error)
     error = unavailable_error(name, state, max((grace_end_ns - now_ns) / 1e9, cold_left_s), wait.left_s(now_ns))
-    if error is None or not wait.cold_since_ns or isinstance(error, ServerError):
+    if error is None or not wait.cold_since_ns or error.code == "deadline_exceeded":
         return error
     if is_broken(state):
         text = f"failed to load '{name}': {state.reason or 'no reason is known'}"
-        return make_error(error.code, text, model=name, retry_after_s=error.retry_after_s)
+        # Without room it is asleep again at once, and tried again by the next request.
+        retry_after_s = 1 if state.code in AWAITING_ROOM else error.retry_after_s
+        return make_error(error.code, text, model=name, retry_after_s=retry_after_s)
     if error.code == "model_loading":
         text = f"model '{name}' was asleep and is not loaded after {wait.cold_limit_s:g} s, its `cold_start_timeout`"
         return WorkerError("model_loading", f"{text} (state: {state.state})", model=name, retry_after_s=1)

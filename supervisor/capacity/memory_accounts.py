@@ -28,13 +28,16 @@ class MemoryAccounts:
         meter: FootprintMeter,
         find_device: Callable[[str], DeviceMemory | None],
         evictor: Evictor,
+        shared_claims: Callable[[], Iterable[Claim]],
     ) -> None:
-        """`find_device`: a GPU by what CUDA_VISIBLE_DEVICES of a worker holds; None if it is not known now."""
+        """`find_device`: a GPU by what CUDA_VISIBLE_DEVICES of a worker holds; None if it is not known now.
+        `shared_claims`: what is held of the host for many workers together, each once."""
         self.meter = meter
         self.evictor = evictor
         self._budgets = budgets
         self._instances = instances
         self._find_device = find_device
+        self._shared_claims = shared_claims
 
     def pools(self) -> list[Pool]:
         """The host's and those of all GPUs on which a worker is."""
@@ -53,7 +56,7 @@ class MemoryAccounts:
         )
 
     def host_pool(self, load: Instance | None = None, reserved: Sequence[Claim] = ()) -> Pool:
-        claims = (*self._host_claims(load), *reserved)
+        claims = (*self._host_claims(load), *self._shared_claims(), *reserved)
         booked = sum(each.claimed_bytes for each in claims if each.state is ClaimState.BOOKED)
         growth = booked - sum(
             self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in STARTING_UP
@@ -94,8 +97,10 @@ class MemoryAccounts:
     def _device_claims(self, load: Instance | None, device: str) -> Iterator[Claim]:
         for each in self._instances():
             if each is not load and each.worker is not None and each.worker.gpu.device == device:
-                needed = self.gpu_need(each).needed_bytes if each.state in STARTING_UP else 0
-                yield Claim(holder(each), max(each.worker.gpu.usage.held_bytes, needed), _claim_state(each))
+                held_bytes = each.worker.gpu.usage.held_bytes
+                is_known = held_bytes and each.state not in STARTING_UP
+                needed = 0 if is_known else self.gpu_need(each).needed_bytes  # NVML tells of it a moment later
+                yield Claim(holder(each), max(held_bytes, needed), _claim_state(each))
 
     def evictable_bytes(self, pool: str, load: Instance | None) -> int:
         if load is None:

@@ -6,7 +6,7 @@ has the last word when the device of the worker is known. Nothing else needs to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -42,17 +42,18 @@ class MemoryAdmission:
         self._accounts = accounts
         self._warned: set[tuple[str, str]] = set()
         """Model versions of which it was said that they may not fit."""
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, Instance] = {}
         """Instances whose wait has been reported."""
-        self._refused: dict[int, Instance] = {}
+        self._refused: dict[int, tuple[Instance, str]] = {}
+        """With the device that they were to start on."""
 
-    def decide(self, instance: Instance) -> Decision:
-        """Whether the worker of this instance may start now beside all others. Its device counts once it is assigned.
+    def decide(self, instance: Instance, device: str = "") -> Decision:
+        """Whether the worker of this instance may start now beside all others. `device`: the GPU that is assigned to
+        it; empty: the CPU, or not known yet.
 
         The one entry for every load, also for one by need: an instance that is wanted passes through it by itself.
         """
         demands = [(self._accounts.host_pool(instance), self._accounts.host_need(instance))]
-        device = instance.worker.gpu.device if instance.worker is not None else ""
         if device and (pool := self._accounts.device_pool(instance, device)) is not None:
             demands.append((pool, self._accounts.gpu_need(instance)))
         return admission.decide(demands)
@@ -60,40 +61,39 @@ class MemoryAdmission:
     def begin_pass(self) -> Callable[[Instance], bool]:
         """For one pass over queued instances, asked of the most urgent first: whether one need not wait for memory that
         is being given back. What one takes or waits for is not given to those behind it."""
-        pool, reserved = self._accounts.host_pool(), list[Claim]()
+        self._waiting = {number: each for number, each in self._waiting.items() if each.state is InstanceState.ABSENT}
+        pool = self._accounts.host_pool()
+        taken, awaited = list[Claim](), list[Claim]()
 
         def need_not_wait(instance: Instance) -> bool:
-            need = self._accounts.host_need(instance)
-            reserved_bytes = sum(each.claimed_bytes for each in reserved)
-            free_bytes = pool.free_bytes - reserved_bytes if pool.free_bytes is not None else None
-            now = replace(
-                pool,
-                claims=(*pool.claims, *reserved),
-                free_bytes=free_bytes,
-                evictable_bytes=self._accounts.evictable_bytes(HOST, instance),
-            )
-            decision = admission.decide([(now, need)])
+            need, evictable = self._accounts.host_need(instance), self._accounts.evictable_bytes(HOST, instance)
+            now = replace(pool, evictable_bytes=evictable)
+            decision = admission.decide([(_beside(now, [*taken, *awaited]), need)])
             must_wait = isinstance(decision, WaitForMemory) or (
                 isinstance(decision, MakeRoom) and self._make_room(instance, decision)
             )
+            if awaited and not must_wait and not isinstance(decision, Admit):
+                alone = admission.decide([(_beside(now, taken), need)])
+                must_wait = isinstance(alone, Admit | WaitForMemory)
             if must_wait:
                 self._report_wait(instance, decision)
+            claim = Claim(holder(instance), need.needed_bytes, ClaimState.BOOKED)
             if must_wait or isinstance(decision, Admit):
-                reserved.append(Claim(holder(instance), need.needed_bytes, ClaimState.BOOKED))
+                (awaited if must_wait else taken).append(claim)
             return not must_wait
 
         return need_not_wait
 
     def _report_wait(self, instance: Instance, decision: Decision) -> None:
         if instance.id not in self._waiting and not isinstance(decision, Admit):
-            self._waiting.add(instance.id)
+            self._waiting[instance.id] = instance
             instance.report_progress(f"waiting for memory: {decision.shortage.text}")
 
     def require(self, instance: Instance) -> None:
         """MemoryRefused if the worker that is about to start has no room. Records that, and once for each version that
         it may not fit."""
-        self._waiting.discard(instance.id)
-        decision = self.decide(instance)
+        device = instance.require_worker().gpu.device
+        decision = self.decide(instance, device)
         version = instance.revision.spec.name, instance.revision.spec.version
         if isinstance(decision, Admit):
             self._refused.pop(instance.id, None)
@@ -104,14 +104,16 @@ class MemoryAdmission:
                 text = f"it may not fit: {decision.warning.text}; {decision.warning.advice}"
                 instance.record("memory_overbooked", text, **decision.warning.fields())
             return
-        self._refused[instance.id] = instance
+        self._refused[instance.id] = instance, device
         shortage = decision.shortage
         instance.record("load_refused", f"{shortage.text}; {shortage.advice}", **shortage.fields())
         raise MemoryRefused(shortage.text, shortage.advice)
 
     def retry_refused(self, retry: Callable[[str, Callable[[Instance], bool]], None]) -> None:
         """Start those again that were refused and fit now. `retry`: as ModelSet has it."""
-        self._refused = {number: each for number, each in self._refused.items() if each.state in _MAY_BE_REFUSED}
+        self._refused = {
+            number: refused for number, refused in self._refused.items() if refused[0].state in _MAY_BE_REFUSED
+        }
         if self._refused:
             retry(MemoryRefused.code, self._fits)
 
@@ -150,7 +152,8 @@ class MemoryAdmission:
         ]
 
     def _fits(self, instance: Instance) -> bool:
-        return isinstance(self.decide(instance), Admit)
+        _, device = self._refused.get(instance.id, (instance, ""))
+        return isinstance(self.decide(instance, device), Admit)
 
     def _make_room(self, instance: Instance, decision: MakeRoom) -> bool:
         """Whether enough is on its way out now."""
@@ -159,6 +162,14 @@ class MemoryAdmission:
             shortage.pool, holder(instance), spec.effective_priority(0), shortage.missing_bytes
         )
         return made >= shortage.missing_bytes
+
+
+def _beside(pool: Pool, booked: Sequence[Claim]) -> Pool:
+    """The pool after these loads."""
+    if pool.free_bytes is None or not booked:
+        return replace(pool, claims=(*pool.claims, *booked))
+    free_bytes = pool.free_bytes - sum(each.claimed_bytes for each in booked)
+    return replace(pool, claims=(*pool.claims, *booked), free_bytes=free_bytes)
 
 
 def _pool_row(pool: Pool) -> Json:

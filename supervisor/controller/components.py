@@ -63,9 +63,9 @@ from mmsup.supervisor.postmortem.collector import CrashCollector
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
-from mmsup.supervisor.resources.device_memory import device_memory
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
+from mmsup.supervisor.resources.held_memory import device_memory, zygote_claims
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
@@ -180,8 +180,8 @@ class Models:
         )
         self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
         self.watcher = RepositoryWatcher(self.context, self.loader)
-        self.waker = Waker(self.context, self.loader)
         self.sleeper = Sleeper(self.context, self.loader)
+        self.waker = Waker(self.context, self.loader, self.sleeper)
         self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper)
 
 
@@ -212,6 +212,7 @@ class Resources:
             models.footprints,
             partial(device_memory, self.gpu_monitor),
             NoEviction(),
+            lambda: zygote_claims(self.zygotes.rows()),
         )
         model_set.memory = MemoryAdmission(accounts)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -242,6 +243,7 @@ def connect_instances(
     context: ControllerContext, models: Models, gateways: Gateways, resources: Resources, cgroups: CgroupBackend
 ) -> None:
     model_set = models.model_set
+    resources.gpu_placement.has_dmem = cgroups.has_device_caps
     model_set.context = InstanceContext(
         settings=context.settings,
         launch_environment=context.launch_environment,

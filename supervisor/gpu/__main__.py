@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from mmsup.ipc.inspection import forbid_inspection
@@ -35,10 +36,12 @@ class _Nvml:
                 nvml.nvmlInit()
                 self._library = nvml
             found = [_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+            parts = [part for each in found if each is not None for part in _parts(nvml, each)]
         except nvml.NVMLError as error:
             self._library = None  # the driver may have been loaded anew
             return Gpus((), f"NVML: {error}")
-        return Gpus(tuple(each for each in found if each is not None), "NVML lists no device that works")
+        devices = tuple(each for each in found if each is not None)
+        return Gpus(devices, "NVML lists no device that works", tuple(parts))
 
 
 def _device(nvml: Any, index: int) -> Gpu | None:  # the module, which ships no types
@@ -48,14 +51,37 @@ def _device(nvml: Any, index: int) -> Gpu | None:  # the module, which ships no 
         uuid, name = str(nvml.nvmlDeviceGetUUID(handle)), str(nvml.nvmlDeviceGetName(handle))
     except nvml.NVMLError:
         return None
+    return _seen(nvml, handle, Gpu(index, uuid, name, 0))
+
+
+def _parts(nvml: Any, card: Gpu) -> Iterator[Gpu]:  # the module, which ships no types
+    """Those into which the card is divided, if it is and the driver knows of such things."""
+    with contextlib.suppress(nvml.NVMLError, AttributeError):
+        handle = nvml.nvmlDeviceGetHandleByIndex(card.index)
+        if not nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return
+        for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            with contextlib.suppress(nvml.NVMLError):  # no part has this number
+                part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+                name = f"{card.name} MIG {index}"
+                yield _seen(nvml, part, Gpu(card.index, str(nvml.nvmlDeviceGetUUID(part)), name, 0, card=card.uuid))
+
+
+def _seen(nvml: Any, handle: Any, gpu: Gpu) -> Gpu:  # the module, and a pointer of its own
+    """With what NVML shows of it now."""
     total_bytes = free_bytes = errors = 0
+    pci = ""
+    with contextlib.suppress(nvml.NVMLError, AttributeError):
+        bus = nvml.nvmlDeviceGetPciInfo(handle).busId
+        pci = bus.decode() if isinstance(bus, bytes) else str(bus)
     with contextlib.suppress(nvml.NVMLError):  # a device that shares the host's memory has none of its own
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         total_bytes, free_bytes = int(memory.total), int(memory.free)
     with contextlib.suppress(nvml.NVMLError):
         kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         errors = int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
-    return Gpu(index, uuid, name, total_bytes, free_bytes, errors, tuple(_processes(nvml, handle)))
+    held = tuple(_processes(nvml, handle))
+    return replace(gpu, total_bytes=total_bytes, free_bytes=free_bytes, memory_errors=errors, held=held, pci=pci)
 
 
 def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:  # the module, and a pointer of its own

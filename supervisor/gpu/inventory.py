@@ -27,6 +27,10 @@ class Gpu:
     """Uncorrected ones since the driver was loaded; 0 also where they are not counted."""
     held: tuple[GpuProcess, ...] = ()
     """By processes that NVML shows; in a container it may show none."""
+    pci: str = ""
+    """Its PCI address as NVML writes it: `00000000:3B:00.0`."""
+    card: str = ""
+    """Of a part of a card (MIG): the card's UUID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,11 @@ class Gpus:
 
     devices: tuple[Gpu, ...]
     why: str = ""
+    parts: tuple[Gpu, ...] = ()
+    """Of cards that are divided (MIG): a worker sees one of them by its UUID."""
 
     def find(self, uuid: str) -> Gpu | None:
-        return next((each for each in self.devices if each.uuid == uuid), None)
+        return next((each for each in (*self.devices, *self.parts) if each.uuid == uuid), None)
 
 
 def parse(line: bytes) -> Gpus:
@@ -59,7 +65,9 @@ def visible_gpus(gpus: Gpus, visible: str | None) -> Gpus:
         if found is None:
             break  # CUDA's rule: the first name that is no device ends the list
         shown.append(found)
-    return Gpus(tuple(shown), f"CUDA_VISIBLE_DEVICES={visible} shows none" if gpus.devices else gpus.why)
+    cards = {each.uuid for each in shown}
+    parts = tuple(each for each in gpus.parts if each.card in cards)
+    return Gpus(tuple(shown), f"CUDA_VISIBLE_DEVICES={visible} shows none" if gpus.devices else gpus.why, parts)
 
 
 def find_gpu(gpus: Gpus, name: str) -> Gpu | None:
@@ -72,5 +80,7 @@ def find_gpu(gpus: Gpus, name: str) -> Gpu | None:
 
 def gpu_label(gpus: Gpus, gpu: Gpu) -> str:
     """`cuda:1 (NVIDIA H200)`; the number is the server's, as in the `device` of models."""
+    if gpu.card:
+        return f"{gpu.uuid} ({gpu.name})"
     number = next((number for number, each in enumerate(gpus.devices) if each.uuid == gpu.uuid), gpu.index)
     return f"cuda:{number} ({gpu.name})"

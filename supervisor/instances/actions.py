@@ -216,6 +216,7 @@ def _start_process(instance: Instance) -> None:
         message = worker_spawn(
             spec, instance.worker_id, context.launch_environment, procs_files, worker.gpu.device, start
         )
+        message = replace(message, env={**context.devices.limit(spec, worker.gpu.device, group), **message.env})
     except OSError as error:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, error.strerror or str(error))
         return

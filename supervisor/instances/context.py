@@ -99,6 +99,9 @@ class DevicePlacement(Protocol):
     def assign(self, instance: int, spec: ModelSpec) -> str:
         """The device of a worker that is about to start; NoGpu if there is none for it now."""
 
+    def limit(self, spec: ModelSpec, device: str, group: Cgroup) -> Mapping[str, str]:
+        """Set the hard limits of device memory that there are; what the worker's environment needs for them."""
+
     def on_ready(self, device: str) -> None:
         """A worker there is ready."""
 

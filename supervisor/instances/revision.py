@@ -46,6 +46,9 @@ class Revision:
     def is_serving(self) -> bool:
         return all(version.is_serving() for version in self.versions)
 
+    def is_any_serving(self) -> bool:
+        return any(version.is_serving() for version in self.versions)
+
     def is_fully_ready(self) -> bool:
         return all(version.is_fully_ready() for version in self.versions)
 

@@ -103,6 +103,10 @@ class Cgroup:
             for name, weight in weights.items():
                 write_file(folder / name, weight)
 
+    def set_device_cap(self, region: str, cap_bytes: int) -> bool:
+        """Limit the memory of a device, where the dmem controller is in force; False if the kernel refuses."""
+        return any([write_file(folder / "dmem.max", f"{region} {cap_bytes}") for folder in self.folders])  # noqa: C419
+
     def pids(self) -> set[int]:
         """The processes in it; none without a group."""
         return _all_members(self.folders)

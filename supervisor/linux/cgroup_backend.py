@@ -66,6 +66,8 @@ class CgroupBackend(Protocol):
     description: str
     idle: IdleGroup | None
     """The group in which processes start; None where they compete with those who serve from the beginning."""
+    has_device_caps: bool
+    """Groups limit the memory of devices too: the dmem controller."""
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         """A new group for one worker process; its name may differ from `worker`. OSError if the kernel refuses."""
@@ -141,7 +143,7 @@ def backend(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE, refus
     match choice.kind:
         case "v2":
             server = (root / facts.own_path.lstrip("/")).parent
-            return _V2Backend(server, choice, idle, caps="memory" in facts.controllers)
+            return _V2Backend(server, choice, idle, facts.controllers)
         case "v1":
             return _V1Backend([root / name / top for name in facts.v1_hierarchies], choice, idle)
         case _:
@@ -247,6 +249,7 @@ class _V1Backend:
     def __init__(self, tops: list[Path], choice: CgroupChoice, idle: IdleGroup | None) -> None:
         self._tops = tops
         self.idle = idle
+        self.has_device_caps = False
         self.description = f"cgroup v1: {choice.reason}; {_describe(idle)}"
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
@@ -282,11 +285,12 @@ def _read_v1(memory: Path) -> CgroupUsage:
 
 
 class _V2Backend:
-    def __init__(self, top: Path, choice: CgroupChoice, idle: IdleGroup | None, *, caps: bool) -> None:
+    def __init__(self, top: Path, choice: CgroupChoice, idle: IdleGroup | None, controllers: tuple[str, ...]) -> None:
         self._top = top
         self.idle = idle
         self.description = f"cgroup v2: {choice.reason}; {_describe(idle)}"
-        self._caps = caps
+        self._caps = "memory" in controllers
+        self.has_device_caps = "dmem" in controllers
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:
         name = _unused_name([self._top], worker)
@@ -358,7 +362,7 @@ def _set_up_v2(top: str, root: Path, own_file: Path) -> str:
 
 
 def _enable_controllers(folder: Path, offered: list[str]) -> bool:
-    for controller in ("+cpu", "+pids"):
+    for controller in ("+dmem", "+cpu", "+pids"):
         write_file(folder / "cgroup.subtree_control", controller)
     return "memory" not in offered or write_file(folder / "cgroup.subtree_control", "+memory")
 
@@ -366,6 +370,7 @@ def _enable_controllers(folder: Path, offered: list[str]) -> bool:
 class _NoBackend:
     def __init__(self, choice: CgroupChoice) -> None:
         self.idle: IdleGroup | None = None
+        self.has_device_caps = False
         self.description = f"no cgroup: {choice.reason}; {_describe(None)}"
 
     def create(self, worker: str, cap_bytes: int | None) -> Cgroup:  # noqa: ARG002 - the interface

@@ -12,16 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+LoadOrder = tuple[int, bool, int, str]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadCandidate:
     instance: int
     order: int
-    """Of its model among all: by class of priority, then by name."""
+    """Of its model among all, by `load_order`."""
     has_served: bool
     """An instance of this revision has served before."""
     is_retry: bool = False
     """Its last load failed."""
+
+
+def load_order(priority: int, awaited: int | None, name: str) -> LoadOrder:
+    """The place of a load among others: by class of priority; within one those for which requests wait, as they came,
+    then the others by name. `awaited`: rises with each load for which requests wait; None for the others."""
+    return priority, awaited is None, awaited or 0, name
 
 
 def next_loads(

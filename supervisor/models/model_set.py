@@ -18,6 +18,7 @@ from mmsup.supervisor.instances.instance import Instance, InstanceHooks, Version
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.revision import Revision
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.sleep_state import SleepPhase
 from mmsup.supervisor.processes import idle_start
 from mmsup.supervisor.repository.scanner import ModelEntry
 
@@ -134,10 +135,12 @@ def start_bound_s(model_set: ModelSet, instance: Instance) -> float:
     """How long its worker may be kept from the processor by those who serve while it starts."""
     serving = [each.revision for each in model_set.instances() if each.state is InstanceState.READY]
     spec = instance.revision.spec
+    model = model_set.model(spec.name)
+    is_awaited = model is not None and model.sleep.phase is SleepPhase.WAKING
     return idle_start.bound_s(
         does_any_serve=bool(serving),
         does_same_serve=any((each.spec.name, each.spec.version) == (spec.name, spec.version) for each in serving),
-        has_served=instance.revision.metadata is not None,
+        has_served=is_awaited or instance.revision.metadata is not None,
     )
 
 

@@ -14,9 +14,10 @@ from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
 from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
-from mmsup.supervisor.models.load_queue import LoadCandidate, next_loads
+from mmsup.supervisor.models.load_queue import LoadCandidate, LoadOrder, load_order, next_loads
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.sleep_state import SleepPhase
 
 MAX_UNKILLABLE_REPLACED: Final = 3
 """Of one model, at a time: unkillable workers keep their memory, and one model must not fill the machine."""
@@ -77,14 +78,20 @@ class Reconciler:
             must_wait = devices.must_wait(instance.id, instance.revision.spec, instance.report_progress)
             return not must_wait and has_memory(instance)
 
-        order = {each: place for place, each in enumerate(sorted(map(_load_order, queued.values())))}
+        orders = {each.id: self._load_order(each) for each in queued.values()}
+        places = {order: place for place, order in enumerate(sorted(orders.values()))}
         candidates = [
-            LoadCandidate(each.id, order[_load_order(each)], _has_served(each), each.load_failure is not None)
+            LoadCandidate(each.id, places[orders[each.id]], _has_served(each), each.load_failure is not None)
             for each in queued.values()
         ]
         loading = [_has_served(each) for each in self._loading.values()]
         for number in next_loads(candidates, loading, self._max_parallel_loads, may_start):
             queued[number].apply(lifecycle_events.LoadAdmitted())
+
+    def _load_order(self, instance: Instance) -> LoadOrder:
+        spec = instance.revision.spec
+        is_awaited = self._model_set.models[spec.name].sleep.phase is SleepPhase.WAKING
+        return load_order(spec.effective_priority(0), instance.id if is_awaited else None, spec.name)
 
 
 def _keep(members: dict[int, Instance], instance: Instance, *, is_member: bool) -> None:
@@ -96,9 +103,3 @@ def _keep(members: dict[int, Instance], instance: Instance, *, is_member: bool) 
 
 def _has_served(instance: Instance) -> bool:
     return instance.revision.metadata is not None
-
-
-def _load_order(instance: Instance) -> tuple[int, str]:
-    """Models of a higher class of priority load first, then by name."""
-    spec = instance.revision.spec
-    return spec.effective_priority(0), spec.name

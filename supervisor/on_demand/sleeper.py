@@ -40,14 +40,25 @@ class Sleeper:
             sleep.stamp = active.stamp
             sleep.metadata = {each.spec.version: each.metadata for each in active.versions if each.metadata}
         sleep.fall_asleep(reason, now_s, active.config if active is not None else "")
-        for revision in list(model.revisions):
-            if revision.role is not RevisionRole.RETIRING:
-                revision_changes.retire(revision)
-        self._context.model_set.mark_changed(model.name)
+        self._retire_all(model)
         text = f"{SENTENCES[reason]}; its next request loads it"
         idle_s = round(now_s - sleep.last_use_s, 1) if sleep.last_use_s else None
         self._context.event_log.record("model_asleep", text, model=model.name, reason=str(reason), idle_s=idle_s)
         return ""
+
+    def return_to_sleep(self, model: Model) -> None:
+        """Its load found no room: it is asleep as before, instead of taking the room as soon as there is some, which
+        perhaps nobody asks for any more."""
+        active, sleep = model.active, model.sleep
+        if model.wanted and active is not None and not sleep.is_asleep and not active.is_any_serving():
+            sleep.fall_asleep(sleep.reason, sleep.since_s, active.config)
+            self._retire_all(model)
+
+    def _retire_all(self, model: Model) -> None:
+        for revision in list(model.revisions):
+            if revision.role is not RevisionRole.RETIRING:
+                revision_changes.retire(revision)
+        self._context.model_set.mark_changed(model.name)
 
     async def sleep(self, name: str) -> Any:  # JSON
         """Put a model to sleep because somebody asks for that; the command's result when nothing is routed to it."""

@@ -11,9 +11,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
+from mmsup.ipc.errors import AWAITING_ROOM, CallerError, MmsupError, ServerError, make_error
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader, ProgressListener, load_result
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.on_demand.sleeper import Sleeper
 from mmsup.supervisor.processes.backoff import delay_s
 
 Json = dict[str, Any]  # one JSON object
@@ -53,9 +54,10 @@ class RefusedWakes:
 
 
 class Waker:
-    def __init__(self, context: LoadContext, loader: ModelLoader) -> None:
+    def __init__(self, context: LoadContext, loader: ModelLoader, sleeper: Sleeper) -> None:
         self._context = context
         self._loader = loader
+        self._sleeper = sleeper
         self._refused = RefusedWakes(random.Random())
         self.is_open = False
         """The models are as they were left, or started: before that none is loaded."""
@@ -96,7 +98,12 @@ class Waker:
         pending = self._loader.pending.get(name)
         if model.sleep.is_asleep or pending is not None:
             config = pending.config if pending is not None else model.sleep.config
-            result: Json = await self._loader.load(name, config, on_progress, by_hand=False, is_partial=True)
+            try:
+                result: Json = await self._loader.load(name, config, on_progress, by_hand=False, is_partial=True)
+            except MmsupError as error:
+                if error.code in AWAITING_ROOM:
+                    self._sleeper.return_to_sleep(model)
+                raise
             model.sleep.failure = ""
             return result
         return load_result(model, 0.0)

@@ -29,7 +29,7 @@ def bound_s(*, does_any_serve: bool, does_same_serve: bool, has_served: bool) ->
     """The bound for a worker; 0: it competes from the beginning. Pure.
 
     `does_any_serve`: some worker of the server does; `does_same_serve`: another one of its model and version;
-    `has_served`: one of these did before."""
+    `has_served`: one of these did before, or its model is loaded for requests that wait."""
     if not does_any_serve:
         return 0.0  # there is nobody to yield to, as when the server starts
     return AWAITED_S if has_served and not does_same_serve else SPARE_S

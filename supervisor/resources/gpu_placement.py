@@ -7,7 +7,7 @@ nothing waits for it. Decided elsewhere: the choice (gpu/selection.py), cordons 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmsup.ipc.errors import CallerError
@@ -21,7 +21,10 @@ from mmsup.supervisor.gpu.monitor import GpuMonitor
 from mmsup.supervisor.gpu.selection import DeviceLoad, GpuCordoned, NoGpu, NoGpuMemory, candidates, visible_devices
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.linux.cgroup import Cgroup
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.resources.device_rows import device_rows, workers_on
+from mmsup.supervisor.resources.gpu_limits import limit_worker
 from mmsup.supervisor.resources.gpu_watch import GpuWatch, has_gpu_open, is_in_first_pid_namespace
 
 Json = dict[str, Any]  # one JSON object
@@ -32,6 +35,8 @@ class GpuPlacement:
         self._model_set = model_set
         self._monitor, self.why_no_gpu = monitor, monitor.why_no_gpu
         self._health = health
+        self.has_dmem = False
+        """Groups of workers limit the memory of devices."""
         self._watch = GpuWatch(monitor, None if is_in_first_pid_namespace() else has_gpu_open)
         self._pending = memory_release.PendingReleases()
         self._needs: dict[tuple[str, str], int] = {}
@@ -76,7 +81,8 @@ class GpuPlacement:
         """First memory that is not released, most where the load would be refused; then faults; then workers."""
         refused = isinstance(self._check_memory(spec, uuid), InsufficientMemory)
         pending = 2 if refused else int(self._pending.has_any(uuid))
-        return pending, self._health.fault_count(uuid), self._count_workers(uuid)
+        workers = len(workers_on(list(self._model_set.instances()), uuid))
+        return pending, self._health.fault_count(uuid), workers
 
     def _check_memory(self, spec: ModelSpec, device: str) -> MemoryCheck:
         gpu = self._monitor.find(device)
@@ -85,9 +91,9 @@ class GpuPlacement:
         need_bytes = self._needs.get((spec.name, spec.version), spec.gpu_memory_bytes)
         return self._pending.check(device, need_bytes, GpuSnapshot(gpu, self._monitor.asked_s))
 
-    def _count_workers(self, device: str) -> int:
-        workers = (each.worker for each in self._model_set.instances())
-        return sum(each is not None and each.gpu.device == device for each in workers)
+    def limit(self, spec: ModelSpec, device: str, group: Cgroup) -> Mapping[str, str]:
+        """Set the hard limits that there are for a worker on this device; what its environment needs for them."""
+        return limit_worker(spec, self._monitor.find(device), group)
 
     def on_ready(self, device: str) -> None:
         """A worker there is ready: measure what it holds before it can die."""
@@ -145,17 +151,5 @@ class GpuPlacement:
 
     def rows(self) -> list[Json]:
         """The status of all devices, and of cordoned ones that NVML does not list."""
-        gpus = self._monitor.gpus or Gpus(())
-        numbers = {each.uuid: f"cuda:{number}" for number, each in enumerate(gpus.devices)}
-        others = {device: device for device in self._health.cordoned if device not in numbers}
-        return [
-            {
-                "device": number,
-                "uuid": uuid,
-                "set_aside": uuid in self._health.cordoned,
-                "reason": self._health.cordoned.get(uuid, ""),
-                "workers": self._count_workers(uuid),
-                **self._monitor.status(uuid),
-            }
-            for uuid, number in (numbers | others).items()
-        ]
+        instances = list(self._model_set.instances())
+        return device_rows(self._monitor, self._health, instances, has_dmem=self.has_dmem)

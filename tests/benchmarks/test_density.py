@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import density
 import memory_curve
 import numpy as np
 import pytest
+from client_eviction import ClientEviction
 from density_client import VARIANTS, DensityClient, Reply
 from density_report import StreamRun, loads, quantile, result
 from memory_curve import MemorySample
@@ -127,6 +127,25 @@ def test_anonymous_and_shared_memory_count_apart_from_files() -> None:
     assert memory_curve.rollup_bytes(text) == (40 << 10, 20 << 10)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("300MiB", 300 * MIB), ("1.5GiB", 1536 * MIB), ("4096", 4096)])
-def test_sizes_are_read_as_the_server_reads_them(text: str, expected: int) -> None:
-    assert density.parse_size(text) == expected
+def test_from_outside_the_model_that_was_asked_longest_ago_and_has_no_request_open_is_put_to_sleep() -> None:
+    slept: list[int] = []
+    with ClientEviction(2, slept.append) as evicting:
+        for model in (1, 2, 1):
+            evicting.begin(model)
+            evicting.end(model)
+        evicting.begin(3)
+        evicting.begin(4)  # 3 has a request open, 1 has none
+        evicting.begin(5)  # all have
+        evicting.end(4)
+    assert sorted(slept) == [1, 2, 4]
+
+
+def test_a_sleep_that_is_refused_is_told() -> None:
+    def refuse(_: int) -> None:
+        raise OSError("no")
+
+    with ClientEviction(1, refuse) as evicting:
+        for model in (1, 2):
+            evicting.begin(model)
+            evicting.end(model)
+    assert evicting.faults == ["sleep of model 1: OSError no"]

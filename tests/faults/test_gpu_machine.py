@@ -261,6 +261,9 @@ def test_memory_that_is_asked_of_the_driver_itself_ends_its_worker_and_nobody_el
         held = ((pid, 9 * GIB), (kept, 4 * GIB), (1, 20 * GIB))
         nvml.set_cards(Card(FIRST, free_bytes=47 * GIB, held=held), Card(SECOND))
         thread.join(30)
+        row = device(server)
+        assert row["rings"] == ["allocator", "watch"]
+        assert [(each["model"], each["source"]) for each in row["held_by"] if each["pid"] == kept] == [(other, "nvml")]
         assert [(status, reply["code"]) for status, reply in replies] == [(503, "gpu_oom")], replies
         nvml.set_cards(Card(FIRST), Card(SECOND))
         death = server.await_event("worker_exit", name)

@@ -54,6 +54,19 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
         assert "--memory-budget" in refused["text"]
         assert http.infer("bystander", x=("FP32", [1], [1.0]))[0] == 200
         assert server.pids("bystander") == before
+        assert server.gauge("mmsup_memory_budget_bytes", memory="host memory") == 200 << 20
+        labels = {"model": "bigger", "version": "1", "device": "cpu", "memory": "host", "when": "settled"}
+        assert server.gauge("mmsup_model_footprint_bytes", **labels) == footprint["settled_bytes"]
+        assert "--memory-budget" in server.ctl("why", name="big")["sentences"][-1]
         assert http.json("POST", "/v2/repository/models/bigger/unload", {})[0] == 200
         eventually(lambda: http.infer("big", x=("FP32", [1], [1.0]))[0] == 200, "what was refused comes when it fits")
+        server.ctl("sleep", name="big")
+        assert http.json("POST", "/v2/repository/models/bigger/load", {})[0] == 200
+        status, reply = http.infer("big", x=("FP32", [1], [1.0]))
+        assert (status, reply["code"]) == (507, "insufficient_memory"), reply
+        assert reply["error"].startswith("failed to load 'big'"), reply
+        assert "of the budget of 200MiB are in use" in server.await_state("big", "asleep")["reason"]
+        assert http.json("POST", "/v2/repository/models/bigger/unload", {})[0] == 200
+        eventually(lambda: http.infer("big", x=("FP32", [1], [1.0]))[0] == 200, "it was asleep, and is loaded again")
+        assert server.pids("bystander") == before
         http.close()

@@ -39,6 +39,30 @@ def nvmlDeviceGetCount():
     return len(cards())
 
 
+def nvmlDeviceGetPciInfo(handle):
+    return Of(busId=card(handle)["pci"])
+
+
+def nvmlDeviceGetMigMode(handle):
+    return [int(bool(card(handle)["parts"])), 0]
+
+
+def nvmlDeviceGetMaxMigDeviceCount(handle):
+    return 7
+
+
+def nvmlDeviceGetMigDeviceHandleByIndex(handle, index):
+    if index >= len(card(handle)["parts"]):
+        raise NVMLError("Not Found")
+    return (handle, index)
+
+
+def card(handle):
+    if isinstance(handle, tuple):
+        return cards()[handle[0]]["parts"][handle[1]]
+    return cards()[handle]
+
+
 def nvmlDeviceGetHandleByIndex(index):
     if cards()[index]["lost"]:
         raise NVMLError("GPU is lost")
@@ -46,7 +70,7 @@ def nvmlDeviceGetHandleByIndex(index):
 
 
 def nvmlDeviceGetUUID(handle):
-    return cards()[handle]["uuid"]
+    return card(handle)["uuid"]
 
 
 def nvmlDeviceGetName(handle):
@@ -54,20 +78,20 @@ def nvmlDeviceGetName(handle):
 
 
 def nvmlDeviceGetMemoryInfo(handle):
-    card = cards()[handle]
-    if not card["total_bytes"]:
+    seen = card(handle)
+    if not seen["total_bytes"]:
         raise NVMLError("Not Supported")
-    return Of(total=card["total_bytes"], free=card["free_bytes"])
+    return Of(total=seen["total_bytes"], free=seen["free_bytes"])
 
 
 def nvmlDeviceGetTotalEccErrors(handle, kind, since):
-    if cards()[handle]["errors"] is None:
+    if card(handle)["errors"] is None:
         raise NVMLError("Not Supported")
-    return cards()[handle]["errors"]
+    return card(handle)["errors"]
 
 
 def nvmlDeviceGetComputeRunningProcesses(handle):
-    return [Of(pid=pid, usedGpuMemory=size) for pid, size in cards()[handle]["held"]]
+    return [Of(pid=pid, usedGpuMemory=size) for pid, size in card(handle)["held"]]
 """
 
 
@@ -83,6 +107,9 @@ class Card:
     errors: int | None = 0
     """Uncorrected ECC errors; None if the card does not count them."""
     lost: bool = False
+    pci: str = "00000000:3B:00.0"
+    parts: tuple[Card, ...] = ()
+    """Into which it is divided (MIG)."""
 
 
 class FakeNvml:

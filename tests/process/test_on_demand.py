@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engines.build import write_fault_model, write_identity_onnx
+from engines.build import write_fault_model
 from harness.bystander import Bystander
 from harness.server import Http, Server, eventually, serving
 from mmsup.supervisor.cli.ctl import control_client
@@ -24,14 +24,13 @@ BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "d
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("repository")
     write_fault_model(repository, "bystander", pin=True)
-    for name in ("asked", "raced", "slept", "unloaded"):
+    for name in ("asked", "described", "raced", "slept", "unloaded"):
         write_fault_model(repository, name)
     write_fault_model(repository, "broken", on_load="raise")
     for name in ("held", "left", "dies", "outlived"):
         write_fault_model(repository, name, on_load="hold")
     write_fault_model(repository, "brief", ttl="1s")
-    write_identity_onnx(repository, "described")
-    flags = ("--model-control-mode", "on-demand", "--gateways", "2", "--max-cold-requests", "4")
+    flags = ("--model-control-mode", "on-demand", "--gateways", "2", "--max-cold-requests", "4", "--zygotes", "eager")
     with serving(repository, *flags) as made:
         yield made
 
@@ -133,7 +132,7 @@ def test_a_failed_load_answers_those_who_wait_with_its_reason_and_is_not_repeate
 def test_metadata_of_a_model_that_was_never_loaded_loads_it(server: Server) -> None:
     http = server.http()
     status, found = http.json("GET", "/v2/models/described")
-    assert (status, [each["name"] for each in found["inputs"]], found["versions"]) == (200, ["x"], ["1"])
+    assert (status, [each["name"] for each in found["outputs"]], found["versions"]) == (200, ["y", "runs"], ["1"])
     server.ctl("sleep", name="described")
     assert http.json("GET", "/v2/models/described")[1] == found, "it is remembered"
     assert server.model("described")["state"] == "asleep"

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from engines.build import write_exported, write_fault_model, write_identity_onnx, write_safetensors
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
 from mmsup.supervisor.cli.ctl import control_client
+from mmsup.supervisor.cli.main import main
 
 pytestmark = pytest.mark.slow
 
@@ -134,8 +136,8 @@ def test_every_engine_serves(tmp_path: Path) -> None:
 def test_a_model_on_the_device_auto_loads_on_the_cpu_where_there_is_no_gpu(tmp_path: Path) -> None:
     write_identity_onnx(tmp_path, "own_key")
     (tmp_path / "own_key" / "mmsup.yaml").write_text("device: auto\n")
-    write_exported(tmp_path, "exported")
-    (tmp_path / "exported" / "mmsup.yaml").write_text("device: auto\n")
+    write_safetensors(tmp_path, "torch", scale=2.0)
+    (tmp_path / "torch" / "mmsup.yaml").write_text("device: auto\ntrusted: true\n")
     for kind in ("KIND_AUTO", "KIND_MODEL"):
         write_identity_onnx(tmp_path, kind)
         (tmp_path / kind / "config.pbtxt").write_text(f"instance_group {{ kind: {kind} }}\n")
@@ -144,8 +146,8 @@ def test_a_model_on_the_device_auto_loads_on_the_cpu_where_there_is_no_gpu(tmp_p
         for name in ("own_key", "KIND_AUTO", "KIND_MODEL"):
             server.await_state(name, "ready")
             assert http.infer(name, x=("FP32", [1], [5.0]))[1]["outputs"][0]["data"] == [5.0]
-        row = ("FP32", [1, 4], [1.0, 2.0, 3.0, 4.0])
-        assert http.infer("exported", x=row, y=row)[0] == 200
+        server.await_state("torch", "ready")
+        assert http.infer("torch", x=("FP32", [1], [5.0]))[1]["outputs"][0]["data"] == [10.0]
         http.close()
 
 
@@ -209,27 +211,30 @@ def test_the_port_in_use_is_said_in_one_sentence(tmp_path: Path) -> None:
 def test_ctl_speaks_to_people_and_to_programs(tmp_path: Path) -> None:
     write_identity_onnx(tmp_path, "m")
     with serving(tmp_path) as server:
+        arguments = ["ctl", "--runtime-dir", str(server.runtime_dir)]
 
-        def ctl(*words: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "mmsup.supervisor.cli", "ctl", "--runtime-dir", str(server.runtime_dir)]
-            return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+        def ctl(*words: str) -> Result:
+            return CliRunner().invoke(main, [*arguments, *words])
 
+        command = [sys.executable, "-m", "mmsup.supervisor.cli", *arguments, "list"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\nm " in done.stdout
         for words in (["list"], ["ps"], ["status"], ["show", "m"], ["events"], ["logs", "m"]):
-            done = ctl(*words)
-            assert done.returncode == 0, done.stderr
+            assert ctl(*words).exit_code == 0, ctl(*words).stderr
         status = json.loads(ctl("status", "--json").stdout)
         assert status["models"][0]["name"] == "m"
         infer = ctl("infer", "m", "--data", '{"x": [1.0, 2.0]}')
-        assert infer.returncode == 0, infer.stderr
+        assert infer.exit_code == 0, infer.stderr
         assert "2" in infer.stdout
-        assert ctl("load", "m").returncode == 0
-        assert ctl("unload", "m").returncode == 0
+        assert ctl("load", "m").exit_code == 0
+        assert ctl("unload", "m").exit_code == 0
         refused = ctl("load", "nobody")
-        assert refused.returncode == 1
+        assert refused.exit_code == 1
         assert "nobody" in refused.stderr
-        assert ctl("nonsense").returncode == 2
+        assert ctl("nonsense").exit_code == 2
         server.stop()
-        assert ctl("list").returncode == 4
+        assert ctl("list").exit_code == 4
 
 
 def test_requests_go_over_zeromq_where_the_server_is_told_so_and_a_killed_worker_is_followed_there(

@@ -144,13 +144,31 @@ def cleared(result: Json) -> None:
 def devices(result: Json) -> None:
     memory = (">MEMORY=memory_used_bytes", ">TOTAL=memory_total_bytes")
     _table(
-        ["DEVICE", "NAME", "STATE", *memory, ">SEEN=age_s", ">WORKERS", "UUID", "REASON"],
+        ["DEVICE", "NAME", "STATE", *memory, ">SEEN=age_s", ">WORKERS", "CAPS", "UUID", "REASON"],
         [
-            {**each, "state": "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open"}
+            {
+                **each,
+                "state": "set aside" if each.get("set_aside") else "stale" if each.get("stale") else "open",
+                "caps": " ".join(each.get("rings") or ()),
+            }
             for each in _mappings(result, "devices")
         ],
         f"no GPU here: {cell(result.get('why')) or 'the server knows none'}",
     )
+    holders = [{**each, "device": row.get("device")} for row in _mappings(result, "devices") for each in _holders(row)]
+    if holders and "models" not in result:  # of the status
+        click.echo()
+        _table(["DEVICE", "MODEL", ">PID", ">HELD=held_bytes", "AS=source", ">GPU_MEMORY=gpu_memory_bytes"], holders)
+
+
+def _holders(device: Json) -> list[Json]:
+    """Who holds memory of a device, the rest last."""
+    held = [
+        {**each, "model": f"{cell(each.get('model'))}/{cell(each.get('version'))}"}
+        for each in _mappings(device, "held_by")
+    ]
+    others = device.get("held_by_others_bytes")
+    return [*held, *([{"model": "(others)", "held_bytes": others}] if others else [])]
 
 
 def released(result: Json) -> None:

@@ -80,7 +80,7 @@ def _planned(spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> Plann
         device,
         footprint.gpu_need(spec, measured, artifact).times(spec.instances),
         measured.load_s if measured is not None else 0.0,
-        getattr(spec, "pin", False),
+        spec.pin,
     )
 
 

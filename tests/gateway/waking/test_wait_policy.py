@@ -61,6 +61,14 @@ def test_a_failed_load_is_told_at_once_as_an_explicit_load_would_tell_it() -> No
     assert (error.code, error.text) == ("model_failed", "failed to load 'm': the model raised ValueError: no weights")
 
 
+def test_a_load_without_room_is_told_with_its_figures_and_may_be_asked_for_again_soon() -> None:
+    broken = VersionState("1", "backoff", "insufficient_memory", "it needs 3 GiB of 2 GiB", 300.0, None, None)
+    error = wait_error("m", broken, cold(1), NOW, NOW)
+    assert error is not None
+    assert (error.code, error.text) == ("insufficient_memory", "failed to load 'm': it needs 3 GiB of 2 GiB")
+    assert error.retry_after_s == 1
+
+
 @pytest.mark.parametrize(
     ("told", "code"),
     [("does_not_fit", "does_not_fit"), ("load_failed", "model_failed"), ("conflict", "model_restarting")],

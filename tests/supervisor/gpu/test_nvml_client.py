@@ -19,6 +19,7 @@ from mmsup.supervisor.gpu.nvml_client import NvmlClient, NvmlTimeout
 
 pytestmark = pytest.mark.slow
 HERE = os.getpid()
+PCI = "00000000:3B:00.0"
 
 
 def with_client(env: dict[str, str], play: Callable[[NvmlClient], Awaitable[None]]) -> None:
@@ -55,14 +56,27 @@ def test_memory_processes_and_errors_of_each_device_are_returned(tmp_path: Path)
     async def play(asked: NvmlClient) -> None:
         found = await asked.query()
         assert found.devices == (
-            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (GpuProcess(7, 2 * GIB),)),
-            Gpu(2, "GPU-c", "NVIDIA H200", 0),
+            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (GpuProcess(7, 2 * GIB),), PCI),
+            Gpu(2, "GPU-c", "NVIDIA H200", 0, pci=PCI),
         )
         nvml.set_cards(Card("GPU-a", free_bytes=5 * GIB))
-        assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB),)
+        assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB, pci=PCI),)
         assert len(helpers_of(HERE)) == 1
 
     with_client(nvml.env, play)
+
+
+def test_the_parts_of_a_divided_card_are_returned_with_who_is_there(tmp_path: Path) -> None:
+    parts = tuple(Card(f"MIG-{number}", 10 * GIB, 9 * GIB, held=((number, GIB),)) for number in (1, 2))
+
+    async def play(asked: NvmlClient) -> None:
+        found = await asked.query()
+        assert [each.uuid for each in found.devices] == ["GPU-a"]
+        assert [(each.uuid, each.card, each.free_bytes, each.held) for each in found.parts] == [
+            (f"MIG-{number}", "GPU-a", 9 * GIB, (GpuProcess(number, GIB),)) for number in (1, 2)
+        ]
+
+    with_client(FakeNvml(tmp_path, Card("GPU-a", parts=parts)).env, play)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +129,11 @@ def test_a_helper_that_was_killed_is_replaced(tmp_path: Path, monkeypatch: pytes
         os.kill(helper, signal.SIGSTOP)
         with pytest.raises(NvmlTimeout):
             await asked.query()
-        assert await asked.query() == first == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB),), first.why)
+        assert (
+            await asked.query()
+            == first
+            == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB, pci=PCI),), first.why)
+        )
         assert helpers_of(HERE) != [helper]
 
     with_client(FakeNvml(tmp_path, Card("GPU-a")).env, play)

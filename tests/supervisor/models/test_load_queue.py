@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from mmsup.supervisor.models.load_queue import LoadCandidate, next_loads
+from mmsup.supervisor.models.load_queue import LoadCandidate, load_order, next_loads
 
 
 def test_at_most_the_limit_loads_at_a_time_in_the_order_of_models() -> None:
@@ -56,3 +56,30 @@ def test_broken_models_do_not_keep_healthy_ones_waiting() -> None:
     healthy = LoadCandidate(9, 20, has_served=False)
     assert next_loads([*broken, healthy], [], 2) == [9, 0]
     assert next_loads([*broken, healthy], [False], 2) == [9]
+
+
+def test_loads_for_which_requests_wait_go_first_as_they_came_within_their_class_of_priority() -> None:
+    came = [(2, 8, "a"), (2, 3, "z"), (2, None, "b"), (2, None, "a"), (1, None, "q"), (1, 9, "r"), (3, 1, "c")]
+    ordered = sorted(came, key=lambda each: load_order(*each))
+    assert ordered == [
+        (1, 9, "r"),
+        (1, None, "q"),
+        (2, 3, "z"),
+        (2, 8, "a"),
+        (2, None, "a"),
+        (2, None, "b"),
+        (3, 1, "c"),
+    ]
+
+
+def test_a_load_for_which_a_request_waits_is_overtaken_by_later_ones_of_a_higher_class_alone() -> None:
+    for seed in range(200):
+        rng, came, started = random.Random(seed), list[tuple[int, int, str]](), list[tuple[int, int, str]]()
+        for number in range(50):
+            came.append((rng.randrange(3), number, rng.choice("abc")))
+            if rng.random() < 0.7:
+                first = min(came, key=lambda each: load_order(*each))
+                came.remove(first)
+                started.append(first)
+                assert not any(each[0] == first[0] and each[1] < first[1] for each in came)
+        assert started

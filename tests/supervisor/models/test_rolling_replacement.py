@@ -28,7 +28,7 @@ class Space(MemoryAdmission):
 
     def __init__(self, available: int = 1 << 40) -> None:
         meter = FootprintMeter(FootprintStore(Path("/nowhere")), lambda _: "", lambda write, contents: None)
-        super().__init__(MemoryAccounts(MemoryBudgets(1 << 50), list, meter, lambda _: None, NoEviction()))
+        super().__init__(MemoryAccounts(MemoryBudgets(1 << 50), list, meter, lambda _: None, NoEviction(), list))
         self._available = available
 
     def available_bytes(self) -> int:

@@ -141,15 +141,39 @@ def test_the_quarantine_has_a_row_for_each_request(capsys: pytest.CaptureFixture
 
 
 def test_devices_show_which_are_set_aside_or_stale(capsys: pytest.CaptureFixture[str]) -> None:
-    faulty = {"device": "cuda:0", "set_aside": True, "reason": "faulty", "memory_used_bytes": 1 << 30, "workers": 2}
+    rings = ["allocator", "watch"]
+    faulty = {
+        "device": "cuda:0",
+        "set_aside": True,
+        "rings": rings,
+        "reason": "faulty",
+        "memory_used_bytes": 1 << 30,
+        "workers": 2,
+    }
     views.devices({"devices": [faulty, {"device": "cuda:1", "stale": True}, {"device": "cuda:2"}]})
     views.released({"released": ["GPU-a"]})
     views.released({"released": []})
     head, *lines = [each.split() for each in capsys.readouterr().out.splitlines()]
-    assert head == ["DEVICE", "NAME", "STATE", "MEMORY", "TOTAL", "SEEN", "WORKERS", "UUID", "REASON"]
-    assert lines[0] == ["cuda:0", "set", "aside", "1GiB", "2", "faulty"]
+    assert head == ["DEVICE", "NAME", "STATE", "MEMORY", "TOTAL", "SEEN", "WORKERS", "CAPS", "UUID", "REASON"]
+    assert lines[0] == ["cuda:0", "set", "aside", "1GiB", "2", "allocator", "watch", "faulty"]
     assert lines[1:3] == [["cuda:1", "stale"], ["cuda:2", "open"]]
     assert [" ".join(each) for each in lines[3:]] == ["GPU-a: open again", "nothing was set aside there"]
+
+
+def test_devices_show_who_holds_their_memory_and_the_status_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    holder = {"model": "bert", "version": "2", "pid": 77, "held_bytes": 3 << 30, "source": "nvml", "instance": 1}
+    held_by = [{**holder, "gpu_memory_bytes": 4 << 30}, {**holder, "model": "free", "source": "self"}]
+    row = {"device": "cuda:0", "held_by": held_by, "held_by_others_bytes": 1 << 30}
+    views.devices({"devices": [row]})
+    head, *lines = [each.split() for each in capsys.readouterr().out.splitlines()[3:]]
+    assert head == ["DEVICE", "MODEL", "PID", "HELD", "AS", "GPU_MEMORY"]
+    assert lines == [
+        ["cuda:0", "bert/2", "77", "3GiB", "nvml", "4GiB"],
+        ["cuda:0", "free/2", "77", "3GiB", "self"],
+        ["cuda:0", "(others)", "1GiB"],
+    ]
+    views.devices({"devices": [row], "models": []})
+    assert "bert" not in capsys.readouterr().out
 
 
 def test_the_status_shows_devices_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,3 +261,27 @@ def test_show_has_readable_sizes_and_shapes_with_the_batch_dimension(capsys: pyt
     assert "x  FP32  [-1, 3, 4]" in shown
     assert "y  INT64  [-1]" in shown
     assert "config" not in shown
+
+
+POOL = {"memory": "host memory", "budget_bytes": 2 << 30, "in_use_bytes": 1 << 30, "loading_bytes": 256 << 20}
+
+
+def test_status_and_list_show_what_workers_hold_against_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "workers hold 1GiB, 256MiB of it loading; the budget is 2GiB by default"
+    views.status({**STATUS, "memory": {"pools": [POOL]}})
+    assert f"host memory  {text}" in capsys.readouterr().out
+    views.models({"models": [], "memory": {"pools": [{**POOL, "configured": True}]}})
+    assert f"host memory: {text.removesuffix(' by default')}\n" in capsys.readouterr().out
+
+
+def test_show_has_a_line_for_each_footprint(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"load_peak_bytes": 3 << 20, "settled_bytes": 2 << 20, "serving_peak_bytes": 4 << 20, "load_s": 1.25}
+    on_gpu = {**measured, "device": "cuda", "gpu_settled_bytes": 5 << 20}
+    views.model(
+        {"name": "bert", "footprints": [{"version": "1", "engine": "ort", "device": "cpu", **measured}, on_gpu]}
+    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "MiB" in line]
+    assert rows == [
+        ["1", "ort", "cpu", "3MiB", "2MiB", "4MiB", "1.2s"],
+        ["cuda", "3MiB", "2MiB", "4MiB", "5MiB", "1.2s"],
+    ]

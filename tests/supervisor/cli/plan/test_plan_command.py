@@ -8,9 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from engines.build import write_fault_model
-from mmsup.supervisor.capacity.footprint import Footprint, Need, footprint_key
+from mmsup.supervisor.capacity.footprint import Footprint, footprint_key
 from mmsup.supervisor.capacity.footprint_store import FILE_NAME, FootprintStore
-from mmsup.supervisor.capacity.plan import PlannedModel
 from mmsup.supervisor.cli.main import main
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.scanner import scan
@@ -58,10 +57,9 @@ def test_the_table_says_what_fits_and_who_would_go(home: Path) -> None:
 
 
 def test_a_pinned_model_that_does_not_fit_is_exit_1_and_a_faulty_configuration_exit_2(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path,
 ) -> None:
-    pinned = PlannedModel("measured", "1", 50, Need(20 * MIB), is_pinned=True)
-    monkeypatch.setattr("mmsup.supervisor.cli.plan.command._planned_models", lambda _: [pinned])
+    (home / "models" / "measured" / "mmsup.yaml").write_text("pin: true\n")
     code, text = planned(home, "--memory-budget", "16MiB")
     assert (code, "measured/1 is pinned and does not fit" in text) == (1, True), text
     assert planned(home, "--memory-budget", "much")[0] == 2

@@ -1,0 +1,170 @@
+"""Loads and unloads one large model again and again: is all memory given back?
+
+    python benchmarks/load_cycles.py [--cycles 500] [--megabytes 200] [--json FILE]
+
+The weights of the model are a numpy array of which every page is written. Each cycle loads it, sends it one request in
+shared memory, compares the answer, and unloads it. While nothing is loaded, before the first cycle and after the last,
+the memory of every process of the server (proportional set size), the memory charged to the control groups of workers,
+and the number of those groups, descriptors and processes are taken. Exits with 1 if anything has grown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from engines.build import write_python
+from harness.server import Http, Server, eventually, serving
+from mmsup.ipc.specs import TensorSpec
+from mmsup.supervisor.linux import cgroup_backend
+
+WARM = 10
+"""Cycles before the first sample: what is imported and cached once, is."""
+GROWTH_BYTES = 6 << 20
+"""How much all processes together may have grown. The server keeps the last 10,000 events and a crash report's worth of
+history; a leak of one page a cycle would be 2 MB, one of the model 200 MB."""
+ELEMENTS = 65_536
+"""Of the request: 256 KiB, more than goes inline."""
+NAME = "large"
+CODE = """
+import numpy as np
+
+
+class Model:
+    def load(self, context):
+        self.weights = np.ones({megabytes} << 18, np.float32)
+
+    def infer(self, inputs):
+        return {{"y": inputs["x"] * self.weights[: inputs["x"].shape[-1]]}}
+"""
+
+
+@dataclass
+class Held:
+    """What the server holds at one moment, with nothing loaded."""
+
+    after_cycles: int
+    pss_bytes: dict[str, int] = field(default_factory=dict)
+    """By role, all gateways together."""
+    group_bytes: int = 0
+    """Charged to the control groups of its workers; 0 without cgroup v1."""
+    groups: int = 0
+    descriptors: int = 0
+    processes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.pss_bytes.values())
+
+
+def held(server: Server, cycles: int) -> Held:
+    """A sample."""
+    found = Held(cycles)
+    for process in _processes(server):
+        words = process.cmdline()
+        role = next((word.rpartition(".")[2] for word in words if word.startswith("mmsup.")), "keeper")
+        found.pss_bytes[role] = found.pss_bytes.get(role, 0) + process.memory_full_info().pss
+        found.descriptors += process.num_fds()
+        found.processes += 1
+    top = cgroup_backend.ROOT / "memory" / cgroup_backend.top_name(str(server.state_dir))
+    if top.exists():
+        found.groups = sum(each.is_dir() for each in top.iterdir())
+        stat = dict(line.split() for line in (top / "memory.stat").read_text().splitlines())
+        found.group_bytes = int(stat["total_rss"]) + int(stat["total_shmem"])
+    return found
+
+
+def settled(server: Server, cycles: int) -> Held:
+    """A sample once the worker, its group and its memory are gone."""
+
+    def attempt() -> Held | None:
+        with contextlib.suppress(psutil.Error, OSError):  # a process or a group is just going
+            found = held(server, cycles)
+            return None if found.groups or "worker" in found.pss_bytes else found
+        return None
+
+    return eventually(attempt, "the worker and its control group are gone")
+
+
+def _processes(server: Server) -> list[psutil.Process]:
+    keeper = psutil.Process(server.process.pid)
+    return [keeper, *keeper.children(recursive=True)]
+
+
+def cycle(server: Server, http: Http) -> float:
+    """Load, one request, unload; the seconds of the load."""
+    began = time.monotonic()
+    server.ctl("load", name=NAME)
+    took_s = time.monotonic() - began
+    status, reply = http.infer(NAME, x=("FP32", [ELEMENTS], [1.5] * ELEMENTS))
+    assert status == 200, reply
+    assert reply["outputs"][0]["data"] == [1.5] * ELEMENTS, "a wrong answer"
+    server.ctl("unload", name=NAME)
+    return took_s
+
+
+def run(cycles: int, megabytes: int, samples: int = 10) -> tuple[list[Held], list[float]]:
+    """Samples, the first after the warm-up, and the seconds of each load."""
+    with TemporaryDirectory(prefix="mmsup_bench_") as home:
+        tensors = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
+        write_python(Path(home), NAME, CODE.format(megabytes=megabytes), *tensors)
+        with serving(Path(home), "--model-control-mode", "explicit") as server:
+            http = server.http()
+            for _ in range(WARM):
+                cycle(server, http)
+            found, loads_s = [settled(server, 0)], []
+            for number in range(1, cycles + 1):
+                loads_s.append(cycle(server, http))
+                if number % max(cycles // samples, 1) == 0:
+                    found.append(settled(server, number))
+            http.close()
+            return found, loads_s
+
+
+def faults(samples: list[Held]) -> list[str]:
+    """What has grown between the first and the last sample."""
+    first, last = samples[0], samples[-1]
+    grown = last.total_bytes - first.total_bytes
+    found = [f"the processes hold {grown / 1e6:.1f} MB more"] if grown > GROWTH_BYTES else []
+    for name in ("groups", "descriptors", "processes"):
+        if getattr(last, name) > getattr(first, name):
+            found.append(f"{name}: {getattr(first, name)} before, {getattr(last, name)} after")
+    if last.group_bytes > first.group_bytes + GROWTH_BYTES:
+        found.append(f"control groups: {first.group_bytes} bytes before, {last.group_bytes} after")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cycles", type=int, default=500)
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    samples, loads_s = run(given.cycles, given.megabytes)
+    roles = list(samples[0].pss_bytes)
+    print("cycles", *(f"{each:>12}" for each in (*roles, "all MB", "groups MB", "files", "processes")))
+    for each in samples:
+        figures = [f"{each.pss_bytes.get(role, 0) / 1e6:12.1f}" for role in roles]
+        more = (f"{each.total_bytes / 1e6:12.1f}", f"{each.group_bytes / 1e6:12.1f}")
+        print(f"{each.after_cycles:6}", *figures, *more, f"{each.descriptors:12}", f"{each.processes:12}")
+    loads_s.sort()
+    print(f"a load of {given.megabytes} MB: median {loads_s[len(loads_s) // 2]:.2f} s, longest {loads_s[-1]:.2f} s")
+    wrong = faults(samples)
+    print("\n".join(wrong) or "nothing has grown")
+    if given.json:
+        given.json.write_text(json.dumps([asdict(each) for each in samples], indent=1))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""GPUs and zygotes as the admission of loads sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mmsup.supervisor.capacity.admission import Claim, DeviceMemory
+from mmsup.supervisor.gpu.monitor import GpuMonitor
+from mmsup.supervisor.processes import usage
+from mmsup.supervisor.zygotes.zygote_process import Zygote
+
+
+def device_memory(monitor: GpuMonitor, device: str) -> DeviceMemory | None:
+    """By what CUDA_VISIBLE_DEVICES of a worker holds; None while NVML does not show it, or if it has no memory of its
+    own."""
+    seen = monitor.find(device)
+    if seen is None or not seen.total_bytes:
+        return None
+    label = monitor.label(device)
+    return DeviceMemory(label, (label.partition(" ")[0], seen.uuid), seen.total_bytes)
+
+
+def zygote_claims(zygotes: Iterable[Zygote]) -> Iterator[Claim]:
+    """What each zygote holds: the pages that its workers share with it are charged to it once."""
+    for each in zygotes:
+        if each.process is not None and (held := usage.held_bytes(each.group, each.process.pid)):
+            yield Claim(f"the zygote of {each.key.engine_set}", held)
