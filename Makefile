@@ -20,7 +20,7 @@ test-long: $(VENV)/.test
 	$(PARALLEL) tests/faults --combination by-commit
 
 test-extra: $(VENV)/.test
-	for each in zeromq zygotes plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
+	for each in zeromq zygotes exec plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
 	$(BIN)/python benchmarks/same_answers.py
 	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800

@@ -1,11 +1,12 @@
 """What one more model costs a running server, forked against executed: time to load it over HTTP, CPU time, memory.
 
-python benchmarks/start.py [--rounds 20] [--many 100] [--kinds numpy,torch,onnx] [--json FILE]
+python benchmarks/start.py [--rounds 20] [--many 100] [--kinds numpy,torch,onnx] [--peers mosec] [--json FILE]
 
 Two servers run side by side, one with `--zygotes eager` and one with `--zygotes none`, and take turns: so both meet
 the machine in the same state. Time is from the load request to its answer, and the model is asked once after that. CPU
 is that of keeper, controller, gateway, zygote and worker until then. Memory is the sum of PSS of all zygotes and
-workers, per added worker: what they share counts once.
+workers, per added worker: what they share counts once. Of other servers (--peers), which are installed on first use, it
+is the PSS of all processes with eight small numpy models less that with two, a sixth of it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tree
+from network import network
+from roster import BY_KEY, installed
+from server import Server as PeerServer
+from work import SCENES
 
 from mmsup.supervisor.cli.ctl import control_client
 
 START_S = 120.0
+FEW, MANY = 2, 8
 POLL_S = 0.01
 CODE = {
     "numpy": 'class Model:\n    def infer(self, inputs):\n        return {"y": inputs["x"] * 2 + 1}\n',
@@ -205,13 +212,24 @@ def measure(servers: dict[str, Server], kind: str, rounds: int) -> dict[str, Sam
 
 def from_nothing(zygotes: str, count: int) -> tuple[float, float]:
     """Seconds until as many small models are ready that are loaded one after the other, and their memory in MB."""
-    with running(zygotes) as server:
+    with running(zygotes) as ours:
         for number in range(count):
-            server.write(f"m{number}", "numpy")
+            ours.write(f"m{number}", "numpy")
         began_s = time.perf_counter()
         for number in range(count):
-            server.load(f"m{number}")
-        return time.perf_counter() - began_s, server.pss_mb()
+            ours.load(f"m{number}")
+        return time.perf_counter() - began_s, ours.pss_mb()
+
+
+def peer_memory_mb(key: str) -> float:
+    """PSS of one more small numpy model of another server."""
+    found = {}
+    for count in (FEW, MANY):
+        peer, scene = BY_KEY[key], replace(SCENES[0], models=count)
+        with PeerServer(peer, scene, installed(peer), network(), ()) as other:
+            other.wait_until_correct()
+            found[count] = sum(pss_bytes(pid) for pid in tree.descendants()) / 1e6
+    return (found[MANY] - found[FEW]) / (MANY - FEW)
 
 
 @contextlib.contextmanager
@@ -243,10 +261,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--many", type=int, default=100)
     parser.add_argument("--kinds", default="numpy,torch,onnx")
+    parser.add_argument("--peers", default="")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_average": os.getloadavg()}  # JSON
-    for kind in options.kinds.split(","):
+    for kind in filter(None, options.kinds.split(",")):
         with running("eager") as zygote, running("none") as executed:
             found = measure({"zygote": zygote, "exec": executed}, kind, options.rounds)
         print(table(kind, found), flush=True)
@@ -256,6 +275,11 @@ def main(arguments: Sequence[str]) -> None:
             took_s, pss_mb = from_nothing(zygotes, options.many)
             print(f"{options.many} numpy models from nothing, {way}: {took_s:.1f} s, {pss_mb:.0f} MB", flush=True)
             result[f"many_{way}"] = {"seconds": took_s, "pss_mb": pss_mb}
+    tree.adopt_orphans()
+    for key in filter(None, options.peers.split(",")):
+        mb = peer_memory_mb(key)
+        print(f"{BY_KEY[key].name}: {mb:.1f} MB for one more numpy model", flush=True)
+        result[f"peer_{key}"] = {"pss_mb": mb}
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
 

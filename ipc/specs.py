@@ -101,6 +101,8 @@ class ModelSpec:
     preload: str = ""
     """What that process has imported, one of ENGINE_SETS (messages/zygote_control.py); empty: as its engine, or its
     class the last time, needs it."""
+    imports: str = ""
+    """What its class seems to import, one of ENGINE_SETS or empty."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     deadline_s: float = 60.0
     hang_limit_s: float = 5.0

@@ -150,8 +150,8 @@ class Router:
                 if error is not None:
                     raise error
                 effective = state.spec.effective_priority(wait.priority) if state.spec is not None else 0
-                grace_s = max((grace_end_ns - now_ns) / 1e9, wait.cold_left_s(now_ns))
-                await self.waiters.wait(min(grace_s, wait.left_s(now_ns)), effective)
+                limit_s = min(wait.grace_s(grace_end_ns, now_ns), wait.left_s(now_ns))
+                await self.waiters.wait(limit_s, effective)
         finally:
             if wait.cold_since_ns:
                 cold.leave(name, wait)

@@ -60,9 +60,12 @@ class RequestWait:
             return (self.deadline_ns - now_ns) / 1e9
         return (self.client_deadline_ns - now_ns) / 1e9 if self.client_deadline_ns else ENDLESS_S
 
-    def cold_left_s(self, now_ns: int) -> float:
-        """How much longer it may wait for the model to be loaded; negative if it does not wait for that."""
-        return self.cold_limit_s - (now_ns - self.cold_since_ns) / 1e9 if self.cold_since_ns else -1.0
+    def grace_s(self, grace_end_ns: int, now_ns: int) -> float:
+        """How much longer it may wait for a worker: for the load of its model, or else to the end of its wait for a
+        restart."""
+        if self.cold_since_ns:
+            return self.cold_limit_s - (now_ns - self.cold_since_ns) / 1e9
+        return (grace_end_ns - now_ns) / 1e9
 
     def end_cold(self, now_ns: int) -> int:
         """It waits for that no more: the time that it has waited, by which its deadline is put off."""

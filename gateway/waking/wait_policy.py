@@ -16,10 +16,9 @@ _WAITABLE_STATES: Final = _NOT_LOADED | {"ready", "draining", "stopping", "backo
 def wait_error(name: str, state: VersionState, wait: RequestWait, grace_end_ns: int, now_ns: int) -> MmsupError | None:
     """Why a request cannot wait (any longer); None if it can. `grace_end_ns`: the end of its wait for a model that is
     restarting."""
-    cold_left_s = wait.cold_left_s(now_ns)
     if state.state == ASLEEP and wait.start is not None and wait.start.error is not None:
         return _as_answer(name, wait.start.error)
-    error = unavailable_error(name, state, max((grace_end_ns - now_ns) / 1e9, cold_left_s), wait.left_s(now_ns))
+    error = unavailable_error(name, state, wait.grace_s(grace_end_ns, now_ns), wait.left_s(now_ns))
     if error is None or not wait.cold_since_ns or error.code == "deadline_exceeded":
         return error
     if is_broken(state):

@@ -244,6 +244,7 @@ def _process(role: str, number: int, pid: int | None, generation: int, started_s
         "uptime_s": round(time.monotonic() - started_s, 1),
         "requests": None,
         "seat": None,
+        "start": "",
     }
 
 

@@ -28,8 +28,8 @@ from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
 from mmsup.supervisor.instances.worker_process import OomWatch, WorkerProcess
 from mmsup.supervisor.linux.cgroup import LOADING_WEIGHTS, SERVING_WEIGHTS, Cgroup
 from mmsup.supervisor.processes.child_process import ChildProcess
-from mmsup.supervisor.processes.idle_start import FORKED_S, IdleStart
-from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_spawn, worker_token
+from mmsup.supervisor.processes.idle_start import IdleStart
+from mmsup.supervisor.processes.launch_spec import IMPORT_LIMIT_S, scratch_dir, worker_spawn, worker_token
 
 KILL_BARRIER_S: Final = 0.02
 """How long a kill waits for the gateways to have answered the requests of a condemned worker."""
@@ -123,9 +123,9 @@ def start_liveness_probe(instance: Instance, process: ChildProcess) -> None:
 def follow_start(instance: Instance, pid: int) -> None:
     """The process of its worker runs, or is taken over from the controller before, which may have let it start idle."""
     worker, idle = instance.require_worker(), instance.context.cgroups.idle
-    if worker.watches.start is not None and not worker.watches.start.is_over:
+    if worker.watches.start is not None:
         worker.watches.start.pid = pid
-    elif idle is not None:  # also if it waited for its zygote for longer than the bound: it joined the idle group since
+    elif idle is not None:
         idle.release(worker.group)
 
 
@@ -210,7 +210,8 @@ def _start_process(instance: Instance) -> None:
         worker.group = group
         worker.gpu.device = context.devices.assign(instance.id, spec)
         instance.hooks.require_memory(instance)
-        start = context.starts.choose(spec, may_wait=instance.generation == 1)
+        may_wait = instance.generation == 1 and spec.load_timeout_s > IMPORT_LIMIT_S
+        start = context.starts.choose(spec, may_wait=may_wait)
         instance.start = start.text
         procs_files = _start_behind_others(instance, is_forked=bool(start.zygote))
         message = worker_spawn(
@@ -250,7 +251,9 @@ def _start_behind_others(instance: Instance, *, is_forked: bool) -> tuple[str, .
     bound_s = instance.hooks.start_bound_s(instance) if idle is not None else 0.0
     if idle is None or not bound_s:
         return group.procs_files
-    bound_s = min(bound_s, FORKED_S) if is_forked else bound_s
+    if is_forked:
+        worker.watches.start = IdleStart(bound_s, lambda: idle.release(group), enter=lambda: idle.enter(group))
+        return group.procs_files
     worker.watches.start = IdleStart(bound_s, lambda: idle.release(group))
     return idle.admit(group)
 

@@ -1,7 +1,7 @@
 """One controller process as the keeper sees it: a pid, a control channel, and heartbeats that it must send.
 
-A controller that sends no heartbeat for HEARTBEAT_TIMEOUT_S is killed. Sending to it never blocks: messages that the
-channel has no room for are queued, and a controller that lets the queue overflow is killed too.
+A controller that sends no heartbeat for HEARTBEAT_TIMEOUT_S, waits for a processor aside, is killed. Sending to it
+never blocks: messages that the channel has no room for are queued, and one that lets the queue overflow is killed too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from mmsup.ipc.messages.keeper_control import TO_KEEPER, Heartbeat, Spawn
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError, from_json, to_json
 from mmsup.supervisor.keeper.spawn import StartedProcess, exec_error, start
+from mmsup.supervisor.linux.process_activity import queued_s
 
 HEARTBEAT_TIMEOUT_S: Final = 5.0
 FIRST_HEARTBEAT_TIMEOUT_S: Final = 15.0
 """Before its first heartbeat a controller imports and reads files, which takes long on a cold, busy disk."""
+MOST_EXTENSION_S: Final = 15.0
+"""By how much a controller that gets no processor may be later: time in which it waited for one is not held against it,
+but a machine that is full must not hide one that hangs."""
 QUEUE_LIMIT: Final = 4096
 RECEIVE_LIMIT: Final = 64
 """Messages received in one iteration of the keeper's loop, so that signals and timers are not delayed."""
@@ -44,6 +48,9 @@ class ControllerProcess:
             failed.pop_all()
         self.started_s = now_s
         self.heartbeat_due_s = now_s + FIRST_HEARTBEAT_TIMEOUT_S
+        self._extended_s = 0.0
+        self._queued_s = 0.0
+        """Of its time in the run queue, what the present deadline knows of."""
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
         self._failure = ""
         self._is_killed = False
@@ -91,14 +98,24 @@ class ControllerProcess:
             except WireError as error:
                 self._failure = f"sent an invalid message: {error}"
         if any(isinstance(each, Heartbeat) for each in received):
-            self.heartbeat_due_s = now_s + HEARTBEAT_TIMEOUT_S
+            self.heartbeat_due_s, self._extended_s = now_s + HEARTBEAT_TIMEOUT_S, 0.0
+            self._queued_s = queued_s(self.pid)
         return received
 
     def kill_reason(self, now_s: float) -> str:
         """Why it must be killed now; empty if it must not, or was killed already."""
         if self._is_killed:
             return ""
+        if not self._failure and now_s >= self.heartbeat_due_s:
+            self._extend()
         return self._failure or ("missed its heartbeats" if now_s >= self.heartbeat_due_s else "")
+
+    def _extend(self) -> None:
+        """Put its deadline off by the time in which it waited for a processor."""
+        waited_s, self._queued_s = queued_s(self.pid) - self._queued_s, queued_s(self.pid)
+        more_s = min(max(waited_s, 0.0), MOST_EXTENSION_S - self._extended_s)
+        self._extended_s += more_s
+        self.heartbeat_due_s += more_s
 
     def kill(self) -> None:
         self._is_killed = True

@@ -60,6 +60,18 @@ class IdleGroup:
         others = [each for each in group.folders if each.parent.parent != self.folder.parent]
         return (*(str(each / PROCS) for each in others), self.procs_file)
 
+    def enter(self, group: Cgroup) -> None:
+        """Let a group of a worker that runs already be idle."""
+        if self._is_sibling(group):
+            write_file(group.folders[0] / IDLE_FILE, "1")
+            return
+        for _ in range(MOVES):  # those that forked meanwhile left their children behind
+            outside = group.pids() - {int(each) for each in read_file(self.folder / PROCS).split()}
+            for pid in outside:
+                write_file(self.folder / PROCS, str(pid))
+            if not outside:
+                break
+
     def release(self, group: Cgroup) -> None:
         """Let a group of a worker compete; no effect if it does."""
         if self._is_sibling(group):

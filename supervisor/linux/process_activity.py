@@ -69,6 +69,12 @@ def read_activity(pid: int, more: Iterable[int], since_ns: int) -> ProcessActivi
     return ProcessActivity(now_ns, cpu_ns, tuple(threads.items()))
 
 
+def queued_s(pid: int) -> float:
+    """How long the main thread of a process has been ready to run, since its start, while others had the processors."""
+    counted = _text(f"/proc/{pid}/schedstat").split()
+    return int(counted[1]) / NS if len(counted) > 1 else 0.0
+
+
 def _family(pid: int, more: Iterable[int]) -> list[int]:
     found = [pid, *(each for each in more if each != pid)][:PROCESSES_LIMIT]
     seen = set(found)

@@ -19,10 +19,11 @@ AWAITED_S: Final = 0.2
 """Bound for one that follows another, and for which its callers wait."""
 SPARE_S: Final = 1.0
 """Bound for one that nobody was served by, or whose work others do meanwhile."""
-FORKED_S: Final = 0.05
-"""Bound for one that is forked of a zygote: all that it has to do, without the model's own part, takes 10 ms."""
 LOOK_S: Final = 0.1
-"""Between two looks, or half the bound; the bound is exceeded by at most as much."""
+"""Between two looks; the bound is exceeded by at most as much."""
+FREE_S: Final = 0.05
+"""One that is forked goes behind others when it has used so much of the processor: without the model's own part it uses
+10 ms, and a move into the group and out of it takes the controller twice as long."""
 
 
 def bound_s(*, does_any_serve: bool, does_same_serve: bool, has_served: bool) -> float:
@@ -53,25 +54,33 @@ class QueueClock:
 class IdleStart:
     """Of one process, from its start until `end` is called, by itself at the bound."""
 
-    def __init__(self, bound_s: float, release: Callable[[], object], pid: int = 0) -> None:
-        """`release`: lets the process compete; called once. `pid`: 0 until the keeper has told it."""
+    def __init__(
+        self,
+        bound_s: float,
+        release: Callable[[], object],
+        pid: int = 0,
+        enter: Callable[[], object] | None = None,
+    ) -> None:
+        """`release`: lets the process compete; called once. `pid`: 0 until the keeper has told it. `enter`: of a
+        process that is forked, makes it idle; called when it has used FREE_S, and before `release`."""
         self.pid = pid
+        self._enter = enter
         self._bound_s = bound_s
         self._release = release
         self._clock = QueueClock()
         self._since_ns = time.monotonic_ns()
         self._timer: asyncio.TimerHandle | None = None
-        self._look()
-
-    @property
-    def is_over(self) -> bool:
-        return self._timer is None
+        if enter is None:
+            self._look()
+        else:
+            self._look_again()
 
     def end(self) -> None:
         """It is ready, or somebody waits for it now."""
         if self._timer is not None:
             self.cancel()
-            self._release()
+            if self._enter is None:
+                self._release()
 
     def cancel(self) -> None:
         """It is gone."""
@@ -81,7 +90,14 @@ class IdleStart:
 
     def _look(self) -> None:
         seen = read_activity(self.pid, (), self._since_ns) if self.pid else ProcessActivity(time.monotonic_ns())
-        self._clock.add(seen)
-        self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, self._bound_s / 2), self._look)
+        if self._enter is None:
+            self._clock.add(seen)
+        elif seen.cpu_ns >= FREE_S * NS:
+            self._enter()
+            self._enter = None
+        self._look_again()
         if self._clock.queued_s >= self._bound_s:
             self.end()
+
+    def _look_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)

@@ -27,6 +27,7 @@ from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, re
 from mmsup.supervisor.repository.artifact import Artifact, select_artifact
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
 from mmsup.supervisor.repository.contents.declaration import missing_declaration
+from mmsup.supervisor.repository.contents.source_imports import imported_library
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
     file_digest,
@@ -347,6 +348,8 @@ class _ModelFolder:
                 self.version_error(version, plain_error(place, f"cannot be read: {error.strerror}"))
                 continue
             spec = ModelSpec(self.name, version, directory, artifact.file, artifact.engine, artifact.platform)
+            if artifact.engine == "custom":
+                spec = replace(spec, imports=imported_library(os.path.join(directory, artifact.file)))
             spec = replace(spec, config=config, **fields)
             if len(to_json(spec)) > SPEC_LIMIT:  # at least as long as on the wire
                 self.version_error(version, plain_error(place, SPEC_TOO_LONG))

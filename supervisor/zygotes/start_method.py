@@ -21,7 +21,10 @@ EAGER_SETS: Final = ("numpy",)
 _ENGINE_SETS: Final = {"ort": "onnxruntime", "pytorch": "torch"}
 _READ_AT_START: Final = ("LD_", "MALLOC_", "GLIBC_", "PYTHON", "LANG", "LC_")
 """Beginnings of variables that the C library or the interpreter read when a program starts."""
-_READ_AT_IMPORT: Final = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NPY_", "NUMPY_", "TORCH_", "PYTORCH_", "ORT_")
+_READ_AT_IMPORT: Final = (
+    *("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NPY_", "NUMPY_"),
+    *("TORCH_", "PYTORCH_", "ATEN_", "ONEDNN_", "DNNL_", "ORT_"),
+)
 """Of those that libraries read when they are imported."""
 _SET_AFTER_FORK: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Of these, the ones that a forked worker sets by the libraries' functions (worker/zygote/thread_pools.py)."""
@@ -37,13 +40,15 @@ class ZygoteKey:
 def engine_set(spec: ModelSpec, learnt: str) -> str:
     """What the zygote of its workers has imported. `learnt`: what the class had imported the last time, empty if it
     has not been loaded yet."""
-    return spec.preload or _ENGINE_SETS.get(spec.engine, learnt or "numpy")
+    return spec.preload or _ENGINE_SETS.get(spec.engine, learnt or spec.imports or "numpy")
 
 
 def exec_reason(spec: ModelSpec) -> str:
     """Why its workers are never forked; empty if they may be."""
     if spec.start == "exec":
         return "its configuration says so (start: exec)"
+    if spec.device != "cpu" and not spec.preload:
+        return f"its device is {spec.device}, and its configuration does not say of what to fork it (preload)"
     for name in spec.env:
         if name.startswith(_READ_AT_START):
             return f"its env has {name}, which takes effect when a program starts"

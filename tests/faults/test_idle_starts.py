@@ -94,8 +94,8 @@ def tasks(worker: int) -> list[int]:
 
 def test_a_worker_loads_behind_others_and_serves_beside_them(server: Server) -> None:
     with Bystander(server, "one"):
-        with loading(server, "waits", "time.sleep(0.01)") as (_, worker):
-            assert all(is_idle(each) for each in tasks(worker)) or has_waited(worker)
+        with loading(server, "waits", "sum(range(99_999)); time.sleep(0.01)") as (_, worker):
+            eventually(lambda: all(is_idle(each) for each in tasks(worker)) or has_waited(worker), "it is idle")
             assert not is_idle(server.pid("one"))
         assert not any(is_idle(each) for each in tasks(worker)), "what it started before is still behind others"
     assert not server.events("worker_condemned", "waits")

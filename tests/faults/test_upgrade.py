@@ -120,12 +120,16 @@ def upgrade(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def processes(server: Server) -> dict[str, int]:
-    """Pids of all serving processes by role, model and index."""
+    """Pids of all serving processes by role, model and index; zygotes may come and go."""
     return {f"{each['role']} {each['model']} {place}": each["pid"] for place, each in enumerate(_rows(server))}
 
 
+def zygotes(server: Server) -> set[int]:
+    return {each["pid"] for each in server.ctl("ps")["processes"] if each["role"] == "zygote"}
+
+
 def _rows(server: Server) -> list[dict[str, Any]]:
-    rows = [each for each in server.ctl("ps")["processes"] if each["state"] != "draining"]
+    rows = [each for each in server.ctl("ps")["processes"] if each["state"] != "draining" and each["role"] != "zygote"]
     return sorted(rows, key=lambda each: (each["role"], each["model"]))
 
 
@@ -139,7 +143,7 @@ def assert_followed(before: dict[str, int], after: dict[str, int]) -> None:
 @pytest.mark.fault("F30")
 def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Installation) -> None:
     with running(repository, installed, "--gateways", "2") as server:
-        before, old = settled(server), processes(server)
+        before, old, old_zygotes = settled(server), processes(server), zygotes(server)
         with traffic(server):
             installed.change("__init__.py", '"0.1.0"', '"0.2.0"')
             installed.change("supervisor/keeper/bootstrap.py", "keeper_renewed", "keeper_of_another_version")
@@ -148,6 +152,7 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         assert server.status()["version"] == "0.2.0"
         assert '"keeper_of_another_version"' in server.log()
         assert_followed(old, processes(server))
+        eventually(lambda: not old_zygotes & zygotes(server), "no zygote has the old code")
         assert "the keeper becomes the new program" in done.stderr
         assert done.stdout.startswith("upgraded after ")
         assert not server.events("worker_exit")

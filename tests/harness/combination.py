@@ -16,6 +16,7 @@ FLAGS: Final[dict[str, tuple[str, ...]]] = {
     DEFAULT: (),
     "zeromq": ("--worker-link", "zeromq"),
     "zygotes": ("--zygotes", "eager"),
+    "exec": ("--zygotes", "none"),
     "plain": ("--http-front", "plain"),
     "zeromq-plain": ("--worker-link", "zeromq", "--http-front", "plain"),
 }

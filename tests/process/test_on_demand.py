@@ -30,6 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name in ("held", "left", "dies", "outlived"):
         write_fault_model(repository, name, on_load="hold")
     write_fault_model(repository, "brief", ttl="1s")
+    write_fault_model(repository, "late", on_load="hold", cold_start_timeout="100ms")
     flags = ("--model-control-mode", "on-demand", "--gateways", "2", "--max-cold-requests", "4", "--zygotes", "eager")
     with serving(repository, *flags) as made:
         yield made
@@ -127,6 +128,15 @@ def test_a_failed_load_answers_those_who_wait_with_its_reason_and_is_not_repeate
         spawned = len(server.events("worker_spawn", "broken"))
         assert all(Call(server, "broken").done().status == 503 for _ in range(20))
         assert len(server.events("worker_spawn", "broken")) <= spawned + 2
+
+
+def test_a_load_that_takes_longer_than_requests_may_wait_answers_them_and_goes_on(server: Server) -> None:
+    call = Call(server, "late").done()
+    assert (call.status, call.is_cold) == (503, True)
+    assert "`cold_start_timeout`" in json.loads(call.reply)["error"]
+    let_load(server, "late")
+    server.await_state("late", "ready")
+    assert Call(server, "late").done().status == 200
 
 
 def test_metadata_of_a_model_that_was_never_loaded_loads_it(server: Server) -> None:

@@ -67,8 +67,9 @@ class Model:
         return {"facts": numpy.array(texts, dtype=object)}
 """
 IMPORTS_TORCH = """
-import torch
 class Model:
+    def load(self, context):
+        import torch
     def infer(self, inputs):
         return {"y": inputs["x"]}
 """

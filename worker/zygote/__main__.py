@@ -45,6 +45,8 @@ from mmsup.worker.zygote.thread_pools import ThreadPools
 
 MAIN: Final = "mmsup.worker.__main__"
 _ALWAYS: Final = (
+    "encodings.ascii",
+    "encodings.ascii",
     *(MAIN, "mmsup.worker.serving.loop", "mmsup.worker.startup.warm_up"),
     *("mmsup.worker.execution.reshaped_engine", "mmsup.worker.engines.python_model"),
 )

@@ -60,13 +60,15 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, ask: Ask) -> None:
         rows = (await ask("list"))["models"]
         assert [each["name"] for each in rows] == ["bert", "other"]
-        assert set(rows[0]) == {"name", "wanted", "state", "reason", "engine", "versions", "instances"}
+        assert set(rows[0]) == {
+            "name", "wanted", "state", "reason", "engine", "versions", "instances", "last_use_s", "cold_start_s",
+        }  # fmt: skip
         processes = (await ask("ps"))["processes"]
         assert [each["role"] for each in processes] == ["keeper", "brain", "gateway", "worker", "worker"]
         assert len({frozenset(each) for each in processes}) == 1
         assert set(processes[0]) == {
             "role", "id", "model", "version", "pid", "generation", "state", "restarts", "memory_bytes",
-            "memory_cap_bytes", "uptime_s", "requests", "seat",
+            "memory_cap_bytes", "uptime_s", "requests", "seat", "start",
         }  # fmt: skip
 
     ask_house(tmp_path, play)

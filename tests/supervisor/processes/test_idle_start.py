@@ -106,3 +106,23 @@ def test_one_that_others_keep_from_the_processor_is_released_at_the_bound() -> N
         for each in (*others, idle):
             each.kill()
             each.wait()
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_one_that_is_forked_goes_behind_others_only_if_it_computes_for_long(is_long: bool) -> None:
+    async def run() -> list[str]:
+        calls, entered = list[str](), asyncio.Event()
+
+        def enter() -> None:
+            calls.append("enter")
+            entered.set()
+
+        start = IdleStart(SPARE_S, lambda: calls.append("release"), enter=enter)
+        assert not calls
+        start.pid = os.getpid()
+        if is_long:
+            await asyncio.wait_for(entered.wait(), 20)
+        start.end()
+        return calls
+
+    assert asyncio.run(run()) == (["enter", "release"] if is_long else [])

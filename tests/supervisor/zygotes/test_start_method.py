@@ -16,21 +16,23 @@ def spec(engine: str = "custom", **fields: object) -> ModelSpec:
 
 
 @pytest.mark.parametrize(
-    ("engine", "learnt", "preload", "expected"),
+    ("engine", "imports", "learnt", "preload", "expected"),
     [
-        ("ort", "", "", "onnxruntime"),
-        ("pytorch", "", "", "torch"),
-        ("custom", "", "", "numpy"),
-        ("custom", "torch", "", "torch"),
-        ("custom", "torch", "numpy", "numpy"),
-        ("custom", "", "onnxruntime", "onnxruntime"),
-        ("ort", "torch", "", "onnxruntime"),
+        ("ort", "", "", "", "onnxruntime"),
+        ("pytorch", "", "", "", "torch"),
+        ("custom", "", "", "", "numpy"),
+        ("custom", "torch", "", "", "torch"),
+        ("custom", "torch", "numpy", "", "numpy"),
+        ("custom", "", "torch", "", "torch"),
+        ("custom", "torch", "torch", "numpy", "numpy"),
+        ("custom", "", "", "onnxruntime", "onnxruntime"),
+        ("ort", "", "torch", "", "onnxruntime"),
     ],
 )
-def test_the_engine_set_is_that_of_the_engine_or_what_a_class_had_imported(
-    engine: str, learnt: str, preload: str, expected: str
+def test_the_engine_set_is_that_of_the_engine_or_what_a_class_imports(
+    engine: str, imports: str, learnt: str, preload: str, expected: str
 ) -> None:
-    assert engine_set(spec(engine, preload=preload), learnt) == expected
+    assert engine_set(spec(engine, imports=imports, preload=preload), learnt) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,9 @@ def test_a_variable_that_is_read_when_a_program_starts_forces_exec(name: str) ->
     )
 
 
-@pytest.mark.parametrize("name", ["KMP_AFFINITY", "OMP_WAIT_POLICY", "MKL_DYNAMIC", "NPY_DISABLE_CPU_FEATURES"])
+@pytest.mark.parametrize(
+    "name", ["KMP_AFFINITY", "ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY", "MKL_DYNAMIC", "NPY_DISABLE_CPU_FEATURES"]
+)
 def test_a_variable_that_a_library_reads_at_its_import_forces_exec(name: str) -> None:
     assert name in exec_reason(spec(env={name: "x"}))
 
@@ -55,6 +59,12 @@ def test_other_variables_do_not(name: str) -> None:
 
 def test_a_model_may_ask_for_exec() -> None:
     assert exec_reason(spec(start="exec")) == "its configuration says so (start: exec)"
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "auto"])
+def test_a_worker_on_a_gpu_is_forked_only_of_what_its_configuration_names(device: str) -> None:
+    assert "(preload)" in exec_reason(spec("pytorch", device=device))
+    assert exec_reason(spec("pytorch", device=device, preload="torch")) == ""
 
 
 @pytest.mark.parametrize(
