@@ -134,17 +134,15 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
             else:
                 warnings.append(ConfigError(root, f"{displayed(name)} is no name of a model; the folder is skipped"))
     models: dict[str, ModelEntry] = {}
-    for name, roots in sorted(homes.items()):
-        models[name] = _scan_model_folder(settings, name, roots)
+    specs: list[ModelSpec] = []
+    for name, roots in sorted(homes.items()):  # the first of a group says what the others must agree with
+        models[name] = with_group_error(_scan_model_folder(settings, name, roots), specs)
+        specs += models[name].specs
         yield None
     used = {key for name in models for key in model_options.sections_of(settings.models, name)}
     for name in settings.models:
         if name not in used:
             warnings.append(ConfigError(f"models.{name}", "no repository holds this model"))
-    in_groups: list[ModelSpec] = []
-    for name, entry in models.items():  # the first model of a group, by name, says what the others must agree with
-        models[name] = with_group_error(entry, in_groups)
-        in_groups += [spec for spec in models[name].specs if spec.group]
     yield RepositoryScan(models, tuple(errors), tuple(warnings), found)
 
 
@@ -188,8 +186,8 @@ def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> Model
         text = f"is in {len(roots)} repositories; a name belongs to one model"
         return ModelEntry(name, errors=(plain_error(name, text),))
     source = ConfigSource("the server's file")
-    sections = {"defaults": settings.defaults}
-    sections |= {f"models.{key}": settings.models[key] for key in model_options.sections_of(settings.models, name)}
+    keys = model_options.sections_of(settings.models, name)
+    sections = {"defaults": settings.defaults} | {f"models.{key}": settings.models[key] for key in keys}
     parsed = [model_options.parse_options(raw, source, place) for place, raw in sections.items()]
     of_server = {"cold_start_timeout": settings.cold_start_timeout_s} if settings.cold_start_timeout_s else {}
     options = model_options.merge(of_server, *(layer for layer, _ in parsed))
