@@ -192,7 +192,7 @@ def model(result: Json) -> None:
     instances = _mappings(result, "instances")
     if instances:
         click.echo("\ninstances")
-        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], instances)
+        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS, "START"], instances)
     for fault in result.get("faults") or ():
         click.echo(f"fault   {_fault(fault)}")
         for line in str(_mapping({"fault": fault}, "fault").get("paste", "")).splitlines():
