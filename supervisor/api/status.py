@@ -130,6 +130,7 @@ class StatusViews:
             "wanted": "up" if model.wanted else "down",
             "state": str(model.state()),
             "reason": model.reason(),
+            "group": ", ".join(sorted(model.groups())),
             **_use_of(model, footprints),
             "specs": [asdict(each) for each in specs],
             "metadata": asdict(metadata) if metadata else None,
@@ -163,6 +164,7 @@ def _status_of(model: Model, footprints: list[Json]) -> Json:
         "name": model.name,
         "state": str(model.state()),
         "reason": model.reason(),
+        "group": ", ".join(sorted(model.groups())),
         "versions": {each.spec.version: str(state_of(each)) for each in versions} or _asleep_versions(model),
         "instances": [_instance(each) for each in model.instances()],
         **_use_of(model, footprints),
@@ -195,6 +197,7 @@ def _row_of(model: Model, footprints: list[Json]) -> Json:
         "state": status["state"],
         "reason": status["reason"],
         "engine": ", ".join(sorted({each.engine for each in specs})),
+        "group": status["group"],
         "versions": status["versions"],
         "instances": len(status["instances"]),
         "last_use_s": status["last_use_s"],
@@ -211,8 +214,19 @@ def _instance(instance: Instance) -> Json:
         "state": str(instance.state),
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
+        **_company(instance),
         "start": instance.start if instance.worker else "",
     }
+
+
+def _company(instance: Instance) -> Json:
+    """Of a member of a co-location group: who shares its process, whose memory is that of all, and whether it is this
+    one that runs or loads there now."""
+    shared = instance.worker.shared if instance.worker is not None else None
+    if shared is None:
+        return {}
+    worker_id = instance.worker_id
+    return {"shares_with": list(shared.names_beside(worker_id)), "running": shared.is_running(worker_id)}
 
 
 def _memory_bytes(instance: Instance) -> int | None:

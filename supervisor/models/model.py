@@ -69,6 +69,11 @@ class Model:
     def active(self) -> Revision | None:
         return self.revision(RevisionRole.ACTIVE)
 
+    def groups(self) -> set[str]:
+        """The co-location groups of its versions; empty if each of them has a process of its own."""
+        specs = self.entry.specs if self.entry is not None else ()
+        return {spec.group for spec in specs if spec.group}
+
     def instances(self) -> Iterator[Instance]:
         for revision in self.revisions:
             yield from revision.instances()

@@ -203,7 +203,8 @@ def test_a_new_server_knows_what_the_return_of_a_model_takes(tmp_path: Path) -> 
         rows = await harness.controller.api.handlers.handle("list", {}, lambda _: None)
         shown = await harness.controller.api.handlers.handle("show", {"name": "m"}, lambda _: None)
         assert rows["models"][0]["cold_start_s"] == shown["cold_start_s"]
-        return shown["cold_start_s"]
+        found: float | None = shown["cold_start_s"]
+        return found
 
     async def first(harness: ControllerHarness) -> None:
         assert await load_time(harness) is None
