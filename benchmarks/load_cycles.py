@@ -43,7 +43,7 @@ GROWTH_BYTES = 4 << 20
 A leak of 8 KiB a cycle is 4 MB in 500 cycles."""
 SETTLED_S = 3.0
 SETTLED_BYTES = 64 << 10
-"""Memory has settled when it has moved by less than this for so long: a gateway that is idle returns its heap after 2 s."""
+"""Memory has settled when it has moved by less for so long: a gateway that is idle returns its heap after 2 s."""
 ELEMENTS = 65_536
 """Of the request: 256 KiB, more than goes inline."""
 NAME = "large"
