@@ -97,7 +97,7 @@ class Model:
     def reason(self) -> str:
         """Why not all of its versions are ready; empty if they are."""
         if self.state() == ASLEEP:
-            return self.sleep.failure or f"{SENTENCES[self.sleep.reason]}; its next request loads it"
+            return self.sleep.failure or SENTENCES[self.sleep.reason]
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""

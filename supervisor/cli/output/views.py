@@ -199,7 +199,7 @@ def model(result: Json) -> None:
     instances = _mappings(result, "instances")
     if instances:
         click.echo("\ninstances")
-        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], instances)
+        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS, "START"], instances)
         for line in _groups([result]):
             click.echo(line)
     for fault in result.get("faults") or ():
