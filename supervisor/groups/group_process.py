@@ -103,7 +103,7 @@ class GroupProcess(GroupMembers):
         """It is dead. Its members are told by the keeper, each by itself."""
         self.exited_token = token
         self.takes_members = False
-        if self._blame.worker is None:
+        if self._blame.worker is None and not self._blame.is_nobodys:
             self._blame_running()
         if self.process is not None:
             self.process.drain_and_close()
@@ -139,6 +139,7 @@ class GroupProcess(GroupMembers):
 
     def _on_oom(self) -> None:
         running = self.running()
+        self._blame.is_nobodys = running is None
         for worker, member in list(self.members.items()):
             if running in (None, worker):
                 member.on_oom()

@@ -234,7 +234,8 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     if not found.evidence.ended_by:
         decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
         others = found.evidence.shared_with
-        decision = restart_policy.beside_others(decision, others, has_loaded=worker.ready_s > 0)
+        in_load = worker.shared is not None and worker.shared.is_blamed(instance.worker_id) and not worker.ready_s
+        decision = restart_policy.beside_others(decision, others, ended_in_load=in_load)
     delay_s = round(decision.after_s, 3) if isinstance(decision, Retry) else None
     event = instance.record(
         "worker_exit",

@@ -226,8 +226,8 @@ def test_two_instances_are_two_processes_with_all_models_of_the_group(server: Se
     for name in ("left", "right") * 10:
         Victim(server, name).assert_serves()
     server.await_event("worker_ready", "right", 3)
+    eventually(lambda: {len(set(server.pids(name))) for name in ("left", "right")} == {2}, "two of each")
     for name in ("left", "right"):
-        eventually(lambda name=name: len(set(server.pids(name))) == 2, f"two of {name}")
         server.ctl("unload", name=name)
         shutil.rmtree(server.repository / name)
     assert_clean(before, server)
