@@ -68,6 +68,10 @@ class GroupProcess(GroupMembers):
     def device(self) -> str:
         return self.place.device
 
+    @property
+    def has_exited(self) -> bool:
+        return bool(self.exited_token)
+
     def on_started(self, pid: int, descriptors: list[int], token: str) -> None:
         self.process = ChildProcess(token, pid, descriptors, _HostListener(self))
         self._oom = OomWatch(self.group, self._on_oom)

@@ -217,7 +217,7 @@ def failure_for_callers(spec: ModelSpec, failure: WorkerFailure) -> WorkerFailur
 def release_gpu(instance: Instance) -> None:
     """Expect the GPU memory of its worker back."""
     worker = instance.worker
-    if worker is not None and worker.process is not None and worker.gpu.device and worker.process.is_dead:
+    if worker is not None and worker.process is not None and worker.gpu.device and worker.gives_device_back:
         instance.context.devices.on_exit(worker.gpu.device, worker.process.pid, worker.gpu.usage)
 
 

@@ -144,6 +144,11 @@ class WorkerProcess:
         """How many models are in its process."""
         return max(len(self.shared.members), 1) if self.shared is not None else 1
 
+    @property
+    def gives_device_back(self) -> bool:
+        """Whether its end frees what is held on its device: in a group, that of the last one of a process that ended."""
+        return self.shared is None or (self.shared.has_exited and self.sharers == 1)
+
     def is_suspect(self, worker: WorkerId) -> bool:
         """Whether what is found of its process may be the doing of this worker, and not of another one in it."""
         return self.shared is None or self.shared.may_have_caused(worker)
