@@ -118,7 +118,8 @@ class FootprintMeter:
         elif first:
             assert instance.process is not None, f"instance {instance.id} is ready without a process"
             peak = reading.held_bytes + usage.released_bytes(instance.process.pid)
-            reading.footprint = _settled(reading, max(peak, reading.footprint.load_peak_bytes), worker.load_s)
+            settled = _settled(reading, max(peak, reading.footprint.load_peak_bytes), worker.load_s)
+            reading.footprint = replace(settled, is_forked=instance.is_forked)
         reading.footprint = _raised(reading.footprint, reading.held_bytes, gpu_bytes, is_load=False)
         latest = reading.footprint if known is None else known.followed_by(reading.footprint)
         if known is None or not latest.is_near(known):
