@@ -146,7 +146,7 @@ class WorkerProcess:
 
     @property
     def gives_device_back(self) -> bool:
-        """Whether its end frees what is held on its device: in a group, that of the last one, if the process is gone."""
+        """Whether its end frees what it held on its device: in a group, of the last one, when the process is gone."""
         return self.shared is None or (self.shared.has_exited and self.sharers == 1)
 
     def is_suspect(self, worker: WorkerId) -> bool:
