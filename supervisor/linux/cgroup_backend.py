@@ -194,6 +194,12 @@ def kill_and_remove_all(backend: CgroupBackend) -> bool:
     return all(removed)
 
 
+def _end_all(backend: CgroupBackend) -> bool:
+    """The same, the idle group first: workers that start are in it too, and do not exit while they have to yield."""
+    is_idle_gone = backend.idle is None or backend.idle.end()
+    return kill_and_remove_all(backend) and is_idle_gone
+
+
 def _unused_name(tops: list[Path], worker: str) -> str:
     """`worker`, or `worker~2` and so on if an old group of that name cannot be removed."""
     name, number = worker, 1
@@ -241,10 +247,6 @@ def _describe(idle: IdleGroup | None) -> str:
     return "starts yield" if idle is not None else "starts compete, without a group with cpu.idle"
 
 
-def _remove_idle(idle: IdleGroup | None) -> bool:
-    return idle is None or (kill([idle.folder]) and idle.remove())
-
-
 class _V1Backend:
     def __init__(self, tops: list[Path], choice: CgroupChoice, idle: IdleGroup | None) -> None:
         self._tops = tops
@@ -271,7 +273,7 @@ class _V1Backend:
         return sorted({name for top in self._tops for name in _group_names(top)})
 
     def remove_all(self) -> bool:
-        return kill_and_remove_all(self) and _remove_idle(self.idle) and remove_all(self._tops)
+        return _end_all(self) and remove_all(self._tops)
 
 
 def _read_v1(memory: Path) -> CgroupUsage:
@@ -309,7 +311,7 @@ class _V2Backend:
         return _group_names(self._top)
 
     def remove_all(self) -> bool:
-        if not (kill_and_remove_all(self) and _remove_idle(self.idle)):
+        if not _end_all(self):
             return False
         delegated = self._top.parent
         # Controllers are disabled from the bottom up; otherwise the kernel does not let this process back in.

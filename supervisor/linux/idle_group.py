@@ -52,6 +52,12 @@ class IdleGroup:
     def remove(self) -> bool:
         return remove_all([self.folder])
 
+    def end(self) -> bool:
+        """Kill what is in it and remove it; False if processes are left. They compete, or a busy machine would not let
+        them exit."""
+        write_file(self.folder / IDLE_FILE, "0")
+        return kill([self.folder]) and self.remove()
+
     def admit(self, group: Cgroup) -> tuple[str, ...]:
         """Let a new group of a worker start idle; returns what its first process has to join."""
         if self._is_sibling(group):

@@ -61,6 +61,12 @@ def test_where_the_kernel_does_not_know_it_nothing_is_left(tmp_path: Path) -> No
     assert not idle.folder.exists()
 
 
+def test_what_is_left_in_it_at_the_end_competes_so_that_it_can_exit(v2: IdleGroup) -> None:
+    (v2.folder / "cpu.idle").write_text("1\n")
+    v2.end()
+    assert (v2.folder / "cpu.idle").read_text().strip() == "0"
+
+
 @pytest.fixture
 def v1() -> Iterator[CgroupBackend]:
     made = set_up(TOP)
