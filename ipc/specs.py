@@ -92,6 +92,8 @@ class ModelSpec:
     recycle_memory_bytes: int | None = None
     """A worker that uses more is replaced once its replacement is ready. None: never."""
     gpu_memory_bytes: int | None = None
+    group: str = ""
+    """Co-location group: models of one group share a worker process. Empty: a process of its own."""
     python: str = ""
     """Python interpreter of the worker; empty: the server's own."""
     start: str = "zygote"
@@ -119,6 +121,8 @@ class ModelSpec:
     loaded on demand, else never."""
     pin: bool = False
     """Never put to sleep."""
+    evict: bool | None = None
+    """Whether it may be put to sleep where another model needs its memory. None: if it is loaded on demand."""
     cold_start_timeout_s: float = 0.0
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False

@@ -8,7 +8,7 @@ the kernel walks all pages of the process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -67,6 +67,7 @@ class FootprintMeter:
         held = usage.held_bytes(worker.group, process.pid)
         if held is None:
             return
+        held //= worker.sharers  # of a co-location group nobody can tell what is whose
         reading.held_bytes = held
         if instance.state in STARTING_UP:
             reading.footprint = _raised(reading.footprint, held, worker.gpu.usage.held_bytes, is_load=True)
@@ -75,6 +76,10 @@ class FootprintMeter:
             reading.next_s = now_s + min(served_s * INTERVAL_SHARE, MAX_INTERVAL_S)
             self._measure_ready(instance, reading)
         self._write_if_due()
+
+    def forget_others(self, instances: Iterable[Instance]) -> None:
+        """Forget the workers of instances that are not among these: they have left."""
+        self._readings = {each.id: self._readings[each.id] for each in instances if each.id in self._readings}
 
     def held_bytes(self, instance: Instance) -> int:
         """What its worker held when it was last measured; 0 if it was not."""
@@ -117,7 +122,8 @@ class FootprintMeter:
         elif first:
             assert instance.process is not None, f"instance {instance.id} is ready without a process"
             peak = reading.held_bytes + usage.released_bytes(instance.process.pid)
-            reading.footprint = _settled(reading, max(peak, reading.footprint.load_peak_bytes), worker.load_s)
+            settled = _settled(reading, max(peak, reading.footprint.load_peak_bytes), worker.load_s)
+            reading.footprint = replace(settled, is_forked=instance.is_forked)
         reading.footprint = _raised(reading.footprint, reading.held_bytes, gpu_bytes, is_load=False)
         latest = reading.footprint if known is None else known.followed_by(reading.footprint)
         if known is None or not latest.is_near(known):

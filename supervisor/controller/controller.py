@@ -99,6 +99,7 @@ class Controller:
                 self.models.model_set,
                 self.gateways.pool,
                 resources.zygotes,
+                resources.groups,
                 on_workers_adopted=lambda: self._on_workers_adopted(router),
                 on_complete=self.gateways.checks.start,
                 on_request=self._on_keeper_request,
@@ -126,6 +127,7 @@ class Controller:
             self.upgrader.resume()
         self.models.waker.is_open = True
         self.context.tasks.start(self.models.idle_watch.run(), "idle models")
+        self.context.tasks.start(self.resources.pressure_watch.run(), "memory pressure")
         if self.context.inventory.stopping:
             self.terminate()
 
@@ -215,7 +217,9 @@ class Controller:
         await self.models.loader.close()
         self.resources.memory_sampler.close()
         self.models.footprints.close()
+        self.models.evictor.close()
         self.resources.zygotes.close()
+        self.resources.groups.close()
         await self.resources.gpu_monitor.close()
         self.gateways.barriers.close()
         self.gateways.checks.close()

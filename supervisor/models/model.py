@@ -14,7 +14,7 @@ from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.restart_policy import loads_failed_in_a_row
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
-from mmsup.supervisor.models.sleep_state import ASLEEP, SENTENCES, SleepPhase, SleepState
+from mmsup.supervisor.models.sleep_state import ASLEEP, SleepPhase, SleepState
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class Model:
     def active(self) -> Revision | None:
         return self.revision(RevisionRole.ACTIVE)
 
+    def groups(self) -> set[str]:
+        """The co-location groups of its versions; empty if each of them has a process of its own."""
+        specs = self.entry.specs if self.entry is not None else ()
+        return {spec.group for spec in specs if spec.group}
+
     def instances(self) -> Iterator[Instance]:
         for revision in self.revisions:
             yield from revision.instances()
@@ -92,7 +97,7 @@ class Model:
     def reason(self) -> str:
         """Why not all of its versions are ready; empty if they are."""
         if self.state() == ASLEEP:
-            return self.sleep.failure or f"{SENTENCES[self.sleep.reason]}; its next request loads it"
+            return self.sleep.failure or self.sleep.why
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""

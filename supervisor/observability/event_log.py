@@ -24,13 +24,15 @@ EVENT_NAMES: Final = frozenset({
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "load_refused", "memory_overbooked",
-    "model_loaded", "model_unloaded", "model_reloaded", "model_asleep", "model_waking", "wake_refused",
+    "model_loaded", "model_unloaded", "model_reloaded",
+    "model_asleep", "model_waking", "wake_refused", "room_made", "memory_pressure",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",
     "gpu_silent", "gpu_back", "device_set_aside", "device_released",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
     "zygote_ready", "zygote_exit", "zygote_end", "not_forked",
+    "group_started", "group_ended",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one for each unexpected exit. A worker that was asked to stop has `worker_stopped`."""
