@@ -92,6 +92,8 @@ class ModelSpec:
     recycle_memory_bytes: int | None = None
     """A worker that uses more is replaced once its replacement is ready. None: never."""
     gpu_memory_bytes: int | None = None
+    group: str = ""
+    """Co-location group: models of one group share a worker process. Empty: a process of its own."""
     python: str = ""
     """Python interpreter of the worker; empty: the server's own."""
     start: str = "zygote"

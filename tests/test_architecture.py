@@ -49,11 +49,12 @@ MAY_IMPORT = {
     "supervisor/cli/plan": "capacity cli/command cli/ctl cli/output cli/serve config repository; ipc memory",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
-    "supervisor/controller": "api capacity config gateways gpu instances linux models observability on_demand "
+    "supervisor/controller": "api capacity config gateways gpu groups instances linux models observability on_demand "
     "postmortem processes repository resources state zygotes; ipc memory messages transport",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",
+    "supervisor/groups": "instances linux postmortem processes; ipc memory messages transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config keeper/forking linux observability processes; ipc memory messages transport",
     "supervisor/keeper/forking": "linux; ipc memory messages transport",
@@ -68,13 +69,14 @@ MAY_IMPORT = {
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
-    "worker": "execution serving startup; ipc memory messages transport",
+    "worker": "execution hosting serving startup; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/engines": "engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
     "worker/execution": "; ipc memory messages tensors transport",
+    "worker/hosting": "execution serving startup; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
-    "worker/startup": "execution; ipc messages tensors transport",
+    "worker/startup": "execution; ipc memory messages tensors transport",
     "worker/zygote": "; ipc messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).

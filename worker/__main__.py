@@ -1,4 +1,4 @@
-"""`python -m mmsup.worker`: the main function of one worker process, which runs one model.
+"""`python -m mmsup.worker`: the main function of one worker process, which runs one model, or those of one group.
 
     argv   lifeline=FD control=FD page=FD crash=FD
 
@@ -26,25 +26,22 @@ exit_if_lacking()  # before the imports that may fail
 from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
-from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadProgress, WorkerReady
+from mmsup.ipc.messages.worker_control import ConfigureWorker, WorkerReady
 from mmsup.ipc.messages.zygote_control import ENGINE_SETS
-from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_now
+from mmsup.worker.startup.model_load import LOAD_CODES, load_model
 from mmsup.worker.startup.resource_limits import set_environment, set_limits, tune_malloc
 
 if TYPE_CHECKING:
     from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel
-    from mmsup.worker.execution.executor import Executor
 
 LINGER_MS: Final = 1000
 """How long the ZeroMQ socket may send on after it was closed."""
-LOAD_CODES: Final = {"inference_failed": "load_failed", "gpu_oom": "does_not_fit"}
-"""The codes of failures of a run when they happen in a load."""
 
 log = logging.getLogger("mmsup.worker")
 T = TypeVar("T")
@@ -82,10 +79,12 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
     set_environment(spec)
     tune_malloc(spec)
     control.send(Hello("worker", WIRE_VERSION, configuration.instance, configuration.generation))
+    if configuration.is_shared:
+        _run_members(control, page)
     _value_or_exit(control, call_model_code(lambda: os.chdir(spec.directory), spec))
     from mmsup.worker.serving.loop import ServingLoop  # noqa: PLC0415 - imports numpy, with its threads, which the limits above must bind
 
-    executor = _load(control, spec, page)
+    executor = _value_or_exit(control, load_model(control.send, spec, page))
     zeromq = _bind_zeromq(configuration.address) if configuration.address else None
     gc.collect()
     gc.freeze()
@@ -100,30 +99,18 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
     exit_now(exit_codes.SUCCESS)
 
 
+def _run_members(control: WorkerControlChannel, page: StatusPageWriter) -> NoReturn:
+    """The process of a co-location group: the models that the controller adds to it, until it is stopped."""
+    from mmsup.worker.hosting.group_loop import GroupLoop  # noqa: PLC0415 - imports numpy, as above
+
+    GroupLoop(control, page).run()
+    exit_now(exit_codes.SUCCESS)
+
+
 def _bind_zeromq(address: str) -> ZmqWorkerChannel:
     from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # noqa: PLC0415 - imports zmq, with its threads
 
     return ZmqWorkerChannel(address)
-
-
-def _load(control: WorkerControlChannel, spec: ModelSpec, page: StatusPageWriter) -> Executor:
-    """Import the engine, load the model and warm it up; reports a failure and exits if one of these fails."""
-    from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - as above
-    from mmsup.worker.execution.executor import Executor  # noqa: PLC0415
-    from mmsup.worker.execution.reshaped_engine import with_reshapes  # noqa: PLC0415
-    from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
-
-    control.send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
-    engine = _value_or_exit(control, call_model_code(lambda: with_reshapes(open_engine(spec.engine), spec), spec))
-    control.send(LoadProgress(f"loading {spec.artefact}"))
-    metadata = _value_or_exit(control, call_model_code(lambda: engine.load(spec), spec))
-    page.set_activity(Activity.WARMING, time.monotonic_ns())
-    control.send(LoadProgress("warming up", is_warm_up=True))
-    executor = Executor(engine, spec, metadata, page)
-    _value_or_exit(control, call_model_code(lambda: warm_up(executor), spec))
-    if wants_warm_up(spec) or spec.config.get("model_warmup"):
-        page.batch_executed(0)  # the first run of this life is over, so the first request has the limits of any other
-    return executor
 
 
 def _value_or_exit(control: WorkerControlChannel, result: T | ModelFailure) -> T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-WIRE_VERSION: Final = 6
+WIRE_VERSION: Final = 7
 
 
 @dataclass(frozen=True, slots=True)

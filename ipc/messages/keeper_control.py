@@ -39,6 +39,9 @@ class Spawn:
     """The token of the zygote that is to fork it. If it does not, the keeper executes `argv`; empty: at once."""
     fork_limit_s: float = 0.0
     """How long that zygote may take to answer; then it is killed."""
+    host: str = ""
+    """The token of the process in which it is to run, that of its co-location group. Nothing is started then: it gets a
+    control channel and a status page, and its exit is that of the process, unless it is forgotten before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,9 @@ class CheckpointPart:
 
 @dataclass(frozen=True, slots=True)
 class ChildDescriptors:
-    """With five descriptors: pidfd, control, page, crash, log. After Spawn, or for a child of an earlier controller."""
+    """With five descriptors: pidfd, control, page, crash, log. After Spawn, or for a child of an earlier controller.
+
+    With a `host` four: pidfd, control, page, and the host's end of the control channel, for HostMember."""
 
     token: str
     pid: int

@@ -23,6 +23,9 @@ class ConfigureWorker:
     """RLIMIT_DATA; 0 where a cgroup enforces the memory limit."""
     file_limit_bytes: int
     """RLIMIT_FSIZE; larger than any extent."""
+    is_shared: bool = False
+    """For the process of a co-location group: it loads nothing itself, HostMember follows for each of its models.
+    `spec` is that of the first of them, of which all share interpreter, environment, device and limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,12 @@ class AttachGateway:
 
     seat: int
     identity: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HostMember:
+    """To the process of a co-location group, with two descriptors: the worker's end of the control channel of one more
+    model, and its status page. The first message on that channel is its ConfigureWorker, the last is MemberLeft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,12 @@ class LoadFailed:
     """For the operator: type and line of what the model's code raised; empty if it raised nothing."""
 
 
-TO_WORKER: Final = (ConfigureWorker, AttachGateway, StopWorker)
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """The last message of a member of a co-location group, after StopWorker or LoadFailed: it is unloaded, and the
+    process goes on."""
 
-FROM_WORKER: Final = (Hello, LoadProgress, WorkerReady, LoadFailed)
+
+TO_WORKER: Final = (ConfigureWorker, AttachGateway, HostMember, StopWorker)
+
+FROM_WORKER: Final = (Hello, LoadProgress, WorkerReady, LoadFailed, MemberLeft)

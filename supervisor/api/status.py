@@ -84,13 +84,17 @@ class StatusViews:
             "zygotes": [_status_of_zygote(each) for each in self._zygotes()],
             "devices": self._devices(),
             "models": [
-                _status_of(each) | {"footprints": self._model_set.memory.footprints(each.name)}
+                _status_of(each, footprints) | {"footprints": footprints}
                 for each in self._models()
+                for footprints in [self._model_set.memory.footprints(each.name)]
             ],
         }
 
     def overview(self) -> Json:
-        return {"memory": self._model_set.memory.status(), "models": [_row_of(model) for model in self._models()]}
+        return {
+            "memory": self._model_set.memory.status(),
+            "models": [_row_of(each, self._model_set.memory.footprints(each.name)) for each in self._models()],
+        }
 
     def ps(self) -> Json:
         """All processes, one row each. The role of the controller is `brain` until the next release."""
@@ -113,6 +117,7 @@ class StatusViews:
         return {"processes": rows}
 
     def show(self, model: Model) -> Json:
+        footprints = self._model_set.memory.footprints(model.name)
         versions = model.active.versions if model.active else []
         specs = [each.spec for each in versions] or (model.entry.specs if model.sleep.is_asleep and model.entry else ())
         known = [each.metadata for each in versions] or list(model.sleep.metadata.values())
@@ -125,11 +130,12 @@ class StatusViews:
             "wanted": "up" if model.wanted else "down",
             "state": str(model.state()),
             "reason": model.reason(),
-            **_use_of(model),
+            "group": ", ".join(sorted(model.groups())),
+            **_use_of(model, footprints),
             "specs": [asdict(each) for each in specs],
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
-            "footprints": self._model_set.memory.footprints(model.name),
+            "footprints": footprints,
             "faults": [{"place": each.place, "text": each.text, "paste": each.paste} for each in faults],
             "story": sorted(events, key=lambda each: str(each["time"])) or self._event_log.last(12, model.name),
         }
@@ -152,15 +158,16 @@ def _status_of_zygote(zygote: Zygote) -> Json:
     }
 
 
-def _status_of(model: Model) -> Json:
+def _status_of(model: Model, footprints: list[Json]) -> Json:
     versions = model.active.versions if model.active else []
     return {
         "name": model.name,
         "state": str(model.state()),
         "reason": model.reason(),
+        "group": ", ".join(sorted(model.groups())),
         "versions": {each.spec.version: str(state_of(each)) for each in versions} or _asleep_versions(model),
         "instances": [_instance(each) for each in model.instances()],
-        **_use_of(model),
+        **_use_of(model, footprints),
     }
 
 
@@ -168,9 +175,12 @@ def _asleep_versions(model: Model) -> Json:
     return {each.version: each.state for each in model.route().versions} if model.state() == ASLEEP else {}
 
 
-def _use_of(model: Model) -> Json:
-    """When it was last asked, and what its next load is likely to take; None where that is not known."""
+def _use_of(model: Model, footprints: list[Json]) -> Json:
+    """When it was last asked, and what its next load is likely to take: as its last one, perhaps of an earlier server;
+    None where that is not known."""
     used_s, load_s = model.sleep.last_use_s, model_usage.load_s(model)
+    if load_s is None:
+        load_s = max((each["load_s"] for each in footprints), default=0.0) or None
     return {
         "last_use_s": round(time.monotonic() - used_s, 1) if used_s else None,
         "cold_start_s": round(load_s, 3) if load_s is not None else None,
@@ -178,8 +188,8 @@ def _use_of(model: Model) -> Json:
     }
 
 
-def _row_of(model: Model) -> Json:
-    status = _status_of(model)
+def _row_of(model: Model, footprints: list[Json]) -> Json:
+    status = _status_of(model, footprints)
     specs = [each.spec for each in model.active.versions] if model.active else model.entry.specs if model.entry else ()
     return {
         "name": model.name,
@@ -187,6 +197,7 @@ def _row_of(model: Model) -> Json:
         "state": status["state"],
         "reason": status["reason"],
         "engine": ", ".join(sorted({each.engine for each in specs})),
+        "group": status["group"],
         "versions": status["versions"],
         "instances": len(status["instances"]),
         "last_use_s": status["last_use_s"],
@@ -203,8 +214,19 @@ def _instance(instance: Instance) -> Json:
         "state": str(instance.state),
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
+        **_company(instance),
         "start": instance.start if instance.worker else "",
     }
+
+
+def _company(instance: Instance) -> Json:
+    """Of a member of a co-location group: who shares its process, whose memory is that of all, and whether it is this
+    one that runs or loads there now."""
+    shared = instance.worker.shared if instance.worker is not None else None
+    if shared is None:
+        return {}
+    worker_id = instance.worker_id
+    return {"shares_with": list(shared.names_beside(worker_id)), "running": shared.is_running(worker_id)}
 
 
 def _memory_bytes(instance: Instance) -> int | None:

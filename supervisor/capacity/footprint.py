@@ -11,6 +11,8 @@ from mmsup.ipc.specs import ModelSpec
 
 ENGINE_BYTES: Final = {"custom": 20 << 20, "ort": 48 << 20, "pytorch": 150 << 20}
 """Host memory of a worker with a model of no size, by engine: Python 3.11, torch 2.13, onnxruntime 1.32."""
+_IMPORTED_ENGINES: Final = {"torch": "pytorch", "onnxruntime": "ort"}
+"""Engines whose libraries a Python class imports, by what its file was seen to import."""
 LOAD_FACTOR: Final = 1.5
 """Of the bytes of the artifact: weights, and part of the file that is read beside them."""
 CUDA_CONTEXT_BYTES: Final = 512 << 20
@@ -94,10 +96,10 @@ def uses_gpu(spec: ModelSpec) -> bool:
 
 
 def host_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
-    """Host memory of one worker. A cap of the model's own bounds a guess."""
+    """Host memory of one worker. A guess goes by what a Python class imports, and is bounded by the model's own cap."""
     if measured is not None and measured.settled_bytes:
         return Need(max(measured.load_peak_bytes, measured.settled_bytes), measured.settled_bytes)
-    guess = ENGINE_BYTES.get(spec.engine, 0) + round(artifact_bytes * LOAD_FACTOR)
+    guess = ENGINE_BYTES.get(_IMPORTED_ENGINES.get(spec.imports, spec.engine), 0) + round(artifact_bytes * LOAD_FACTOR)
     guess = guess if spec.memory_bytes is None else min(guess, spec.memory_bytes)
     return Need(guess, guess, is_measured=False)
 

@@ -67,6 +67,7 @@ class FootprintMeter:
         held = usage.held_bytes(worker.group, process.pid)
         if held is None:
             return
+        held //= worker.sharers  # of a co-location group nobody can tell what is whose
         reading.held_bytes = held
         if instance.state in STARTING_UP:
             reading.footprint = _raised(reading.footprint, held, worker.gpu.usage.held_bytes, is_load=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from mmsup.ipc.messages.zygote_control import ENGINE_SETS
@@ -36,6 +37,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "memory": ModelOption("memory_bytes", validators.size(MIN_MEMORY_BYTES)),
     "recycle_memory": ModelOption("recycle_memory_bytes", validators.size(MIN_MEMORY_BYTES)),
     "gpu_memory": ModelOption("gpu_memory_bytes", validators.size(MIN_GPU_MEMORY_BYTES)),
+    "group": ModelOption("group", validators.model_name),
     "instances": ModelOption("instances", validators.integer(1, 256)),
     "device": ModelOption("device", validators.device),
     "python": ModelOption("python", validators.absolute_path),
@@ -94,6 +96,11 @@ def merge(*layers: Mapping[str, Any]) -> ModelOptions:  # options, the layer of 
         for name, value in layer.items():
             result[name] = {**result.get(name, {}), **value} if name in MERGED_OPTIONS else value
     return result
+
+
+def sections_of(models: Mapping[str, Any], name: str) -> list[str]:  # options by name or pattern
+    """The keys below `models:` that are about a model: patterns in their order, then its own name."""
+    return [*(key for key in models if key != name and fnmatchcase(name, key)), *([name] if name in models else [])]
 
 
 def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of ModelSpec

@@ -223,7 +223,7 @@ class _OptionReader:
         for name, each in models.items():
             place = join_key("models", name)
             try:
-                self.values["models"][validators.model_name(name)], errors = model_options.parse_options(
+                self.values["models"][validators.model_pattern(name)], errors = model_options.parse_options(
                     each, source, place
                 )
                 self.errors += errors

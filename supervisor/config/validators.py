@@ -20,6 +20,7 @@ Parser = Callable[[object], T]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 """Names of models, which become part of paths."""
+_PATTERN: Final = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9_.*?-]{0,127}", re.ASCII)
 TENSOR_LIMIT: Final = 64
 _DIGITS: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,252}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", re.ASCII)
@@ -115,6 +116,13 @@ def list_of(valid: Parser[T], separator: str) -> Parser[list[T]]:
         return [valid(each) for each in sequence(parts, "list")]
 
     return valid_list
+
+
+def model_pattern(raw: object) -> str:
+    """A model's name, or a pattern of names with `*` and `?`."""
+    if isinstance(raw, str) and _PATTERN.fullmatch(raw):
+        return raw
+    return model_name(raw)
 
 
 def model_name(raw: object) -> str:

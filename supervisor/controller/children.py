@@ -18,6 +18,7 @@ from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, Kee
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.groups.pool import GroupPool
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit, worker_messages
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
@@ -26,7 +27,7 @@ from mmsup.supervisor.processes.launch_spec import parse_token
 from mmsup.supervisor.zygotes.pool import ZygotePool
 
 ChildMessage = ChildDescriptors | ChildExited | SpawnFailed | NotForked
-_WORKER: Final = "worker"
+_WORKERS: Final = ("worker.", "host.")
 NO_ROOM: Final = "the controller has no room for the descriptors of another worker: raise `ulimit -n` or LimitNOFILE="
 
 
@@ -36,6 +37,7 @@ class RouterTargets:
     model_set: ModelSet
     pool: GatewayPool
     zygotes: ZygotePool
+    groups: GroupPool
     on_workers_adopted: Callable[[], None]
     """All workers are known; gateways follow."""
     on_complete: Callable[[], None]
@@ -98,7 +100,7 @@ class ChildRouter:
 
     def _adopt(self, targets: RouterTargets, message: ChildMessage, descriptors: list[int]) -> None:
         """One of the children that there were before this controller: a worker at once, others after all workers."""
-        if isinstance(message, ChildDescriptors) and message.token.startswith(_WORKER):
+        if isinstance(message, ChildDescriptors) and message.token.startswith(_WORKERS):
             self._route(targets, message, descriptors, adopted=True)
         else:
             self._queued.append((message, descriptors))
@@ -132,6 +134,10 @@ class ChildRouter:
                     _send_to_gateway(gateway, message, descriptors)
                     self._kill_if_lost(targets, message, descriptors)
                     return
+            case "host", number, _ if not isinstance(message, NotForked):
+                targets.model_set.next_instance_id = max(targets.model_set.next_instance_id, number + 1)
+                targets.groups.on_message(number, message, descriptors)
+                return
             case "zygote", number, generation:
                 _send_to_zygotes(targets.zygotes, number, generation, message, descriptors)
                 return

@@ -41,6 +41,7 @@ from mmsup.supervisor.gateways.poison_requests import PoisonRegistry, poison_key
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.monitor import GpuMonitor
+from mmsup.supervisor.groups.pool import GroupPool
 from mmsup.supervisor.instances import actions
 from mmsup.supervisor.instances.context import InstanceContext, KeeperSender
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks
@@ -49,7 +50,7 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s
+from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s, take_number
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -229,6 +230,7 @@ class Resources:
             ),
             lambda: _specs_of_workers(model_set),
         )
+        self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
 
 
@@ -254,6 +256,7 @@ def connect_instances(
         crash_collector=gateways.crash_collector,
         devices=resources.gpu_placement,
         starts=resources.zygotes,
+        groups=resources.groups,
         refuse_start=resources.descriptors.refusal,
         rng=random.Random(),
     )

@@ -99,6 +99,7 @@ class Controller:
                 self.models.model_set,
                 self.gateways.pool,
                 resources.zygotes,
+                resources.groups,
                 on_workers_adopted=lambda: self._on_workers_adopted(router),
                 on_complete=self.gateways.checks.start,
                 on_request=self._on_keeper_request,
@@ -216,6 +217,7 @@ class Controller:
         self.resources.memory_sampler.close()
         self.models.footprints.close()
         self.resources.zygotes.close()
+        self.resources.groups.close()
         await self.resources.gpu_monitor.close()
         self.gateways.barriers.close()
         self.gateways.checks.close()

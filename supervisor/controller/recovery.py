@@ -106,6 +106,7 @@ def take_over(context: ControllerContext, models: Models, checkpoint: Checkpoint
     lives = [each.process is not None for each in model_set.instances() if each.state in ALIVE]
     kept, ended = lives.count(True), lives.count(False)
     _resume_instances(model_set)
+    model_set.context.groups.adopted()
     _clean_up_unknown(model_set)
     text = f"kept {kept} workers; {ended} had ended, {unknown_children} unknown ones were killed"
     event_log.record("readopted", text, brain=number, kept=kept, ended=ended, strays=unknown_children)
@@ -127,11 +128,12 @@ def _clean_up_unknown(model_set: ModelSet) -> None:
     before it could record or clean them."""
     context = model_set.context
     workers = {each.worker_id: each.worker for each in model_set.instances() if each.worker is not None}
-    groups = {worker.group.name for worker in workers.values()}
+    shared = context.groups.names()
+    groups = {worker.group.name for worker in workers.values()} | shared
     for name in set(context.cgroups.names()) - groups:
         if is_worker_name(name.partition("~")[0]):  # what follows the tilde was added by linux/cgroup.py
             context.cleanup.add(context.cgroups.group(name), "", "")
-    known = {worker_name(*worker_id) for worker_id in workers}
+    known = {worker_name(*worker_id) for worker_id in workers} | shared
     scratch, runtime = context.launch_environment.scratch, context.settings.runtime_dir
     for name in {*_names_in(scratch), *_names_in(runtime)} - known:
         if is_worker_name(name):
@@ -147,6 +149,7 @@ def _names_in(directory: str) -> list[str]:
 def _resume(instance: Instance, revision: Revision) -> None:
     failure = instance.load_failure
     is_final = failure is not None and failure.code in NOT_MENDED_BY_TIME
+    is_final = is_final or (instance.state is InstanceState.FAILED and not instance.retry.at_s)
     if instance.state in (InstanceState.BACKOFF, InstanceState.FAILED) and not is_final:
         actions.start_retry_timer(instance)
     if instance.state not in ALIVE:

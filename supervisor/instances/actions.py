@@ -19,7 +19,7 @@ from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.gpu.selection import NoGpu
 from mmsup.supervisor.instances import lifecycle_events, liveness, stack_dump, worker_exit
-from mmsup.supervisor.instances.context import MemoryRefused, WorkerFailure
+from mmsup.supervisor.instances.context import GroupMember, MemoryRefused, SharedProcess, WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
@@ -85,7 +85,7 @@ def send_boot(instance: Instance) -> None:
         wire_version=WIRE_VERSION,
         instance=instance.id,
         generation=instance.generation,
-        address=instance.context.zeromq_address(instance.worker_id),
+        address=instance.zeromq_address(),
         spec=spec,
         data_limit_bytes=0 if is_capped else spec.memory_bytes or 0,
         file_limit_bytes=instance.context.settings.arena_bytes + FILE_HEADROOM_BYTES,
@@ -129,14 +129,37 @@ def follow_start(instance: Instance, pid: int) -> None:
         idle.release(worker.group)
 
 
-def watch_oom(instance: Instance) -> None:
+def group_member(instance: Instance) -> GroupMember:
+    """What the process of its co-location group knows of it."""
+    worker_id = instance.worker_id
+
+    def is_current() -> bool:
+        return instance.worker is not None and instance.worker_id == worker_id
+
+    def on_crash(code: str, text: str) -> None:
+        if is_current():
+            instance.apply(lifecycle_events.CrashReported(code, text))
+
+    def on_start_failed(text: str) -> None:
+        if is_current():
+            worker_exit.start_failed(instance, text)
+
+    on_oom = _for_this_worker(instance, lambda of: of.apply(oom_event(of)))
+    return GroupMember(worker_id, instance.revision.spec, on_crash, on_oom, on_start_failed)
+
+
+def oom_event(instance: Instance) -> lifecycle_events.OutOfMemory:
     cap = instance.revision.spec.memory_bytes
     limit = f"cap {size_text(cap)}" if cap is not None else "no cap of its own"
-    event = lifecycle_events.OutOfMemory(
+    return lifecycle_events.OutOfMemory(
         f"killed by the kernel for memory: {limit}; raise memory or lower max_batch_size"
     )
-    worker = instance.require_worker()
-    worker.watches.oom = OomWatch(worker.group, lambda: instance.apply(event))
+
+
+def watch_oom(instance: Instance) -> None:
+    worker, event = instance.require_worker(), oom_event(instance)
+    if worker.shared is None:  # else its process watches, and says whose turn it was
+        worker.watches.oom = OomWatch(worker.group, lambda: instance.apply(event))
 
 
 def expect_exit(instance: Instance, limit_s: float, event: lifecycle_events.Event) -> None:
@@ -176,6 +199,9 @@ def _start_process(instance: Instance) -> None:
         asyncio.get_running_loop().call_soon(worker_exit.start_failed, instance, refusal, "too_many_files")
         return
     try:
+        if spec.group:
+            _join_group(instance)
+            return
         failpoint("brain.scratch")
         os.makedirs(scratch_dir(context.launch_environment, instance.worker_id), mode=0o700, exist_ok=True)
         failpoint("brain.group")
@@ -204,6 +230,17 @@ def _start_process(instance: Instance) -> None:
     context.keeper.send(message)
     failpoint("brain.spawn_said")
     instance.record("worker_spawn", f"generation {instance.generation} is being started")
+
+
+def _join_group(instance: Instance) -> None:
+    worker = instance.require_worker()
+    worker.shared = shared = instance.context.groups.join(group_member(instance))
+    worker.group, worker.gpu.device = shared.group, shared.device
+    instance.hooks.require_memory(instance)
+    instance.start = "in the process of its group"
+    beside = ", ".join(shared.names_beside(instance.worker_id)) or "no other yet"
+    group = instance.revision.spec.group
+    instance.record("worker_spawn", f"generation {instance.generation} joins the process of group {group}: {beside}")
 
 
 def _start_behind_others(instance: Instance, *, is_forked: bool) -> tuple[str, ...]:
@@ -282,11 +319,29 @@ def _kill(instance: Instance) -> None:
     termination = worker.termination
     if not instance.situation.wanted and termination.condemned is None and termination.load_failure is None:
         termination.killed_unwanted = True
+    if worker.shared is not None and not _ends_shared_process(instance, worker.shared):
+        return
     if worker.is_linked:
         instance.context.gateways.barrier(KILL_BARRIER_S, _for_this_worker(instance, _send_sigkill))
     else:
         _send_sigkill(instance)
     expect_exit(instance, instance.context.settings.kill_limit_s, lifecycle_events.Unkillable())
+
+
+def _ends_shared_process(instance: Instance, shared: SharedProcess) -> bool:
+    """Before the kill of a process that it shares. The others are told, unless it alone is to go: it is asked to leave
+    then, which it does when its load has ended, and is killed with them if it does not."""
+    worker = instance.require_worker()
+    termination = worker.termination
+    if termination.killed_unwanted and not termination.stop_sent and shared.names_beside(instance.worker_id):
+        if worker.process is not None:
+            termination.stop_sent = True
+            worker.process.channel.send(encode(StopWorker()))
+        expect_exit(instance, instance.revision.spec.load_timeout_s, lifecycle_events.ExitOverdue())
+        return False
+    reason = termination.condemned or termination.load_failure
+    shared.ending(instance.worker_id, reason.text if reason is not None else "it has not left")
+    return True
 
 
 def _send_sigkill(instance: Instance) -> None:
@@ -325,6 +380,7 @@ def _record_given_up(instance: Instance, code: str, text: str) -> None:
     whole = f"{last}; {text}" if code in NOT_MENDED_BY_TIME else f"{text}; the last one: {last}" if last else text
     detail = instance.failure.detail if instance.failure else ""
     instance.failure = WorkerFailure(code, whole, of_load=code != "crash_loop", detail=detail)
+    instance.retry.at_s = 0.0  # until a probe is scheduled
     instance.record("crash_loop" if code == "crash_loop" else "load_failed", f"given up: {text}", code=code)
 
 

@@ -20,7 +20,7 @@ from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.observability.model_output import ModelOutput
 from mmsup.supervisor.postmortem.collector import CrashCollector
-from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.child_process import ChildListener, ChildProcess
 from mmsup.supervisor.processes.cleanup import Cleanup
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, StartMethod
 
@@ -125,6 +125,73 @@ class WorkerStarts(Protocol):
         """The code of the server was changed: workers are forked of processes that have imported it."""
 
 
+@dataclass(slots=True, eq=False)
+class GroupMember:
+    """An instance of a co-location group, as the process that it shares sees it."""
+
+    worker: WorkerId
+    spec: ModelSpec
+    on_crash: Callable[[str, str], None]
+    """The process ends for this, code and text."""
+    on_oom: Callable[[], None]
+    """The kernel killed a process of the group for memory."""
+    on_start_failed: Callable[[str], None]
+
+
+class SharedProcess(Protocol):
+    """The process of a co-location group, as its members see it."""
+
+    @property
+    def group(self) -> Cgroup: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def members(self) -> Mapping[WorkerId, GroupMember]: ...
+    def adopt(self, worker: WorkerId, descriptors: list[int], listener: ChildListener) -> ChildProcess:
+        """The member is in the table of the keeper."""
+        ...
+
+    def names_beside(self, worker: WorkerId) -> tuple[str, ...]:
+        """The other members, as model/version."""
+        ...
+
+    def is_running(self, worker: WorkerId) -> bool:
+        """Whether it is this member that runs, loads or is unloaded now."""
+        ...
+
+    def ended_by(self, worker: WorkerId) -> str:
+        """Which other member ended the process, or had it when it ended; empty if none did, or it is not known."""
+        ...
+
+    def ending(self, worker: WorkerId, text: str) -> None:
+        """It is about to be killed for this member and this reason: the others are told."""
+        ...
+
+    def leave(self, worker: WorkerId) -> None:
+        """The member has exited, or the process has."""
+        ...
+
+
+class GroupProcesses(Protocol):
+    """The co-location groups, as instances see them."""
+
+    def join(self, member: GroupMember) -> SharedProcess:
+        """The process in which a worker that is about to start will be; OSError or NoGpu if there can be none."""
+
+    def rejoin(self, member: GroupMember, note: str) -> SharedProcess | None:
+        """The process of a member that an earlier controller has started."""
+
+    def retire(self, worker: WorkerId) -> None:
+        """No other member joins the process of this one."""
+
+    def names(self) -> set[str]:
+        """Of their control groups and scratch directories."""
+        ...
+
+    def adopted(self) -> None:
+        """All that an earlier controller has started is known."""
+
+
 class KeeperSender(Protocol):
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message of TO_KEEPER."""
@@ -146,6 +213,7 @@ class InstanceContext:
     crash_collector: CrashCollector
     devices: DevicePlacement
     starts: WorkerStarts
+    groups: GroupProcesses
     refuse_start: Callable[[], str]
     """Why the worker that is about to start has no room among the open files; empty if it has."""
     rng: random.Random

@@ -132,10 +132,14 @@ class Instance:
     def endpoint(self) -> WorkerEndpoint:
         assert self.process is not None, f"instance {self.id} serves without a process"
         assert self.revision.metadata is not None, f"instance {self.id} serves without metadata"
-        address = self.context.zeromq_address(self.worker_id)
+        address = self.zeromq_address()
         return WorkerEndpoint(
             self.id, self.generation, address, self.revision.spec, self.revision.metadata, self.process
         )
+
+    def zeromq_address(self) -> str:
+        """Where its worker binds its ZeroMQ socket; empty if its requests use socket pairs, as those of groups do."""
+        return "" if self.revision.spec.group else self.context.zeromq_address(self.worker_id)
 
     def apply(self, event: Event) -> None:
         """Runs the state machine on an event and performs the actions."""

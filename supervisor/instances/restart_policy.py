@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final
 
@@ -68,6 +68,22 @@ def next_try(
     if last.was_probe and last.served_s < PERIOD_S:
         return GiveUp("crash_loop" if last.served_s else "model_failed", "the probe after giving up died too")
     return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
+
+
+def beside_others(decision: NextTry, others: Sequence[str], *, has_loaded: bool) -> NextTry:
+    """The same for an instance that ended a process which it shares with `others`: they pay for each of its tries.
+
+    A load that ended the process is not tried again, and what was given up is not probed.
+    """
+    if not others:
+        return decision
+    names = ", ".join(others)
+    end = f"no try before its files have changed or it is loaded by hand: each would end {names} too"
+    if not has_loaded:
+        return GiveUp("model_failed", f"its load ended the process that it shares; {end}", is_probed=False)
+    if isinstance(decision, GiveUp):
+        return replace(decision, reason=f"{decision.reason}; {end}", is_probed=False)
+    return decision
 
 
 def loads_failed_in_a_row(past: Sequence[Exit]) -> int:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import Activity, Progress
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild
-from mmsup.ipc.paths import worker_socket
+from mmsup.ipc.paths import WorkerId, worker_socket
 from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.instances import restart_policy
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import ProcessExited, StartFailed
@@ -28,7 +30,7 @@ from mmsup.supervisor.postmortem.in_flight import InFlightSummary
 from mmsup.supervisor.postmortem.stack_trace import FATAL_PREFIX
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.processes.child_process import ChildProcess
-from mmsup.supervisor.processes.launch_spec import scratch_dir
+from mmsup.supervisor.processes.launch_spec import scratch_dir, worker_token
 
 TAIL_LINES: Final = 20
 """Lines of output in the event; the crash report has more."""
@@ -105,7 +107,7 @@ def exited(instance: Instance, message: ChildExited) -> None:
     worker_id = instance.worker_id
     lost = context.crash_collector.in_flight(worker_id)
     in_flight = lost.in_flight if lost.is_complete or not worker.is_linked else None
-    found = collect(instance.revision.spec, worker, message, in_flight)
+    found = collect(instance.revision.spec, worker_id, worker, message, in_flight)
     if worker.is_linked:
         context.gateways.verdict(worker_id, found.failure)
     if process is not None:
@@ -122,13 +124,25 @@ def exited(instance: Instance, message: ChildExited) -> None:
     instance.apply(ProcessExited(decision))
 
 
+def left(instance: Instance, generation: int) -> None:
+    """A member of a co-location group has left its process, after StopWorker or a failed load. The process goes on."""
+    worker = instance.worker
+    if worker is None or worker.process is None or instance.generation != generation or worker.process.is_dead:
+        return  # its exit is reported by the keeper
+    failed = worker.termination.load_failure is not None
+    status = exit_codes.LOAD_FAILED if failed or not worker.termination.stop_sent else exit_codes.SUCCESS
+    exited(instance, ChildExited(worker_token(*instance.worker_id), worker.process.pid, status, 0))
+
+
 def vanished(instance: Instance) -> None:
     """The process is gone and its exit unknown: it was reported to an earlier controller, which has died since."""
     _clean_up(instance)
     instance.apply(ProcessExited(Retry(0.0)))
 
 
-def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_flight: int | None) -> WorkerExit:
+def collect(
+    spec: ModelSpec, worker_id: WorkerId, worker: WorkerProcess, message: ChildExited, in_flight: int | None
+) -> WorkerExit:
     """The evidence of an exit, without details. Reads the control group, which exists until the cleanup. `in_flight`:
     requests that were with the worker, if all gateways have reported."""
     reading = worker.group.read()
@@ -136,6 +150,7 @@ def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_fli
     condemned, failed = termination.condemned, termination.load_failure
     timed_out = failed is not None and failed.code == "load_timeout"
     killed_for = failed if timed_out else condemned
+    is_dead = worker.process is None or worker.process.is_dead  # else it has left a process that goes on
     evidence = Evidence(
         worker=f"{spec.name}/{spec.version}",
         pid=message.pid,
@@ -152,6 +167,8 @@ def collect(spec: ModelSpec, worker: WorkerProcess, message: ChildExited, in_fli
         condemned_code=killed_for.code if killed_for else "",
         condemned_text=failed.text if failed else condemned.text if condemned else "",
         stop_requested=termination.stop_sent or termination.killed_unwanted,
+        ended_by=worker.shared.ended_by(worker_id) if worker.shared is not None else "",
+        shared_with=worker.shared.names_beside(worker_id) if worker.shared is not None and is_dead else (),
     )
     return WorkerExit(cause_of(evidence), evidence, dump_requested_s=termination.dump_requested_s)
 
@@ -200,20 +217,24 @@ def failure_for_callers(spec: ModelSpec, failure: WorkerFailure) -> WorkerFailur
 def release_gpu(instance: Instance) -> None:
     """Expect the GPU memory of its worker back."""
     worker = instance.worker
-    if worker is not None and worker.process is not None and worker.gpu.device:
+    if worker is not None and worker.process is not None and worker.gpu.device and worker.process.is_dead:
         instance.context.devices.on_exit(worker.gpu.device, worker.process.pid, worker.gpu.usage)
 
 
 def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, lost: InFlightSummary) -> NextTry:
     """Decides what follows an exit that nobody requested, writes its event and hands over its crash report."""
     load_failure = worker.termination.load_failure
-    if not worker.ready_s and load_failure is None:
+    if not worker.ready_s and load_failure is None and not found.evidence.ended_by:
         tail = found.evidence.tail
         last = f"the last line that it printed: {tail[-1][:LAST_LINE_CHARACTERS]}" if tail else ""
         instance.failure = replace(found.failure, of_load=True, detail=last)
     elif load_failure is None:
         instance.failure = WorkerFailure("model_restarting", found.failure.text)
-    decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
+    decision: NextTry = Retry(0.0)  # it has not brought that about
+    if not found.evidence.ended_by:
+        decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
+        others = found.evidence.shared_with
+        decision = restart_policy.beside_others(decision, others, has_loaded=worker.ready_s > 0)
     delay_s = round(decision.after_s, 3) if isinstance(decision, Retry) else None
     event = instance.record(
         "worker_exit",
@@ -225,7 +246,8 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     )
     given_up = decision.reason if isinstance(decision, GiveUp) else ""
     record = crash_record(instance, found, event["time"], delay_s, given_up)
-    instance.context.crash_collector.collect(record, lost, worker.artifact_digest)
+    if not found.evidence.ended_by:
+        instance.context.crash_collector.collect(record, lost, worker.artifact_digest)
     if found.cause.code == "gpu_fault":
         instance.context.devices.on_fault(worker.gpu.device, instance.revision.spec.name)
     return decision
@@ -242,6 +264,11 @@ def _clean_up(instance: Instance) -> None:
     worker, context = instance.require_worker(), instance.context
     release_gpu(instance)
     worker.close()
+    if instance.revision.spec.group:
+        instance.worker = None
+        if worker.shared is not None:
+            worker.shared.leave(instance.worker_id)  # whatever it left belongs to the process
+        return
     scratch = scratch_dir(context.launch_environment, instance.worker_id)
     context.cleanup.add(worker.group, scratch, worker_socket(context.settings.runtime_dir, *instance.worker_id))
     instance.worker = None

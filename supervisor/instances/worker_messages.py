@@ -5,13 +5,14 @@ A worker runs the model's code, so it is not trusted: a message that is not vali
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildDescriptors
-from mmsup.ipc.messages.worker_control import FROM_WORKER, LoadProgress, WorkerReady
+from mmsup.ipc.messages.worker_control import FROM_WORKER, LoadProgress, MemberLeft, WorkerReady
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
@@ -36,12 +37,23 @@ def started(instance: Instance, message: ChildDescriptors, descriptors: list[int
     """The keeper has started the process of an instance, or hands it over to a new controller."""
     worker = instance.require_worker()
     pid, instance.start = message.pid, instance.start or _start_in(message.note)
-    worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
+    if instance.revision.spec.group:
+        worker.process = _in_group(instance, message, descriptors)
+    else:
+        worker.process = ChildProcess(worker_token(*instance.worker_id), pid, descriptors, WorkerMessages(instance))
     worker.artifact_digest = instance.context.crash_collector.artifact_digest(instance.revision.spec)
     actions.start_liveness_probe(instance, worker.process)
     actions.follow_start(instance, pid)
     actions.watch_oom(instance)
     failpoint("brain.adopted")
+
+
+def _in_group(instance: Instance, message: ChildDescriptors, descriptors: list[int]) -> ChildProcess:
+    worker = instance.require_worker()
+    if worker.shared is None:  # an earlier controller has started it
+        worker.shared = instance.context.groups.rejoin(actions.group_member(instance), message.note)
+    assert worker.shared is not None, f"instance {instance.id} is in the process of no group that there is"
+    return worker.shared.adopt(instance.worker_id, descriptors, WorkerMessages(instance))
 
 
 def not_forked(instance: Instance, text: str) -> None:
@@ -76,6 +88,8 @@ class WorkerMessages:
             case LoadProgress(text, is_warm_up):
                 self._instance.apply(lifecycle_events.LoadProgressed(is_warm_up))
                 self._instance.report_progress(text[:TEXT_LIMIT])
+            case MemberLeft():
+                asyncio.get_running_loop().call_soon(worker_exit.left, self._instance, self._generation)
             case WorkerReady(metadata, _, imported):
                 self._instance.context.starts.learn(self._instance.revision.spec, imported)
                 self._on_ready(metadata)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.keeper_control import ChildExited
 from mmsup.supervisor.gpu.memory_release import GpuUsage
-from mmsup.supervisor.instances.context import WorkerFailure
+from mmsup.supervisor.instances.context import SharedProcess, WorkerFailure
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
 from mmsup.supervisor.instances.recycle_policy import RecycleState
 from mmsup.supervisor.linux.cgroup import Cgroup
@@ -122,6 +122,8 @@ class WorkerProcess:
     spawned_s: float
     gpu: GpuAssignment = field(default_factory=GpuAssignment)
     process: ChildProcess | None = None
+    shared: SharedProcess | None = None
+    """The process of its co-location group, in which it is; `group` is that of the process then."""
     ready_s: float = 0.0
     is_linked: bool = False
     """The gateways route to it, so they are the first to be told of its end."""
@@ -135,6 +137,11 @@ class WorkerProcess:
     def load_s(self) -> float:
         """How long its load took; 0 if it is not ready."""
         return round(self.ready_s - self.spawned_s, 3) if self.ready_s else 0.0
+
+    @property
+    def sharers(self) -> int:
+        """How many models are in its process."""
+        return max(len(self.shared.members), 1) if self.shared is not None else 1
 
     def infer_ready(self) -> None:
         """Takes the status page's word that it was ready: the controller that heard so may have died before noting it,

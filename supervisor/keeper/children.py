@@ -8,7 +8,8 @@ The keeper holds five descriptors of each child, so that they outlive every cont
     crash      the pipe to which faulthandler writes a stack trace
     log        the child's standard output and error
 
-and of a zygote a sixth, its fork channel, which is the keeper's own (forking/forks.py).
+and of a zygote a sixth, its fork channel, which is the keeper's own (forking/forks.py). A member of a co-location group
+runs in the process of another child, its host, and has the first three and the host's end of its control channel.
 
 A controller gets duplicates of the five with ChildDescriptors; the keeper closes its own after ForgetChild.
 Nothing here waits.
@@ -20,7 +21,7 @@ import os
 import selectors
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mmsup.ipc.failpoints import failpoint
@@ -35,6 +36,7 @@ from mmsup.ipc.paths import worker_name
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.keeper.dying_cgroups import DyingGroups
 from mmsup.supervisor.keeper.forking.forks import Forks
+from mmsup.supervisor.keeper.forking.members import MEMBER_DESCRIPTORS, member_descriptors
 from mmsup.supervisor.keeper.forking.new_descriptors import new_descriptors
 from mmsup.supervisor.keeper.spawn import exec_error, set_oom_score, start
 from mmsup.supervisor.linux import process_tree
@@ -65,6 +67,11 @@ class Child:
     @property
     def pidfd(self) -> int:
         return self.descriptors[0]
+
+    @property
+    def is_member(self) -> bool:
+        """It runs in the process of another child, and exits with it."""
+        return len(self.descriptors) == MEMBER_DESCRIPTORS
 
     def close_exec_status(self) -> None:
         if self.exec_status is not None:
@@ -131,6 +138,9 @@ class Children:
         try:
             if spawn.token in self._children or spawn.token in self.forks.tokens():
                 raise OSError(f"there is a {spawn.token} already")
+            if spawn.host:
+                self._announce(_new_member(spawn, self._children.get(spawn.host)))
+                return
             shared = self._shared_descriptors(spawn)
             zygote = self._children.get(spawn.zygote)
             fds = zygote.descriptors if zygote is not None and zygote.exited is None else ()
@@ -160,14 +170,14 @@ class Children:
     def forget(self, token: str) -> None:
         """Close what is held of an exited child: the controller has recorded the exit."""
         child = self._children.get(token)
-        if child is not None and child.exited is not None:
+        if child is not None and (child.exited is not None or child.is_member):
             del self._children[token]
             child.close()
             failpoint("keeper.forgotten")
 
     def token_of(self, pid: int) -> str | None:
         for token, child in self._children.items():
-            if child.message.pid == pid and child.exited is None:
+            if child.message.pid == pid and child.exited is None and not child.is_member:
                 return token
         return None
 
@@ -179,6 +189,9 @@ class Children:
         self.forks.on_zygote_exit(exited.token)
         if exited.token in self._children:
             self._send(exited, ())
+        for member in _members_of(self._children, exited.pid):
+            member.exited = replace(exited, token=member.message.token)
+            self._send(member.exited, ())
         failpoint("keeper.exit_told")
         # All its descendants are in its control group. Without one they are found by session, which takes a scan of
         # /proc: its cost grows with the number of processes on the machine.
@@ -238,10 +251,26 @@ class Children:
             self._send(SpawnFailed(child.message.token, text), ())
 
 
+def _new_member(spawn: Spawn, host: Child | None) -> Child:
+    """OSError if its host has exited, or there is no room for more descriptors."""
+    if host is None or host.exited is not None:
+        raise OSError("the process of its group has ended")
+    return Child(ChildDescriptors(spawn.token, host.message.pid, spawn.note), member_descriptors(host.pidfd), (), None)
+
+
+def _members_of(children: Mapping[str, Child], pid: int) -> list[Child]:
+    """Those that run in a process. The pid may have been that of an older one, whose members have all exited."""
+    return [each for each in children.values() if each.message.pid == pid and each.is_member and each.exited is None]
+
+
 def _living_workers(children: Mapping[str, Child], forking: Iterable[str]) -> list[str]:
     living = (token for token, child in children.items() if child.exited is None)
     found = [parse_token(token) for token in (*living, *forking)]
-    return [worker_name(number, generation) for role, number, generation in filter(None, found) if role == "worker"]
+    return [
+        worker_name(number, generation)
+        for role, number, generation in filter(None, found)
+        if role in ("worker", "host")
+    ]
 
 
 def start_child(spawn: Spawn, lifeline: int, shared: Mapping[str, int]) -> Child:

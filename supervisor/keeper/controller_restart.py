@@ -79,6 +79,8 @@ class ControllerRestart:
 
     def check(self, now_s: float) -> None:
         """Start a controller if one is due, kill one that fails. Called in each iteration of the keeper's loop."""
+        if self._controller is not None and now_s >= self._controller.heartbeat_due_s:
+            self._on_readable(now_s)  # what it sent while this process was busy, or waited for a processor, counts
         controller = self._controller
         if controller is None:
             if now_s >= self._due_s:
@@ -161,12 +163,13 @@ class ControllerRestart:
             return controller.kill_reason(now_s)
         return "does not step down" if now_s >= self._step_down_by_s else ""
 
-    def _on_readable(self) -> None:
+    def _on_readable(self, now_s: float | None = None) -> None:
+        """`now_s`: by default the time of this call."""
         controller = self._controller
         if controller is None:
             return
         controller.flush()
-        now_s = time.monotonic()
+        now_s = time.monotonic() if now_s is None else now_s
         for message in controller.receive(now_s):
             self._listener.on_message(message)
         if controller.kill_reason(now_s):

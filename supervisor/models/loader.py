@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
@@ -188,6 +189,7 @@ class ModelLoader:
             raise CallerError("unknown_model", text, model=name)
         if config:
             entry = scanner.with_config(entry, config)
+        entry = scanner.with_group_error(entry, _specs_beside(entry, self._context))
         if entry.errors and not (is_partial and entry.specs):
             code = "bad_request" if config else "load_failed"
             error = make_error(code, f"failed to load '{name}': {entry.public_reason}", model=name)
@@ -308,6 +310,14 @@ def has_exiting_processes(model: Model | None) -> bool:
 def load_result(model: Model, seconds: float) -> Json:
     versions = {each.spec.version: str(state_of(each)) for each in model.active.versions} if model.active else {}
     return {"name": model.name, "state": str(model.state()), "versions": versions, "seconds": round(seconds, 3)}
+
+
+def _specs_beside(entry: ModelEntry, context: LoadContext) -> list[ModelSpec]:
+    """Those of the other models of its co-location group, as the repository holds them now."""
+    groups = {spec.group for spec in entry.specs if spec.group}
+    names = [each.name for each in context.model_set.models.values() if each.groups() & groups]
+    found = [scanner.scan_model(context.settings, name) for name in names]
+    return [spec for each in found if each is not None for spec in each.specs]
 
 
 def _load_error(name: str, failure: WorkerFailure) -> MmsupError:

@@ -69,6 +69,11 @@ class Model:
     def active(self) -> Revision | None:
         return self.revision(RevisionRole.ACTIVE)
 
+    def groups(self) -> set[str]:
+        """The co-location groups of its versions; empty if each of them has a process of its own."""
+        specs = self.entry.specs if self.entry is not None else ()
+        return {spec.group for spec in specs if spec.group}
+
     def instances(self) -> Iterator[Instance]:
         for revision in self.revisions:
             yield from revision.instances()
@@ -92,7 +97,7 @@ class Model:
     def reason(self) -> str:
         """Why not all of its versions are ready; empty if they are."""
         if self.state() == ASLEEP:
-            return self.sleep.failure or f"{SENTENCES[self.sleep.reason]}; its next request loads it"
+            return self.sleep.failure or SENTENCES[self.sleep.reason]
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""

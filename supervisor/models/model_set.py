@@ -148,3 +148,9 @@ def content_id(model_set: ModelSet, instance: Instance) -> str:
     """Identifies the files and the configuration that it is made from; empty if it is of no revision any more."""
     revision = model_set.revision_of(instance)
     return revision.content_id if revision is not None else ""
+
+
+def take_number(model_set: ModelSet) -> int:
+    """A number that no instance has had or will have, for a process of another kind."""
+    model_set.next_instance_id += 1
+    return model_set.next_instance_id - 1

@@ -81,6 +81,8 @@ class RollingReplacement:
     async def _start_beside(self, old: Instance) -> tuple[str, str]:
         """Start the new instance, then drain the old one. Code and text of why it failed; empty if it did not."""
         version, generation = old.revision, old.generation
+        if version.spec.group:
+            self._model_set.context.groups.retire(old.worker_id)  # the new one is to be in another process
         staged = revision_changes.add_replacement(self._model_set, old)
         (new,) = staged.instances()
 

@@ -86,7 +86,7 @@ class SleepState:
 
 
 SENTENCES: Final = {
-    SleepReason.NOT_ASKED: "it was not asked for since the start of the server",
+    SleepReason.NOT_ASKED: "not asked for yet",
     SleepReason.TTL: "it had no request for its `ttl`",
     SleepReason.ASKED: "it was put to sleep by hand",
     SleepReason.EVICTED: "its memory was needed",

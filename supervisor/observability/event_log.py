@@ -31,6 +31,7 @@ EVENT_NAMES: Final = frozenset({
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
     "zygote_ready", "zygote_exit", "zygote_end", "not_forked",
+    "group_started", "group_ended",
     "upgrade_begun", "upgraded", "upgrade_failed",
 })  # fmt: skip
 """`worker_exit`: exactly one for each unexpected exit. A worker that was asked to stop has `worker_stopped`."""

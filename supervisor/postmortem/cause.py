@@ -2,6 +2,7 @@
 
 The rules are tried in this order; the first that applies decides.
 
+    another model of its group ended the process  model_restarting
     the kernel's OOM counter rose               worker_oom; before it was ready: does_not_fit
     it reported why its load failed             the reported code
     it was condemned, and the kill ended it     the code of the condemnation
@@ -62,6 +63,10 @@ class Evidence:
     `gpu_oom`."""
     stop_requested: bool = False
     """It was told to stop, or killed because nobody wanted it any more."""
+    ended_by: str = ""
+    """The model of its co-location group that ended the process which they share, and how; else empty."""
+    shared_with: tuple[str, ...] = ()
+    """The other models in its process."""
     crash: str = ""
     """What faulthandler wrote."""
     tail: tuple[str, ...] = ()
@@ -89,6 +94,12 @@ def cause_of(evidence: Evidence) -> Cause:
         if found is not None:
             return found
     raise AssertionError(f"no rule for {evidence}")
+
+
+def _shared(evidence: Evidence) -> Cause | None:
+    if not evidence.ended_by:
+        return None
+    return _cause(evidence, "model_restarting", "shared", f"shares its process with {evidence.ended_by}")
 
 
 def _oom(evidence: Evidence) -> Cause | None:
@@ -164,7 +175,17 @@ def _status(evidence: Evidence) -> Cause | None:
 
 
 _Rule = Callable[[Evidence], Cause | None]
-_RULES: Final[tuple[_Rule, ...]] = (_oom, _load_failed, _condemned, _stopped, _gpu_fault, _sigbus, _signal, _status)
+_RULES: Final[tuple[_Rule, ...]] = (
+    _shared,
+    _oom,
+    _load_failed,
+    _condemned,
+    _stopped,
+    _gpu_fault,
+    _sigbus,
+    _signal,
+    _status,
+)
 
 
 def _crash_code(evidence: Evidence) -> str:
@@ -185,6 +206,10 @@ def _cause(evidence: Evidence, code: str, word: str, what: str, *, retryable: bo
 
 def _details(evidence: Evidence) -> str:
     more = [f"{evidence.in_flight} in flight"] if evidence.in_flight else []
+    if evidence.ended_by:
+        return "".join(f"; {each}" for each in more)  # what was printed there is not of this model
+    if evidence.shared_with:
+        more.append(f"it shared its process with {', '.join(evidence.shared_with)}")
     if evidence.crash:
         more.append(f"faulthandler: {stack_trace.summary(evidence.crash)}")
     if evidence.tail:

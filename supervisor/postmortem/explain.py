@@ -249,7 +249,10 @@ def _restart(report: Json, events: Sequence[Json]) -> str:
     delay = _part(report, "restart").get("next_delay_s")
     given_up = _part(report, "restart").get("given_up")
     if given_up:
-        begin = f"It was given up after that: {given_up}; it is tried again from time to time, or by `mmsup ctl load`."
+        again = (
+            "" if "no try before" in str(given_up) else "; it is tried again from time to time, or by `mmsup ctl load`"
+        )
+        begin = f"It was given up after that: {given_up}{again}."
     elif isinstance(delay, int | float):
         begin = f"It was started again {'at once' if delay <= 0 else f'after {age(delay)}'}"
     else:

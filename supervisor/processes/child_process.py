@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mmsup.ipc.memory.status_page import Activity, Progress, StatusPageReader
@@ -43,19 +44,32 @@ class ChildListener(Protocol):
         """Standard output or error."""
 
 
+@dataclass(slots=True)
+class CrashOutput:
+    text: str = ""
+    read_s: float = 0.0
+    """When something was last read; 0: never."""
+
+
 class CrashPipe:
     """The pipe to which faulthandler of a process writes."""
 
     def __init__(self, fd: int, on_output: Callable[[], None]) -> None:
         """`on_output` is called once, when the first line is there."""
-        self.text = ""
-        self.read_s = 0.0
-        """When something was last read; 0: never."""
+        self.output = CrashOutput()
         self._fd = fd
         self._on_output = on_output
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self.read)
+
+    @property
+    def text(self) -> str:
+        return self.output.text
+
+    @property
+    def read_s(self) -> float:
+        return self.output.read_s
 
     def read(self) -> None:
         data = _read(self._fd)
@@ -64,9 +78,9 @@ class CrashPipe:
         if not data or len(self.text) > CRASH_BYTES:
             self._loop.remove_reader(self._fd)
             return
-        self.read_s = time.monotonic()
+        self.output.read_s = time.monotonic()
         is_first = not self.text
-        self.text += data.decode("utf-8", "backslashreplace")
+        self.output.text += data.decode("utf-8", "backslashreplace")
         if is_first:
             self._await_line(CRASH_LINE_LOOKS)
 

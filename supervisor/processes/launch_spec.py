@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -90,11 +90,16 @@ def zygote_name(number: int, generation: int) -> str:
     return f"z{number}.{generation}"
 
 
+def host_token(number: int) -> str:
+    """The name of the process of a co-location group between controller and keeper."""
+    return f"host.{number}.1"
+
+
 def parse_token(token: str) -> tuple[str, int, int] | None:
     """Role, instance or seat, and generation; None if it is not such a token."""
     role, _, rest = token.partition(".")
     number, _, generation = rest.partition(".")
-    if role in ("worker", "gateway", "zygote") and number.isdecimal() and generation.isdecimal():
+    if role in ("worker", "gateway", "zygote", "host") and number.isdecimal() and generation.isdecimal():
         return role, int(number), int(generation)
     return None
 
@@ -135,6 +140,28 @@ def worker_spawn(
         note=note,
         zygote=start.zygote,
         fork_limit_s=IMPORT_LIMIT_S if start.waits else FORK_LIMIT_S,
+    )
+
+
+def host_spawn(worker: Spawn, number: int, group: str, note: str) -> Spawn:
+    """The process of a co-location group. `worker`: as its first member would be started by itself."""
+    argv = (*worker.argv[:-1], f"group:{group}#{number}")
+    return replace(worker, token=host_token(number), argv=argv, note=note)
+
+
+def member_spawn(worker: WorkerId, host: int) -> Spawn:
+    """One more model in the process of its co-location group."""
+    return Spawn(
+        token=worker_token(*worker),
+        argv=(),
+        env={},
+        cwd="",
+        procs_files=(),
+        listeners=(),
+        counter_tables=False,
+        oom_score_adj=WORKER_OOM_ADJ,
+        note=json.dumps({"host": host, "start": f"in the process of its group, {host}"}),
+        host=host_token(host),
     )
 
 

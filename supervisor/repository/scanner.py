@@ -12,7 +12,7 @@ lists folders. An error in one model never affects another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from mmsup.supervisor.repository.folders import (
     folder_names,
     layout_hint,
 )
+from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
 from mmsup.supervisor.repository.model_config import InterpretedConfig, interpret
@@ -133,11 +134,14 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
             else:
                 warnings.append(ConfigError(root, f"{displayed(name)} is no name of a model; the folder is skipped"))
     models: dict[str, ModelEntry] = {}
-    for name, roots in sorted(homes.items()):
-        models[name] = _scan_model_folder(settings, name, roots)
+    specs: list[ModelSpec] = []
+    for name, roots in sorted(homes.items()):  # the first of a group says what the others must agree with
+        models[name] = with_group_error(_scan_model_folder(settings, name, roots), specs)
+        specs += models[name].specs
         yield None
+    used = {key for name in models for key in model_options.sections_of(settings.models, name)}
     for name in settings.models:
-        if name not in models:
+        if name not in used:
             warnings.append(ConfigError(f"models.{name}", "no repository holds this model"))
     yield RepositoryScan(models, tuple(errors), tuple(warnings), found)
 
@@ -182,13 +186,20 @@ def _scan_model_folder(settings: Settings, name: str, roots: list[str]) -> Model
         text = f"is in {len(roots)} repositories; a name belongs to one model"
         return ModelEntry(name, errors=(plain_error(name, text),))
     source = ConfigSource("the server's file")
-    defaults, errors = model_options.parse_options(settings.defaults, source, "defaults")
-    named, more = model_options.parse_options(settings.models.get(name, {}), source, f"models.{name}")
+    keys = model_options.sections_of(settings.models, name)
+    sections = {"defaults": settings.defaults} | {f"models.{key}": settings.models[key] for key in keys}
+    parsed = [model_options.parse_options(raw, source, place) for place, raw in sections.items()]
     of_server = {"cold_start_timeout": settings.cold_start_timeout_s} if settings.cold_start_timeout_s else {}
-    options = model_options.merge(of_server, defaults, named)
+    options = model_options.merge(of_server, *(layer for layer, _ in parsed))
     folder = _ModelFolder(name, os.path.join(roots[0], name), options, followed_folders(settings))
-    folder.errors += (*errors, *more)
+    folder.errors += tuple(error for _, errors in parsed for error in errors)
     return folder.entry()
+
+
+def with_group_error(entry: ModelEntry, others: Iterable[ModelSpec]) -> ModelEntry:
+    """The entry, with an error in the place of its specs if one of them contradicts others of its group."""
+    error = contradiction(entry.specs, others)
+    return entry if error is None else replace(entry, specs=(), errors=(error, *entry.errors))
 
 
 class _ModelFolder:

@@ -73,6 +73,7 @@ ROWS: Final = {
     "F61": "a flood of requests to models that are asleep",
     "F62": "a load for a request that fails",
     "F63": "the controller dies while requests wait for a load",
+    "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
 }
 
 OPEN: Final = {

@@ -23,11 +23,13 @@ name, it is FALLBACK_NAME instead.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -46,7 +48,7 @@ FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
 
 _loaded: Final[list[tuple[str, str]]] = []
-"""Name and folder of the modules that `forget_module` removes: one, since a worker has one model."""
+"""Name and folder of the modules that `forget_module` removes: one for each model of the process."""
 
 log = logging.getLogger("mmsup.worker")
 
@@ -68,12 +70,14 @@ class PythonModelEngine:
         self._copies = True
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._texts = False
+        self._folder = ""
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._texts = is_text(spec.parameters)
         self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
+        self._folder = spec.directory
         kind = _model_class(spec)
         enforce_gpu_memory(spec)
         self._model = kind()
@@ -119,7 +123,7 @@ class PythonModelEngine:
             if model is not None and hasattr(model, "unload"):
                 model.unload()
         finally:
-            forget_module()
+            forget_module(self._folder)
 
 
 def _as_array(value: Any, declared: np.dtype[Any] | None) -> Array:  # whatever the model returned
@@ -166,8 +170,13 @@ def load_module(path: str) -> ModuleType:
     """Import the module in a file, writing no bytecode beside it. It is in `sys.modules`, where dataclasses and pickles
     look for it. Its folder is last in `sys.path`, where its other files and children by `multiprocessing` find it."""
     folder = os.path.dirname(path)
-    sys.path.append(folder)
     sys.dont_write_bytecode = True
+    with _hidden_modules({each for _, each in _loaded}):
+        return _import_file(path, folder)
+
+
+def _import_file(path: str, folder: str) -> ModuleType:
+    sys.path.append(folder)
     name = module_name(path)
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None, f"{path} does not end in .py"
@@ -175,15 +184,41 @@ def load_module(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     _loaded.append((name, folder))
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        forget_module(folder)
+        raise
     return module
+
+
+@contextlib.contextmanager
+def _hidden_modules(folders: set[str]) -> Iterator[None]:
+    """While a model is imported, what others of its process have imported of these folders is not found: a file of the
+    same name beside this model is another one, or a newer one. Of two such names the older stays in `sys.modules`."""
+    hidden = {name: each for name, each in sys.modules.items() if _is_in(each, folders)} if folders else {}
+    for name in hidden:
+        del sys.modules[name]
+    others = [each for each in sys.path if each in folders]
+    sys.path[:] = [each for each in sys.path if each not in folders]
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
+        sys.path += others
+
+
+def _is_in(module: ModuleType, folders: set[str]) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and any(file.startswith(each + os.sep) for each in folders)
 
 
 def module_name(path: str) -> str:
     """The name under which a model's file is imported: its own, if an import by that name would find this file."""
     stem = os.path.basename(path).removesuffix(".py")
-    if stem in sys.modules or "." in stem:
-        return FALLBACK_NAME
+    taken = {name for name, _ in _loaded}
+    if stem in sys.modules or "." in stem or stem in taken:
+        return next(name for name in _fallback_names() if name not in sys.modules and name not in taken)
     other = importlib.util.find_spec(stem)
     if other is None or (other.origin and os.path.realpath(other.origin) == os.path.realpath(path)):
         return stem
@@ -192,13 +227,19 @@ def module_name(path: str) -> str:
         "cannot import it; rename the file, and set default_model_filename",
         stem,
     )
-    return FALLBACK_NAME
+    return next(name for name in _fallback_names() if name not in taken)
 
 
-def forget_module() -> None:
-    """Remove from `sys.modules` and `sys.path` what `load_module` has put there."""
-    while _loaded:
-        name, folder = _loaded.pop()
+def _fallback_names() -> Iterator[str]:
+    yield FALLBACK_NAME
+    yield from (f"{FALLBACK_NAME}_{number}" for number in itertools.count(2))
+
+
+def forget_module(of_folder: str = "") -> None:
+    """Remove from `sys.modules` and `sys.path` what `load_module` has put there: first of one folder, or all."""
+    found = [each for each in _loaded if of_folder in ("", each[1])]
+    for name, folder in found[:1] if of_folder else found:
+        _loaded.remove((name, folder))
         sys.modules.pop(name, None)
         if folder in sys.path:
             sys.path.remove(folder)

@@ -19,7 +19,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -63,11 +63,11 @@ class PytorchEngine:
         self.assembles_batches = False
         self.pins_memory = False
         self.min_buffer_bytes: int | None = None
-        self._run: ModuleCall | None = None
+        self._loaded: LoadedModule | None = None
         self._device = torch.device("cpu")
         self._copies = True
+        self._folder = ""
         self._inputs: tuple[str, ...] = ()
-        self._by_keyword = False
         self._outputs: tuple[str, ...] = ()
         self._use_streams = use_streams
         self.pinned_memory = PinnedMemory(None)
@@ -78,13 +78,14 @@ class PytorchEngine:
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         if spec.device != "cpu":
             self._device = _device(spec)
+        self._folder = spec.directory
         path = os.path.join(spec.directory, spec.artefact)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit announces its retirement at each load
             loaded = _load_artifact(spec, path, self._device)
         declared = [each.name for each in loaded.metadata.inputs]
-        self._run = loaded.run
-        self._by_keyword = loaded.by_keyword and set(declared) <= set(loaded.arguments)
+        takes_names = loaded.by_keyword and set(declared) <= set(loaded.arguments)
+        self._loaded = replace(loaded, by_keyword=takes_names)
         self._inputs = _positional_order(declared, loaded.arguments)
         self._outputs = _positional_order([each.name for each in loaded.metadata.outputs], ())
         if self._use_streams or self._device.type == "cuda":
@@ -119,8 +120,9 @@ class PytorchEngine:
             return self._transfer.run(ordered, wanted, buffers, self._call)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        assert self._run is not None, "infer before load"
-        return self._named_outputs(self._run(**tensors) if self._by_keyword else self._run(*tensors.values()))
+        loaded = self._loaded
+        assert loaded is not None, "infer before load"
+        return self._named_outputs(loaded.run(**tensors) if loaded.by_keyword else loaded.run(*tensors.values()))
 
     def _tensor(self, array: Array) -> torch.Tensor:
         if array.dtype == NUMPY["BF16"]:
@@ -146,8 +148,8 @@ class PytorchEngine:
         return int(cuda.memory_reserved()) if self._device.type == "cuda" else 0
 
     def unload(self) -> None:
-        self._run = None
-        forget_module()
+        self._loaded = None
+        forget_module(self._folder)
         self.pinned_memory.clear()
         self.shrink()
 

@@ -22,6 +22,7 @@ from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.execution.engine import PinnedMemoryRegistry
+from mmsup.worker.serving.shared_poller import SharedPoller
 
 if TYPE_CHECKING:
     from mmsup.ipc.transport.zeromq_channel import ZmqWorkerChannel  # imports zmq, with its threads
@@ -117,7 +118,10 @@ class GatewayLink:
 
 class GatewayLinks:
     def __init__(
-        self, poller: select.poll, zeromq: ZmqWorkerChannel | None, pinned_memory: PinnedMemoryRegistry | None
+        self,
+        poller: select.poll | SharedPoller,
+        zeromq: ZmqWorkerChannel | None,
+        pinned_memory: PinnedMemoryRegistry | None,
     ) -> None:
         self._poller = poller
         self._zeromq = zeromq

@@ -30,6 +30,7 @@ from mmsup.worker.serving.gateway_links import GatewayLink, GatewayLinks
 from mmsup.worker.serving.housekeeping import Housekeeping
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.request_handler import RequestHandler
+from mmsup.worker.serving.shared_poller import SharedPoller
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_parent_lost
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class ServingLoop:
         page: StatusPageWriter,
         *,
         use_known_requests: bool = True,
+        poller: select.poll | SharedPoller | None = None,
     ) -> None:
+        """`poller`: that of a member of a co-location group, whose loop never sleeps by itself."""
         self._control = control
         self._zeromq = zeromq
         self._page = page
-        self._poller = select.poll()
+        self._poller = poller if poller is not None else select.poll()
         self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
         self._housekeeping = Housekeeping(executor.engine, page)
         self._outbox = Outbox()

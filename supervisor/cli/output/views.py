@@ -62,6 +62,8 @@ def status(result: Json) -> None:
             ["MODEL", "VERSION", "STATE", ">INSTANCE=id", *_WORKER_COLUMNS, "REASON"],
             [row for model in models for row in _model_rows(model)],
         )
+        for line in _groups(models):
+            click.echo(line)
 
 
 def _memory(result: Json) -> dict[str, str]:
@@ -86,9 +88,14 @@ def _kept_aside(result: Json) -> str:
 
 
 def models(result: Json) -> None:
+    listed = _mappings(result, "models")
+    group = ["GROUP"] if any(each.get("group") for each in listed) else []
     _table(
-        ["MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", ">USED=last_use_s", ">RETURN", "REASON"],
-        [_list_row(each) for each in _mappings(result, "models")],
+        [
+            *("MODEL=name", "WANTED", "STATE", "VERSIONS", "ENGINE", ">INSTANCES", ">USED=last_use_s", ">RETURN"),
+            *(*group, "REASON"),
+        ],
+        [_list_row(each) for each in listed],
     )
     for name, text in _memory(result).items():
         click.echo(f"{name}: {text}")
@@ -170,7 +177,7 @@ def released(result: Json) -> None:
 
 
 def model(result: Json) -> None:
-    names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason"}
+    names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason", "group": "group"}
     times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
     _fields(
         {name: cell(result.get(member)) for name, member in names.items()}
@@ -192,7 +199,9 @@ def model(result: Json) -> None:
     instances = _mappings(result, "instances")
     if instances:
         click.echo("\ninstances")
-        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS], instances)
+        _table([">INSTANCE=id", "VERSION", "STATE", *_WORKER_COLUMNS, "START"], instances)
+        for line in _groups([result]):
+            click.echo(line)
     for fault in result.get("faults") or ():
         click.echo(f"fault   {_fault(fault)}")
         for line in str(_mapping({"fault": fault}, "fault").get("paste", "")).splitlines():
@@ -272,6 +281,20 @@ def _model_rows(model: Json) -> Iterator[Json]:
     of_model = {"model": model.get("name"), "reason": model.get("reason")}
     for each in _mappings(model, "instances") or [{"state": model.get("state")}]:
         yield {**each, **of_model}
+
+
+def _groups(models: Iterable[Json]) -> Iterator[str]:
+    """A line for each process that models share."""
+    said: set[str] = set()
+    rows = [(model, each) for model in models for each in _mappings(model, "instances")]
+    for of, each in rows:
+        pid, beside = cell(each.get("pid")), each.get("shares_with")
+        if not isinstance(beside, list) or not pid or pid in said:
+            continue
+        said.add(pid)
+        name = f"{cell(of.get('name'))}/{cell(each.get('version'))}"
+        members = ", ".join(sorted([name, *map(cell, beside)]))
+        yield f"group {cell(of.get('group'))}: pid {pid} is the process of {members}; what ends it ends it for all"
 
 
 def _process_row(each: Json) -> Json:

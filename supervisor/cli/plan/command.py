@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,8 @@ from mmsup.supervisor.repository.scanner import ModelEntry, scan
 Json = dict[str, Any]  # one JSON object
 
 HOST: Final = "host memory"
+VICTIMS_SHOWN: Final = 2
+"""In the table; all are in the JSON."""
 
 
 @click.command("plan", short_help="Which models fit into memory, and who would go for whom.")
@@ -57,15 +59,17 @@ def plan_command(as_json: bool, **parsed: object) -> None:
     budgets = memory_budgets(config.settings, total_bytes())
     host = Pool(HOST, "--memory-budget", budgets.host_bytes, is_configured=True)
     devices = _devices(budgets, _seen_devices(config.settings.runtime_dir))
-    found = plan.plan(_planned_models(config.settings), host, devices)
-    result = _result(found, [host, *devices])
+    entries = scan(config.settings).models.values()
+    found = plan.plan(_planned_models(config.settings, entries), host, devices)
+    faulty = [{"name": each.name, "reason": each.reason} for each in entries if each.errors]
+    result = _result(found, [host, *devices]) | {"faulty": faulty}
     click.echo(json.dumps(result)) if as_json else _draw(result)
     raise SystemExit(exit_codes.SUCCESS if result["ok"] else exit_codes.REFUSED)
 
 
-def _planned_models(settings: Settings) -> list[PlannedModel]:
+def _planned_models(settings: Settings, entries: Iterable[ModelEntry]) -> list[PlannedModel]:
     store = FootprintStore(Path(settings.state_dir) / footprint_store.FILE_NAME)
-    return [_planned(spec, entry, store) for entry in scan(settings).models.values() for spec in entry.specs]
+    return [_planned(spec, entry, store) for entry in entries for spec in entry.specs]
 
 
 def _planned(spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> PlannedModel:
@@ -143,6 +147,8 @@ def _draw(result: Json) -> None:
     columns = [">PRIORITY", "MODEL", "VERSION", "DEVICE", ">HOST", ">GPU", "BASIS", ">START", "PLACE"]
     draw(columns, [_cells(each) for each in result["models"]])
     click.echo()
+    fitting, known = sum(each["fits"] for each in result["models"]), len(result["models"])
+    click.echo(f"versions: {fitting} of {known} fit together")
     for each in result["memory"]:
         planned, budget = size_text(each["planned_bytes"]), size_text(each["budget_bytes"])
         click.echo(f"{cell(each['memory'])}: {planned} of {budget} by the models that fit")
@@ -152,10 +158,13 @@ def _draw(result: Json) -> None:
         click.echo(f"{text} where nothing was measured")
     for name in result["pinned_misfits"]:
         click.echo(f"{cell(name)} is pinned and does not fit")
+    for each in result["faulty"]:
+        click.echo(
+            f"{cell(each['name'])} has faults, what they concern is not planned (mmsup check): {cell(each['reason'])}"
+        )
 
 
 def _cells(row: Json) -> list[str]:
-    place = "fits" if row["fits"] else f"evicts {', '.join(row['evicts'])}" if row["evicts"] else row["why_not"]
     return [
         cell(row["priority"]),
         cell(row["name"]),
@@ -165,5 +174,12 @@ def _cells(row: Json) -> list[str]:
         size_text(row["gpu_bytes"]) if row["gpu_bytes"] else "",
         "measured" if row["measured"] else "guess",
         age(row["cold_start_s"]),
-        f"{'pinned, ' if row['pinned'] else ''}{cell(place)}",
+        f"{'pinned, ' if row['pinned'] else ''}{cell(_place(row))}",
     ]
+
+
+def _place(row: Json) -> str:
+    if row["fits"]:
+        return "fits"
+    shown, more = row["evicts"][:VICTIMS_SHOWN], len(row["evicts"]) - VICTIMS_SHOWN
+    return f"evicts {', '.join(shown)}{f' and {more} more' if more > 0 else ''}" if shown else str(row["why_not"])

@@ -62,6 +62,7 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
         assert [each["name"] for each in rows] == ["bert", "other"]
         assert set(rows[0]) == {
             "name", "wanted", "state", "reason", "engine", "versions", "instances", "last_use_s", "cold_start_s",
+            "group",
         }  # fmt: skip
         processes = (await ask("ps"))["processes"]
         assert [each["role"] for each in processes] == ["keeper", "brain", "gateway", "worker", "worker"]

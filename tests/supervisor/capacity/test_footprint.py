@@ -24,6 +24,9 @@ def test_until_it_is_measured_a_need_is_guessed_from_the_files_within_the_cap_of
     found = host_need(SPEC, None, 100 * MIB)
     assert (found.needed_bytes, found.is_measured) == (ENGINE_BYTES["ort"] + 150 * MIB, False)
     assert host_need(replace(SPEC, memory_bytes=64 * MIB), None, 100 * MIB).needed_bytes == 64 * MIB
+    python_class = replace(SPEC, engine="custom")
+    assert host_need(python_class, None, 0).needed_bytes == ENGINE_BYTES["custom"]
+    assert host_need(replace(python_class, imports="torch"), None, 0).needed_bytes == ENGINE_BYTES["pytorch"]
     assert gpu_need(SPEC, None, 100 * MIB) == Need(0)
     assert gpu_need(replace(SPEC, device="cuda"), None, 0).needed_bytes == CUDA_CONTEXT_BYTES
     assert gpu_need(replace(SPEC, device="cuda", gpu_memory_bytes=3), None, 100).needed_bytes == 3

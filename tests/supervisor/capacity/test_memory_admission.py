@@ -63,6 +63,7 @@ class Machine:
             ready_s=1.0,
             load_s=2.5,
             recycling=RecycleState(),
+            sharers=1,
         )
         process = SimpleNamespace(pid=os.getpid(), is_dead=False)
         each: Any = SimpleNamespace(

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mmsup.supervisor.instances.restart_policy import GiveUp, Retry, next_try
+from mmsup.supervisor.instances.restart_policy import GiveUp, Retry, beside_others, next_try
 from mmsup.supervisor.processes.backoff import CEILING_S, HEALTHY_S, JITTER, Exit
 
 RNG = random.Random(7)
@@ -114,3 +114,18 @@ def test_a_fault_that_time_does_not_mend_is_not_retried() -> None:
     assert isinstance(decision, GiveUp)
     assert not decision.is_probed
     assert isinstance(next_try(exits(0, served_s=0.0), 0.0, RNG, load_code="load_failed"), Retry)
+
+
+def test_a_load_that_ended_a_shared_process_is_not_tried_again_and_what_was_given_up_is_not_probed() -> None:
+    retry, given_up = Retry(1.0), GiveUp("crash_loop", "6 deaths in 60 s")
+    assert beside_others(retry, (), has_loaded=False) == retry
+    assert beside_others(given_up, (), has_loaded=True) == given_up
+    assert beside_others(retry, ("b/1",), has_loaded=True) == retry
+    for decision in (retry, given_up):
+        found = beside_others(decision, ("b/1", "c/1"), has_loaded=False)
+        assert isinstance(found, GiveUp)
+        assert (found.code, found.is_probed) == ("model_failed", False)
+        assert "b/1, c/1" in found.reason
+    found = beside_others(given_up, ("b/1",), has_loaded=True)
+    assert isinstance(found, GiveUp)
+    assert (found.code, found.is_probed) == ("crash_loop", False)

@@ -24,28 +24,28 @@ def exited(status: int = 0, signal: int = 0) -> ChildExited:
 
 
 def test_an_exit_while_serving_is_a_crash_named_by_its_signal() -> None:
-    found = worker_exit.collect(SPEC, worker(), exited(signal=11), None)
+    found = worker_exit.collect(SPEC, (1, 1), worker(), exited(signal=11), None)
     assert (found.failure.code, found.cause.word) == ("worker_crashed", "signal SIGSEGV")
     assert found.event_fields()["sig"] == 11
 
 
 def test_status_zero_that_was_not_requested_is_a_crash() -> None:
-    assert worker_exit.collect(SPEC, worker(), exited(), None).failure.code == "worker_crashed"
+    assert worker_exit.collect(SPEC, (1, 1), worker(), exited(), None).failure.code == "worker_crashed"
 
 
 def test_an_exit_while_loading_is_a_failed_load() -> None:
-    found = worker_exit.collect(SPEC, worker(ready=False), exited(signal=11), None)
+    found = worker_exit.collect(SPEC, (1, 1), worker(ready=False), exited(signal=11), None)
     assert found.failure.code == "load_failed"
 
 
 def test_a_load_that_timed_out_is_named_so_and_not_as_a_kill() -> None:
     loading = worker(ready=False)
     loading.termination.load_failure = WorkerFailure("load_timeout", "still loading after 1 s", of_load=True)
-    assert worker_exit.collect(SPEC, loading, exited(signal=9), None).cause.word == "load timeout"
+    assert worker_exit.collect(SPEC, (1, 1), loading, exited(signal=9), None).cause.word == "load timeout"
 
 
 def test_the_answer_of_callers_names_no_pid_and_no_path() -> None:
-    found = worker_exit.collect(SPEC, worker(), exited(status=3), None).with_details(
+    found = worker_exit.collect(SPEC, (1, 1), worker(), exited(status=3), None).with_details(
         None, ["File /srv/secret.py, line 1"]
     )
     assert "4121" not in found.failure.text

@@ -194,3 +194,26 @@ def test_models_without_requests_are_put_to_sleep_by_their_own_ttl(tmp_path: Pat
             assert {each for each in names if harness.state(each) == "asleep"} == asleep
 
     run_in_harness(tmp_path, play)
+
+
+def test_a_new_server_knows_what_the_return_of_a_model_takes(tmp_path: Path) -> None:
+    add_model(tmp_path, "m")
+
+    async def load_time(harness: ControllerHarness) -> float | None:
+        rows = await harness.controller.api.handlers.handle("list", {}, lambda _: None)
+        shown = await harness.controller.api.handlers.handle("show", {"name": "m"}, lambda _: None)
+        assert rows["models"][0]["cold_start_s"] == shown["cold_start_s"]
+        found: float | None = shown["cold_start_s"]
+        return found
+
+    async def first(harness: ControllerHarness) -> None:
+        assert await load_time(harness) is None
+        await wake(harness, "m")
+        await harness.until(lambda: bool(harness.controller.models.footprints.of_model("m")))
+        harness.controller.models.footprints.close()
+
+    async def second(harness: ControllerHarness) -> None:
+        assert harness.state("m") == "asleep"
+        assert (await load_time(harness) or 0) > 0
+
+    run_in_harness(tmp_path, first, second)

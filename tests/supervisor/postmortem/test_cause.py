@@ -26,6 +26,13 @@ Current thread 0x00007f0000000000 (most recent call first):
 @pytest.mark.parametrize(
     ("row", "evidence", "code", "word", "retryable"),
     [
+        (
+            "F64 ended by another model of its group, by the kernel for memory",
+            replace(KILLED, oom_kills=1, in_flight=2, ended_by="big/1, which ran when it ended"),
+            "model_restarting",
+            "shared",
+            True,
+        ),
         ("F1 killed while idle", replace(KILLED, in_flight=0), "worker_crashed", "signal SIGKILL", True),
         ("F2 killed with requests", replace(KILLED, in_flight=3), "worker_crashed", "signal SIGKILL", True),
         ("F3 SEGV", replace(SERVING, signal=signal.SIGSEGV), "worker_crashed", "signal SIGSEGV", True),
@@ -159,3 +166,13 @@ def test_every_evidence_has_a_cause_of_the_catalogue_and_clients_learn_no_intern
             assert evidence.oom_kills
         if evidence.oom_kills:
             assert cause.word == "oom"
+
+
+def test_who_shared_a_process_is_said_for_operators_and_nothing_of_others_output_of_a_bystander() -> None:
+    culprit = cause_of(replace(KILLED, shared_with=("a/1", "b/1")))
+    assert "it shared its process with a/1, b/1" in culprit.detail
+    assert "a/1" not in culprit.text
+    beside = cause_of(replace(KILLED, ended_by="a/1, which ran when it ended", crash=SEGFAULT, tail=("of a",)))
+    assert beside.text == "worker bert/2 shares its process with a/1, which ran when it ended"
+    assert "of a" not in beside.detail
+    assert "faulthandler" not in beside.detail

@@ -115,3 +115,20 @@ def test_a_file_that_is_called_like_an_installed_module_takes_nothing_from_it(
         sys.path.remove(str(installed))
     assert FALLBACK_NAME in sys.modules
     assert "rename the file" in caplog.text
+
+
+def test_models_in_one_process_have_modules_and_helpers_of_their_own(tmp_path: Path) -> None:
+    engines, outputs = [PythonModelEngine() for _ in range(3)], (TensorSpec("y", "INT64", (1,)),)
+    code = "import helper\n\n\nclass Model:\n    def infer(self, inputs):\n        return {'y': [helper.NUMBER]}\n"
+    specs = [write_python(tmp_path, name, code, TEXTS, outputs) for name in ("m0", "m1")]
+    specs.append(specs[1])  # a reload, after its files have changed
+    for number, (engine, spec) in enumerate(zip(engines, specs, strict=True)):
+        Path(spec.directory, "helper.py").write_text(f"NUMBER = {number}\n")
+        engine.load(spec)
+    assert len([each for each in sys.path if each.startswith(str(tmp_path))]) == len(engines)
+    assert [engine.infer({}, ("y",))["y"].tolist() for engine in engines] == [[0], [1], [2]]
+    for engine in engines:
+        engine.unload()
+    assert not [each for each in sys.path if each.startswith(str(tmp_path))]
+    assert not [name for name in sys.modules if name == "model" or name.startswith(FALLBACK_NAME)]
+    del sys.modules["helper"]

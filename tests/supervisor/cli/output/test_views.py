@@ -274,6 +274,15 @@ def test_status_and_list_show_what_workers_hold_against_the_budget(capsys: pytes
     assert f"host memory: {text.removesuffix(' by default')}\n" in capsys.readouterr().out
 
 
+def test_show_says_of_each_worker_how_it_was_started(capsys: pytest.CaptureFixture[str]) -> None:
+    views.model(
+        {"name": "bert", "instances": [{"id": 3, "version": "1", "state": "ready", "start": "forked: of zygote 1"}]}
+    )
+    heads, row = capsys.readouterr().out.splitlines()[-2:]
+    assert heads.endswith("  START")
+    assert row.endswith("  forked: of zygote 1")
+
+
 def test_show_has_a_line_for_each_footprint(capsys: pytest.CaptureFixture[str]) -> None:
     measured = {"load_peak_bytes": 3 << 20, "settled_bytes": 2 << 20, "serving_peak_bytes": 4 << 20, "load_s": 1.25}
     on_gpu = {**measured, "device": "cuda", "gpu_settled_bytes": 5 << 20}

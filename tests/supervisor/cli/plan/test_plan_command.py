@@ -53,7 +53,27 @@ def test_the_table_says_what_fits_and_who_would_go(home: Path) -> None:
     assert code == 0
     assert rows["measured"].endswith("fits")
     assert rows["other"].endswith("evicts measured/1")
+    assert "versions: 1 of 2 fit together" in text
     assert "host memory: 30MiB of 45MiB by the models that fit" in text
+
+
+def test_the_table_names_two_of_those_that_would_go_and_counts_the_rest(home: Path) -> None:
+    names = [f"a{number}" for number in range(4)]
+    for name in names:
+        write_fault_model(home / "models", name)
+    (home / "models" / "other" / "1" / "weights.bin").write_bytes(bytes(40 * MIB))
+    _, text = planned(home, "--memory-budget", "125MiB")
+    assert next(line for line in text.splitlines() if " other " in line).endswith("evicts a0/1, a1/1 and 2 more"), text
+    _, text = planned(home, "--memory-budget", "125MiB", "--json")
+    assert [len(each["evicts"]) for each in json.loads(text)["models"] if each["name"] == "other"] == [4]
+
+
+def test_a_faulty_model_is_named_instead_of_left_out_in_silence(home: Path) -> None:
+    (home / "models" / "other" / "mmsup.yaml").write_text("memory: much\n")
+    _, text = planned(home)
+    assert "other has faults" in text
+    assert "mmsup.yaml" in text.splitlines()[-1]
+    assert [each["name"] for each in json.loads(planned(home, "--json")[1])["faulty"]] == ["other"]
 
 
 def test_a_pinned_model_that_does_not_fit_is_exit_1_and_a_faulty_configuration_exit_2(

@@ -1,0 +1,1 @@
+"""Co-location groups: worker processes that several models share."""

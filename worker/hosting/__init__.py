@@ -1,0 +1,1 @@
+"""Several models in one worker process: those of a co-location group."""

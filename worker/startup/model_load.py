@@ -1,0 +1,58 @@
+"""Loads one model: imports its engine, loads the artefact, runs the warm-up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.messages.worker_control import LoadProgress
+from mmsup.ipc.specs import ModelSpec
+from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
+
+if TYPE_CHECKING:
+    from mmsup.worker.execution.engine import Engine  # imports numpy
+    from mmsup.worker.execution.executor import Executor
+
+LOAD_CODES: Final = {"inference_failed": "load_failed", "gpu_oom": "does_not_fit"}
+"""The codes of failures of a run when they happen in a load."""
+
+
+def load_model(
+    send: Callable[[object], None], spec: ModelSpec, page: StatusPageWriter, *, is_shared: bool = False
+) -> Executor | ModelFailure:
+    """What runs the model, or why it cannot be loaded. `send`: to the controller, which is told how far it is.
+    `is_shared`: the process goes on after a failure, so what was loaded until then is released."""
+    from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - imports numpy, with its threads
+    from mmsup.worker.execution.reshaped_engine import with_reshapes  # noqa: PLC0415
+
+    send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
+    engine = call_model_code(lambda: with_reshapes(open_engine(spec.engine), spec), spec)
+    if isinstance(engine, ModelFailure):
+        return engine
+    executor = _load(send, engine, spec, page)
+    if is_shared and isinstance(executor, ModelFailure):
+        call_model_code(engine.unload, spec)
+    return executor
+
+
+def _load(
+    send: Callable[[object], None], engine: Engine, spec: ModelSpec, page: StatusPageWriter
+) -> Executor | ModelFailure:
+    from mmsup.worker.execution.executor import Executor  # noqa: PLC0415 - as above
+    from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
+
+    send(LoadProgress(f"loading {spec.artefact}"))
+    metadata = call_model_code(lambda: engine.load(spec), spec)
+    if isinstance(metadata, ModelFailure):
+        return metadata
+    page.set_activity(Activity.WARMING, time.monotonic_ns())
+    send(LoadProgress("warming up", is_warm_up=True))
+    executor = Executor(engine, spec, metadata, page)
+    failure = call_model_code(lambda: warm_up(executor), spec)
+    if isinstance(failure, ModelFailure):
+        return failure
+    if wants_warm_up(spec) or spec.config.get("model_warmup"):
+        page.batch_executed(0)  # the first run of this life is over, so the first request has the limits of any other
+    return executor
