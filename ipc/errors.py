@@ -98,6 +98,7 @@ class ServerError(MmsupError):
         "internal": False,
         "too_many_files": True,
         "insufficient_memory": True,
+        "evicted": True,
     }
 
 

@@ -121,6 +121,8 @@ class ModelSpec:
     loaded on demand, else never."""
     pin: bool = False
     """Never put to sleep."""
+    evict: bool | None = None
+    """Whether it may be put to sleep where another model needs its memory. None: if it is loaded on demand."""
     cold_start_timeout_s: float = 0.0
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False

@@ -49,8 +49,9 @@ MAY_IMPORT = {
     "supervisor/cli/plan": "capacity cli/command cli/ctl cli/output cli/serve config repository; ipc memory",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
-    "supervisor/controller": "api capacity config gateways gpu groups instances linux models observability on_demand "
-    "postmortem processes repository resources state zygotes; ipc memory messages transport",
+    "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
+    "on_demand postmortem processes repository resources state zygotes; ipc memory messages transport",
+    "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
     "supervisor/gpu": "observability processes; ipc transport",

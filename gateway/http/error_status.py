@@ -55,6 +55,7 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     "too_many_files": 507,
     "insufficient_memory": 507,
+    "evicted": 503,
 }
 CLOSING: Final = frozenset({"body_timeout", "too_large", "draining"})
 """After these the connection is closed, since the rest of the request would be read for nothing."""

@@ -204,7 +204,13 @@ def _capacity_metrics(status: StatusJson) -> Iterator[Metric]:
     for each in status.get("memory", {}).get("pools", ()):
         for member, family in (("budget_bytes", budget), ("in_use_bytes", in_use)):
             family.add_metric((str(each.get("memory", "")),), each.get(member) or 0)
-    yield from (footprint, load, budget, in_use)
+    evictions = CounterMetricFamily(
+        "mmsup_evictions", "Models put to sleep because their memory was needed.", labels=("reason",)
+    )
+    if not status.get(STALE_KEY):
+        for reason, count in status.get("memory", {}).get("evictions", {}).items():
+            evictions.add_metric((reason,), count)
+    yield from (footprint, load, budget, in_use, evictions)
 
 
 def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:

@@ -14,12 +14,13 @@ of each pool of memory (the host, a GPU): the budget, what is held and by whom, 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mmsup.supervisor.capacity.footprint import Need
 from mmsup.supervisor.config.units import size_text
+from mmsup.supervisor.instances.instance import Instance
 
 HOLDERS_SHOWN: Final = 3
 
@@ -66,6 +67,8 @@ class Pool:
     claims: tuple[Claim, ...] = ()
     free_bytes: int | None = None
     evictable_bytes: int = 0
+    device: str = ""
+    """The GPU whose memory it is, as CUDA_VISIBLE_DEVICES of a worker holds it; empty: the host's."""
 
     def claimed(self, *states: ClaimState) -> int:
         return sum(each.claimed_bytes for each in self.claims if each.state in (states or ClaimState))
@@ -92,6 +95,8 @@ class Shortage:
     holders: tuple[tuple[str, int], ...]
     """Who holds most, and how much."""
     option: str
+    device: str = ""
+    """As the pool has it."""
 
     @property
     def text(self) -> str:
@@ -152,24 +157,34 @@ Decision = Admit | WaitForMemory | MakeRoom | Refuse
 _SEVEREST_FIRST: Final = (Refuse, MakeRoom, WaitForMemory, Admit)
 
 
+@dataclass(frozen=True, slots=True)
+class RoomRequest:
+    """A load that needs room."""
+
+    model: str
+    priority: int
+    """Its class; 1 is the highest."""
+    device: str = ""
+    """The GPU whose memory is needed; empty: the host's."""
+    memory: str = ""
+    """The same in words."""
+
+
 class Evictor(Protocol):
-    """Gives memory back for a load. Candidates in, victims' bytes out."""
+    """Gives memory back for a load."""
 
-    def evictable_bytes(self, pool: str, for_holder: str, priority: int) -> int:
-        """What the models hold of a pool that may go for a load of this model with this priority."""
+    counts: Mapping[str, int]
+    """Models that have gone, by why memory was needed."""
 
-    def make_room(self, pool: str, for_holder: str, priority: int, missing_bytes: int) -> int:
-        """Begin to evict at least so much; how many bytes the victims hold that are on their way out now."""
+    def is_evictable(self, instance: Instance) -> bool:
+        """Whether its model may be put to sleep for others, once it is loaded."""
 
+    def evictable_bytes(self, request: RoomRequest) -> int:
+        """What those models hold that may go for it, now or later."""
 
-class NoEviction:
-    """Nothing can be evicted: `decide` refuses where it would make room."""
-
-    def evictable_bytes(self, _pool: str, _for_holder: str, _priority: int) -> int:
-        return 0
-
-    def make_room(self, _pool: str, _for_holder: str, _priority: int, _missing_bytes: int) -> int:
-        return 0
+    def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
+        """Begin to evict so much. Returns what those hold who go now; the load is to ask again when they are gone, and
+        is asked to when others may go."""
 
 
 def decide(demands: Sequence[tuple[Pool, Need]]) -> Decision:
@@ -232,4 +247,5 @@ def _shortage(pool: Pool, need: Need, missing_bytes: int, *, is_gone: bool) -> S
         is_gone,
         tuple(holders),
         pool.option,
+        pool.device,
     )

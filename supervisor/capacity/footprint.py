@@ -15,6 +15,8 @@ _IMPORTED_ENGINES: Final = {"torch": "pytorch", "onnxruntime": "ort"}
 """Engines whose libraries a Python class imports, by what its file was seen to import."""
 LOAD_FACTOR: Final = 1.5
 """Of the bytes of the artifact: weights, and part of the file that is read beside them."""
+FORKED_BYTES: Final = 12 << 20
+"""The same of a worker that is forked of a zygote; measured are 5 to 9 MiB."""
 CUDA_CONTEXT_BYTES: Final = 512 << 20
 """What a CUDA context takes of its device before the first weight is there, where nothing was measured."""
 MAX_FILES: Final = 256
@@ -47,6 +49,8 @@ class Footprint:
     gpu_serving_peak_bytes: int = 0
     load_s: float = 0.0
     """From the request to start it until it was ready."""
+    is_forked: bool = False
+    """It was forked of a zygote, whose pages it shares."""
 
     def is_near(self, other: Footprint) -> bool:
         """Whether nothing differs by more than a few per cent."""
@@ -54,7 +58,10 @@ class Footprint:
         return all(abs(mine - theirs) <= SAME * max(mine, theirs) for mine, theirs in pairs)
 
     def followed_by(self, later: Footprint) -> Footprint:
-        """This one, corrected by a later worker of the same files: its load counts, and the higher peak of service."""
+        """This one, corrected by a later worker of the same files: its load counts, and the higher peak of service. One
+        that was started in another way replaces it."""
+        if self.is_forked is not later.is_forked:
+            return later
         return replace(
             later,
             serving_peak_bytes=max(self.serving_peak_bytes, later.serving_peak_bytes),
@@ -95,11 +102,17 @@ def uses_gpu(spec: ModelSpec) -> bool:
     return spec.device != "cpu"
 
 
-def host_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
-    """Host memory of one worker. A guess goes by what a Python class imports, and is bounded by the model's own cap."""
-    if measured is not None and measured.settled_bytes:
+def host_need(
+    spec: ModelSpec, measured: Footprint | None, artifact_bytes: int, *, is_forked: bool | None = None
+) -> Need:
+    """Host memory of one worker. A guess goes by what a Python class imports, and is bounded by the model's own cap.
+    `is_forked`: how it will be started; None if that is not known. What was measured of the other way is as good as
+    nothing: it differs by all that is imported."""
+    is_same_way = measured is not None and is_forked in (None, measured.is_forked)
+    if measured is not None and measured.settled_bytes and is_same_way:
         return Need(max(measured.load_peak_bytes, measured.settled_bytes), measured.settled_bytes)
-    guess = ENGINE_BYTES.get(_IMPORTED_ENGINES.get(spec.imports, spec.engine), 0) + round(artifact_bytes * LOAD_FACTOR)
+    base = FORKED_BYTES if is_forked else ENGINE_BYTES.get(_IMPORTED_ENGINES.get(spec.imports, spec.engine), 0)
+    guess = base + round(artifact_bytes * LOAD_FACTOR)
     guess = guess if spec.memory_bytes is None else min(guess, spec.memory_bytes)
     return Need(guess, guess, is_measured=False)
 

@@ -8,7 +8,7 @@ the kernel walks all pages of the process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -77,6 +77,10 @@ class FootprintMeter:
             self._measure_ready(instance, reading)
         self._write_if_due()
 
+    def forget_others(self, instances: Iterable[Instance]) -> None:
+        """Forget the workers of instances that are not among these: they have left."""
+        self._readings = {each.id: self._readings[each.id] for each in instances if each.id in self._readings}
+
     def held_bytes(self, instance: Instance) -> int:
         """What its worker held when it was last measured; 0 if it was not."""
         reading = self._readings.get(instance.id)
@@ -118,7 +122,8 @@ class FootprintMeter:
         elif first:
             assert instance.process is not None, f"instance {instance.id} is ready without a process"
             peak = reading.held_bytes + usage.released_bytes(instance.process.pid)
-            reading.footprint = _settled(reading, max(peak, reading.footprint.load_peak_bytes), worker.load_s)
+            settled = _settled(reading, max(peak, reading.footprint.load_peak_bytes), worker.load_s)
+            reading.footprint = replace(settled, is_forked=instance.is_forked)
         reading.footprint = _raised(reading.footprint, reading.held_bytes, gpu_bytes, is_load=False)
         latest = reading.footprint if known is None else known.followed_by(reading.footprint)
         if known is None or not latest.is_near(known):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from mmsup.supervisor.capacity import footprint
-from mmsup.supervisor.capacity.admission import Claim, ClaimState, DeviceMemory, Evictor, Pool
+from mmsup.supervisor.capacity.admission import Claim, ClaimState, DeviceMemory, Evictor, Pool, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint import Need
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
@@ -46,14 +46,43 @@ class MemoryAccounts:
         return [each for each in pools if each is not None]
 
     def host_need(self, instance: Instance) -> Need:
-        measured = self.meter.find(instance)
-        artifact = 0 if measured is not None else self.meter.artifact_bytes(instance)
-        return footprint.host_need(instance.revision.spec, measured, artifact)
+        measured, is_forked = self.meter.find(instance), instance.expects_fork()
+        is_known = measured is not None and measured.is_forked is is_forked
+        artifact = 0 if is_known else self.meter.artifact_bytes(instance)
+        return footprint.host_need(instance.revision.spec, measured, artifact, is_forked=is_forked)
 
     def gpu_need(self, instance: Instance) -> Need:
         return footprint.gpu_need(
             instance.revision.spec, self.meter.find(instance), self.meter.artifact_bytes(instance)
         )
+
+    def needs(self, instance: Instance, device: str) -> dict[str, Need]:
+        """What its load takes, by GPU; that of the host by the empty name."""
+        needs = {"": self.host_need(instance)}
+        if device and self._find_device(device) is not None:
+            needs[device] = self.gpu_need(instance)
+        return needs
+
+    def claimed_bytes(self, instance: Instance, device: str = "") -> int:
+        """What its worker holds of a GPU, or of the host if none is named, or is expected to while it loads."""
+        worker = instance.worker
+        if worker is None or (device and worker.gpu.device != device):
+            return 0
+        held_bytes = worker.gpu.usage.held_bytes if device else self.meter.held_bytes(instance)
+        if held_bytes and instance.state not in STARTING_UP:
+            return held_bytes
+        need = self.gpu_need(instance) if device else self.host_need(instance)
+        return max(held_bytes, need.needed_bytes)  # what serves is measured a moment later, on a GPU by NVML
+
+    def room_request(self, load: Instance, device: str, memory: str) -> RoomRequest:
+        spec = load.revision.spec
+        return RoomRequest(spec.name, spec.effective_priority(0), device, memory)
+
+    def pool(self, device: str) -> Pool:
+        """That of a GPU which is known, or of the host if none is named."""
+        found = self.device_pool(None, device) if device else self.host_pool()
+        assert found is not None, f"{device} was there a moment ago"
+        return found
 
     def host_pool(self, load: Instance | None = None, reserved: Sequence[Claim] = ()) -> Pool:
         claims = (*self._host_claims(load), *self._shared_claims(), *reserved)
@@ -69,7 +98,6 @@ class MemoryAccounts:
             self._budgets.is_configured,
             claims,
             free_bytes,
-            self.evictable_bytes(HOST, load),
         )
 
     def device_pool(self, load: Instance | None, device: str) -> Pool | None:
@@ -84,28 +112,18 @@ class MemoryAccounts:
             found.total_bytes if budget is None else budget,
             budget is not None,
             claims,
-            None,
-            self.evictable_bytes(device, load),
+            device=device,
         )
 
     def _host_claims(self, load: Instance | None) -> Iterator[Claim]:
         for each in self._instances():
             if each is not load and each.state in ALIVE:
-                needed = self.host_need(each).needed_bytes if each.state in STARTING_UP else 0
-                yield Claim(holder(each), max(self.meter.held_bytes(each), needed), _claim_state(each))
+                yield Claim(holder(each), self.claimed_bytes(each), _claim_state(each))
 
     def _device_claims(self, load: Instance | None, device: str) -> Iterator[Claim]:
         for each in self._instances():
             if each is not load and each.worker is not None and each.worker.gpu.device == device:
-                held_bytes = each.worker.gpu.usage.held_bytes
-                is_known = held_bytes and each.state not in STARTING_UP
-                needed = 0 if is_known else self.gpu_need(each).needed_bytes  # NVML tells of it a moment later
-                yield Claim(holder(each), max(held_bytes, needed), _claim_state(each))
-
-    def evictable_bytes(self, pool: str, load: Instance | None) -> int:
-        if load is None:
-            return 0
-        return self.evictor.evictable_bytes(pool, holder(load), load.revision.spec.effective_priority(0))
+                yield Claim(holder(each), self.claimed_bytes(each, device), _claim_state(each))
 
 
 def _claim_state(instance: Instance) -> ClaimState:

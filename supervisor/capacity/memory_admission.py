@@ -1,27 +1,20 @@
 """Whether memory holds one more worker: the shell of capacity/admission.py, with the workers that there are.
 
-Every load passes it twice: `begin_pass` keeps back those that wait for memory that is being given back, and `require`
-has the last word when the device of the worker is known. Nothing else needs to be called to load a model by need.
+Every load passes it twice: `begin_pass` keeps back those that wait for memory that is being given back, and has room
+made for them (load_pass.py); `require` has the last word when the worker is about to start. Nothing else needs to be
+called to load a model by need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, Final
 
 from mmsup.supervisor.capacity import admission
-from mmsup.supervisor.capacity.admission import (
-    Admit,
-    Claim,
-    ClaimState,
-    Decision,
-    MakeRoom,
-    Pool,
-    WaitForMemory,
-)
+from mmsup.supervisor.capacity.admission import Admit, Claim, ClaimState, Decision, Pool, Shortage
 from mmsup.supervisor.capacity.footprint import Need
-from mmsup.supervisor.capacity.memory_accounts import HOST, MemoryAccounts, holder
+from mmsup.supervisor.capacity.load_pass import LoadPass
+from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
 from mmsup.supervisor.instances.context import MemoryRefused
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
@@ -44,56 +37,40 @@ class MemoryAdmission:
         """Model versions of which it was said that they may not fit."""
         self._waiting: dict[int, Instance] = {}
         """Instances whose wait has been reported."""
+        self._granted: dict[int, tuple[str, Admit]] = {}
+        """By instance: what the last pass has admitted, for which GPU. It is not weighed anew: memory that is counted a
+        moment later may differ by some pages, and room was made to the byte."""
         self._refused: dict[int, tuple[Instance, str]] = {}
         """With the device that they were to start on."""
 
     def decide(self, instance: Instance, device: str = "") -> Decision:
-        """Whether the worker of this instance may start now beside all others. `device`: the GPU that is assigned to
-        it; empty: the CPU, or not known yet.
-
-        The one entry for every load, also for one by need: an instance that is wanted passes through it by itself.
-        """
+        """Whether the worker of this instance may start now beside all others, without any that leave. `device`: the
+        GPU that is assigned to it; empty: the CPU, or not known yet."""
         demands = [(self._accounts.host_pool(instance), self._accounts.host_need(instance))]
         if device and (pool := self._accounts.device_pool(instance, device)) is not None:
             demands.append((pool, self._accounts.gpu_need(instance)))
         return admission.decide(demands)
 
-    def begin_pass(self) -> Callable[[Instance], bool]:
-        """For one pass over queued instances, asked of the most urgent first: whether one need not wait for memory that
-        is being given back. What one takes or waits for is not given to those behind it."""
+    def begin_pass(self, most_waiting: int) -> LoadPass:
+        """For one pass over queued instances. `most_waiting`: for how many at a time room may be made."""
         self._waiting = {number: each for number, each in self._waiting.items() if each.state is InstanceState.ABSENT}
-        pool = self._accounts.host_pool()
-        taken, awaited = list[Claim](), list[Claim]()
+        self._granted = {}
+        return LoadPass(self._accounts, most_waiting, self._report_wait, self._grant)
 
-        def need_not_wait(instance: Instance) -> bool:
-            need, evictable = self._accounts.host_need(instance), self._accounts.evictable_bytes(HOST, instance)
-            now = replace(pool, evictable_bytes=evictable)
-            decision = admission.decide([(_beside(now, [*taken, *awaited]), need)])
-            must_wait = isinstance(decision, WaitForMemory) or (
-                isinstance(decision, MakeRoom) and self._make_room(instance, decision)
-            )
-            if awaited and not must_wait and not isinstance(decision, Admit):
-                alone = admission.decide([(_beside(now, taken), need)])
-                must_wait = isinstance(alone, Admit | WaitForMemory)
-            if must_wait:
-                self._report_wait(instance, decision)
-            claim = Claim(holder(instance), need.needed_bytes, ClaimState.BOOKED)
-            if must_wait or isinstance(decision, Admit):
-                (awaited if must_wait else taken).append(claim)
-            return not must_wait
+    def _grant(self, instance: Instance, device: str, decision: Admit) -> None:
+        self._granted[instance.id] = device, decision
 
-        return need_not_wait
-
-    def _report_wait(self, instance: Instance, decision: Decision) -> None:
-        if instance.id not in self._waiting and not isinstance(decision, Admit):
+    def _report_wait(self, instance: Instance, shortage: Shortage) -> None:
+        if instance.id not in self._waiting:
             self._waiting[instance.id] = instance
-            instance.report_progress(f"waiting for memory: {decision.shortage.text}")
+            instance.report_progress(f"waiting for memory: {shortage.text}")
 
     def require(self, instance: Instance) -> None:
         """MemoryRefused if the worker that is about to start has no room. Records that, and once for each version that
         it may not fit."""
         device = instance.require_worker().gpu.device
-        decision = self.decide(instance, device)
+        expected, granted = self._granted.pop(instance.id, (device, None))
+        decision = granted if granted is not None and expected == device else self.decide(instance, device)
         version = instance.revision.spec.name, instance.revision.spec.version
         if isinstance(decision, Admit):
             self._refused.pop(instance.id, None)
@@ -140,7 +117,8 @@ class MemoryAdmission:
 
     def status(self) -> Json:
         """Budgets and what is held of them, as JSON for people."""
-        return {"pools": [_pool_row(each) for each in self._accounts.pools()]}
+        pools = [_pool_row(each) for each in self._accounts.pools()]
+        return {"pools": pools, "evictions": dict(self._accounts.evictor.counts)}
 
     def footprints(self, name: str) -> list[Json]:
         """What the versions of a model were measured to need, as JSON."""
@@ -154,22 +132,6 @@ class MemoryAdmission:
     def _fits(self, instance: Instance) -> bool:
         _, device = self._refused.get(instance.id, (instance, ""))
         return isinstance(self.decide(instance, device), Admit)
-
-    def _make_room(self, instance: Instance, decision: MakeRoom) -> bool:
-        """Whether enough is on its way out now."""
-        spec, shortage = instance.revision.spec, decision.shortage
-        made = self._accounts.evictor.make_room(
-            shortage.pool, holder(instance), spec.effective_priority(0), shortage.missing_bytes
-        )
-        return made >= shortage.missing_bytes
-
-
-def _beside(pool: Pool, booked: Sequence[Claim]) -> Pool:
-    """The pool after these loads."""
-    if pool.free_bytes is None or not booked:
-        return replace(pool, claims=(*pool.claims, *booked))
-    free_bytes = pool.free_bytes - sum(each.claimed_bytes for each in booked)
-    return replace(pool, claims=(*pool.claims, *booked), free_bytes=free_bytes)
 
 
 def _pool_row(pool: Pool) -> Json:

@@ -56,6 +56,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "load": ModelOption("load", validators.one_of(LOAD_RULES)),
     "ttl": ModelOption("ttl_s", validators.duration_or_never),
     "pin": ModelOption("pin", validators.boolean),
+    "evict": ModelOption("evict", validators.boolean),
     "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),

@@ -20,7 +20,6 @@ from mmsup.supervisor.api.handlers import Handlers
 from mmsup.supervisor.api.history_commands import HistoryCommands
 from mmsup.supervisor.api.on_demand_commands import OnDemandCommands
 from mmsup.supervisor.api.status import ServerInfo, StatusViews
-from mmsup.supervisor.capacity.admission import NoEviction
 from mmsup.supervisor.capacity.budget import memory_budgets
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
@@ -32,6 +31,9 @@ from mmsup.supervisor.controller.event_console import EventConsole
 from mmsup.supervisor.controller.readiness_reporter import ReadinessReporter
 from mmsup.supervisor.controller.state_dir import StateDir
 from mmsup.supervisor.controller.tasks import TaskSet
+from mmsup.supervisor.eviction.candidates import Candidates
+from mmsup.supervisor.eviction.evictor import ModelEvictor
+from mmsup.supervisor.eviction.pressure_watch import PressureWatch, read_facts
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_checks import GatewayChecks
@@ -57,6 +59,7 @@ from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
 from mmsup.supervisor.on_demand.idle_watch import IdleWatch
+from mmsup.supervisor.on_demand.model_usage import ModelUsage
 from mmsup.supervisor.on_demand.sleeper import Sleeper
 from mmsup.supervisor.on_demand.waker import Waker
 from mmsup.supervisor.postmortem.collector import CrashCollector
@@ -180,9 +183,13 @@ class Models:
         )
         self.replacement = RollingReplacement(model_set, context.change_signal.wait_until)
         self.watcher = RepositoryWatcher(self.context, self.loader)
-        self.sleeper = Sleeper(self.context, self.loader)
-        self.waker = Waker(self.context, self.loader, self.sleeper)
-        self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper)
+        usage = ModelUsage()
+        self.sleeper = Sleeper(self.context, self.loader, usage)
+        self.loader.on_no_room = self.sleeper.return_to_sleep
+        self.waker = Waker(self.context, self.loader)
+        self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper, usage)
+        candidates = Candidates(context.settings, model_set, self.sleeper, usage)
+        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, context.state_dir.event_log)
 
 
 class Resources:
@@ -199,6 +206,7 @@ class Resources:
                 escaped.check(instance)
                 recycler.check(instance)
                 models.footprints.observe(instance)
+            models.footprints.forget_others(instances)
             check_memory(instances)
             model_set.memory.retry_refused(model_set.retry)
 
@@ -211,10 +219,14 @@ class Resources:
             model_set.instances,
             models.footprints,
             partial(device_memory, self.gpu_monitor),
-            NoEviction(),
+            models.evictor,
             lambda: zygote_claims(self.zygotes.rows()),
         )
+        models.evictor.held_bytes = accounts.claimed_bytes
         model_set.memory = MemoryAdmission(accounts)
+        give_back = models.evictor.give_back
+        facts = partial(read_facts, accounts.host_pool)
+        self.pressure_watch = PressureWatch(facts, give_back, event_log)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.zygotes = ZygotePool(
             PoolContext(

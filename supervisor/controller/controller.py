@@ -127,6 +127,7 @@ class Controller:
             self.upgrader.resume()
         self.models.waker.is_open = True
         self.context.tasks.start(self.models.idle_watch.run(), "idle models")
+        self.context.tasks.start(self.resources.pressure_watch.run(), "memory pressure")
         if self.context.inventory.stopping:
             self.terminate()
 
@@ -216,6 +217,7 @@ class Controller:
         await self.models.loader.close()
         self.resources.memory_sampler.close()
         self.models.footprints.close()
+        self.models.evictor.close()
         self.resources.zygotes.close()
         self.resources.groups.close()
         await self.resources.gpu_monitor.close()

@@ -36,7 +36,7 @@ KILL_BARRIER_S: Final = 0.02
 UNLINK_LIMIT_S: Final = 0.5
 """How long a drain waits for the gateways to have stopped routing."""
 IN_TRANSIT_S: Final = 0.05
-"""How long a request that a gateway sent before may still be on its way, over ZeroMQ even where nobody can see it."""
+"""How long a request that a gateway sent before may still be on its way over ZeroMQ, where nobody can see it."""
 EXIT_LIMIT_S: Final = 2.0
 """How long a worker that reports that it leaves, or has crashed, has to exit."""
 FILE_HEADROOM_BYTES: Final = 64 << 20
@@ -299,6 +299,10 @@ def _on_exit_overdue(instance: Instance, event: lifecycle_events.Event) -> None:
 
 
 def _await_messages_in_transit(instance: Instance) -> None:
+    """Over a socket pair none is: what gateways sent before they answered the barrier lies there to be read."""
+    if not instance.context.zeromq_address(instance.worker_id):
+        _send_stop(instance)
+        return
     stop = _for_this_worker(instance, _send_stop)
     instance.require_worker().termination.exit_timer = asyncio.get_running_loop().call_later(IN_TRANSIT_S, stop)
 

@@ -96,6 +96,10 @@ class DevicePlacement(Protocol):
     def must_wait(self, instance: int, spec: ModelSpec, on_progress: Callable[[str], None]) -> bool:
         """Whether the load has to wait for GPU memory; `on_progress` is told once, in words."""
 
+    def expected(self, spec: ModelSpec) -> str:
+        """What `assign` would give now; empty if there is no GPU for it."""
+        ...
+
     def assign(self, instance: int, spec: ModelSpec) -> str:
         """The device of a worker that is about to start; NoGpu if there is none for it now."""
 

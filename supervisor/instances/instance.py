@@ -25,6 +25,7 @@ from mmsup.supervisor.instances.worker_process import WorkerProcess
 from mmsup.supervisor.observability import event_log
 from mmsup.supervisor.processes.backoff import MAX_EXITS, Exit
 from mmsup.supervisor.processes.child_process import ChildProcess
+from mmsup.supervisor.processes.launch_spec import FORKED
 
 TRANSITIONS_KEPT: Final = 12
 
@@ -119,6 +120,17 @@ class Instance:
     def load_failure(self) -> WorkerFailure | None:
         """Why the last load failed, if none has succeeded since."""
         return self.failure if self.failure and self.failure.of_load else None
+
+    @property
+    def is_forked(self) -> bool:
+        """Its last worker was forked of a zygote."""
+        return self.start.startswith(FORKED)
+
+    def expects_fork(self) -> bool:
+        """Its worker is forked, or the next one is to be if it has none."""
+        if self.worker is not None and self.start:
+            return self.is_forked
+        return bool(self.context.starts.choose(self.revision.spec, may_wait=True).zygote)
 
     def can_be_stopped(self) -> bool:
         """Whether there is a process, or will be, that has not survived SIGKILL."""

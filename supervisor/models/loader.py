@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
+from mmsup.ipc.errors import AWAITING_ROOM, CallerError, MmsupError, ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.settings import Settings
@@ -63,6 +63,8 @@ class ModelLoader:
     def __init__(self, context: LoadContext) -> None:
         self._context = context
         self._model_set = context.model_set
+        self.on_no_room: Callable[[Model], None] = lambda _: None
+        """Gets each model that was loaded from sleep and for which there was no room."""
         self.pending: dict[str, PendingLoad] = {}
         """The loads under way, by model."""
         self._tasks: set[asyncio.Task[Json]] = set()
@@ -141,7 +143,7 @@ class ModelLoader:
         """Give the pending loads of these models their outcome if it is known now."""
         if self.pending:
             for name in names & self.pending.keys():
-                self.pending[name].on_model_changed()
+                self.pending[name].on_model_changed(self.on_no_room)
 
     def on_progress(self, instance: Instance, text: str) -> None:
         pending = self.pending.get(instance.revision.spec.name)
@@ -216,7 +218,7 @@ class PendingLoad:
         self.task: asyncio.Task[Json] | None = None
         self._outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._started_s = time.monotonic()
-        self._is_reload = False
+        self._is_reload = self._is_wake = False
         self._context = context
         self._entry = entry
         self._revision: Revision | None = None
@@ -229,7 +231,7 @@ class PendingLoad:
         model = model_set.register(self._entry)
         model.wanted = True
         if model.sleep.is_asleep:
-            model.sleep.phase = SleepPhase.WAKING
+            model.sleep.phase, self._is_wake = SleepPhase.WAKING, True
         active = model.active
         self._is_reload = active is not None and any(each.is_serving() for each in active.versions)
         role = RevisionRole.STAGED if self._is_reload else RevisionRole.ACTIVE
@@ -262,7 +264,7 @@ class PendingLoad:
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
-    def on_model_changed(self) -> None:
+    def on_model_changed(self, on_no_room: Callable[[Model], None]) -> None:
         model = self._context.model_set.model(self.name)
         if self._exited is not None and not has_exiting_processes(model):
             self._exited.set()
@@ -275,6 +277,8 @@ class PendingLoad:
             if is_staged:
                 revision_changes.retire(revision)
             self.fail(_load_error(self.name, failure))
+            if self._is_wake and failure.code in AWAITING_ROOM:
+                on_no_room(model)
         elif revision.is_fully_ready():
             if is_staged:
                 revision_changes.activate(self._context.model_set, model, revision)

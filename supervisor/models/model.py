@@ -14,7 +14,7 @@ from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.restart_policy import loads_failed_in_a_row
 from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
-from mmsup.supervisor.models.sleep_state import ASLEEP, SENTENCES, SleepPhase, SleepState
+from mmsup.supervisor.models.sleep_state import ASLEEP, SleepPhase, SleepState
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Model:
     def reason(self) -> str:
         """Why not all of its versions are ready; empty if they are."""
         if self.state() == ASLEEP:
-            return self.sleep.failure or SENTENCES[self.sleep.reason]
+            return self.sleep.failure or self.sleep.why
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""

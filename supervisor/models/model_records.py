@@ -16,6 +16,7 @@ from mmsup.supervisor.instances.worker_process import GpuAssignment, WorkerProce
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason, SleepState
+from mmsup.supervisor.models.use_rate import UseRate
 from mmsup.supervisor.processes.backoff import Exit
 
 
@@ -69,6 +70,8 @@ class SleepRecord:
     metadata: tuple[KnownMetadata, ...]
     load_s: float | None
     last_use_s: float
+    use: UseRate
+    detail: str
     failure: str
 
 
@@ -101,6 +104,8 @@ def _sleep_record(sleep: SleepState) -> SleepRecord:
         tuple(KnownMetadata(*each) for each in sleep.metadata.items()),
         sleep.load_s,
         sleep.last_use_s,
+        sleep.use,
+        sleep.detail,
         sleep.failure,
     )
 
@@ -155,6 +160,8 @@ def _restored_sleep(record: ModelRecord) -> SleepState:
         {each.version: each.metadata for each in found.metadata},
         found.load_s,
         found.last_use_s,
+        found.use,
+        found.detail,
         found.failure,
     )
 

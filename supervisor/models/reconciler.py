@@ -71,12 +71,12 @@ class Reconciler:
 
     def _admit_loads(self) -> None:
         devices, queued = self._model_set.context.devices, self._queued
-        has_memory = self._model_set.memory.begin_pass()
+        memory = self._model_set.memory.begin_pass(self._max_parallel_loads)
 
         def may_start(number: int) -> bool:
             instance = queued[number]
             must_wait = devices.must_wait(instance.id, instance.revision.spec, instance.report_progress)
-            return not must_wait and has_memory(instance)
+            return not must_wait and memory.need_not_wait(instance, devices.expected(instance.revision.spec))
 
         orders = {each.id: self._load_order(each) for each in queued.values()}
         places = {order: place for place, order in enumerate(sorted(orders.values()))}

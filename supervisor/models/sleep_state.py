@@ -9,6 +9,7 @@ from typing import Final
 
 from mmsup.ipc.messages.gateway_control import VersionState
 from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.supervisor.models.use_rate import UseRate
 
 ASLEEP: Final = "asleep"
 """State of such a model, and of its versions in routes. No instance is in it: there is none."""
@@ -48,6 +49,9 @@ class SleepState:
     """How long its last load took; None if it was never loaded."""
     last_use_s: float = 0.0
     """0: no request since it is known."""
+    use: UseRate = field(default_factory=UseRate)
+    detail: str = ""
+    """Beyond the reason, in words: for whom it was evicted."""
     failure: str = ""
     """Why the last load could not even begin; for the operator."""
 
@@ -80,8 +84,13 @@ class SleepState:
             for each in specs
         )
 
-    def fall_asleep(self, reason: SleepReason, now_s: float, config: str) -> None:
+    @property
+    def why(self) -> str:
+        return SENTENCES[self.reason] + (f" {self.detail}" if self.detail else "")
+
+    def fall_asleep(self, reason: SleepReason, now_s: float, config: str, detail: str = "") -> None:
         self.phase, self.reason, self.since_s, self.config = SleepPhase.ASLEEP, reason, now_s, config
+        self.detail = detail
         self.failure = ""
 
 

@@ -19,11 +19,11 @@ CHECK_S: Final = 1.0
 
 
 class IdleWatch:
-    def __init__(self, settings: Settings, model_set: ModelSet, sleeper: Sleeper) -> None:
+    def __init__(self, settings: Settings, model_set: ModelSet, sleeper: Sleeper, usage: ModelUsage) -> None:
         self._settings = settings
         self._model_set = model_set
         self._sleeper = sleeper
-        self._usage = ModelUsage()
+        self._usage = usage
 
     async def run(self) -> None:
         """For ever."""

@@ -1,4 +1,4 @@
-"""When each model was last used, from what its workers count on their status pages anyway."""
+"""When and how often each model was used, from what its workers count on their status pages anyway."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class ModelUsage:
         self._counted[model.name] = counted
         if is_used:
             model.sleep.last_use_s = now_s
+            model.sleep.use = model.sleep.use.used(now_s)
 
 
 def ready_s(model: Model) -> float:

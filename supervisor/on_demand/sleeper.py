@@ -7,6 +7,8 @@ next load. No request fails because of it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mmsup.ipc.errors import CallerError, ServerError
@@ -14,36 +16,48 @@ from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader, load_result
 from mmsup.supervisor.models.model import Model
-from mmsup.supervisor.models.sleep_state import SENTENCES, SleepPhase, SleepReason
+from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason
 from mmsup.supervisor.on_demand import model_usage
+from mmsup.supervisor.on_demand.model_usage import ModelUsage
 from mmsup.supervisor.on_demand.sleep_policy import SleepFacts, refusal
 from mmsup.supervisor.state.desired_state import DesiredModel
 
 
 class Sleeper:
-    def __init__(self, context: LoadContext, loader: ModelLoader) -> None:
+    def __init__(self, context: LoadContext, loader: ModelLoader, usage: ModelUsage) -> None:
         self._context = context
         self._loader = loader
+        self._usage = usage
 
     def why_not(self, model: Model, reason: SleepReason) -> str:
         """Why a model may not be put to sleep now; empty if it may."""
-        return refusal(self._facts(model), reason)
+        return refusal(self.facts(model), reason)
 
-    def put_to_sleep(self, model: Model, reason: SleepReason) -> str:
-        """Why the model was not put to sleep; empty if it is asleep now."""
+    def put_to_sleep(
+        self,
+        model: Model,
+        reason: SleepReason,
+        detail: str = "",
+        choice: str = "",
+        numbers: Mapping[str, Any] = MappingProxyType({}),  # fields of an event
+    ) -> str:
+        """Why the model was not put to sleep; empty if it is asleep now. `detail`: beyond the reason, in words;
+        `choice` and `numbers`: why it was chosen."""
         why_not = self.why_not(model, reason)
         if why_not or model.sleep.is_asleep:
             return why_not
         now_s, sleep, active = time.monotonic(), model.sleep, model.active
+        self._usage.update(model, now_s)
         if active is not None:
             sleep.load_s = model_usage.load_s(model)
             sleep.stamp = active.stamp
             sleep.metadata = {each.spec.version: each.metadata for each in active.versions if each.metadata}
-        sleep.fall_asleep(reason, now_s, active.config if active is not None else "")
+        sleep.fall_asleep(reason, now_s, active.config if active is not None else "", detail)
         self._retire_all(model)
-        text = f"{SENTENCES[reason]}; its next request loads it"
+        text = f"{sleep.why}{f': {choice}' if choice else ''}; its next request loads it"
         idle_s = round(now_s - sleep.last_use_s, 1) if sleep.last_use_s else None
-        self._context.event_log.record("model_asleep", text, model=model.name, reason=str(reason), idle_s=idle_s)
+        fields = {"reason": str(reason), "idle_s": idle_s, **numbers}
+        self._context.event_log.record("model_asleep", text, model=model.name, **fields)
         return ""
 
     def return_to_sleep(self, model: Model) -> None:
@@ -79,7 +93,7 @@ class Sleeper:
         await self._context.send_route(name)
         return load_result(model, time.monotonic() - started_s)
 
-    def _facts(self, model: Model) -> SleepFacts:
+    def facts(self, model: Model) -> SleepFacts:
         active, specs = model.active, model.entry.specs if model.entry is not None else ()
         spec = active.versions[0].spec if active is not None and active.versions else specs[0] if specs else None
         is_staged = any(each.role is RevisionRole.STAGED for each in model.revisions)

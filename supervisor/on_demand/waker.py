@@ -14,7 +14,7 @@ from typing import Any
 from mmsup.ipc.errors import AWAITING_ROOM, CallerError, MmsupError, ServerError, make_error
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader, ProgressListener, load_result
 from mmsup.supervisor.models.model import Model
-from mmsup.supervisor.on_demand.sleeper import Sleeper
+from mmsup.supervisor.models.sleep_state import SleepReason
 from mmsup.supervisor.processes.backoff import delay_s
 
 Json = dict[str, Any]  # one JSON object
@@ -54,10 +54,9 @@ class RefusedWakes:
 
 
 class Waker:
-    def __init__(self, context: LoadContext, loader: ModelLoader, sleeper: Sleeper) -> None:
+    def __init__(self, context: LoadContext, loader: ModelLoader) -> None:
         self._context = context
         self._loader = loader
-        self._sleeper = sleeper
         self._refused = RefusedWakes(random.Random())
         self.is_open = False
         """The models are as they were left, or started: before that none is loaded."""
@@ -101,9 +100,7 @@ class Waker:
             try:
                 result: Json = await self._loader.load(name, config, on_progress, by_hand=False, is_partial=True)
             except MmsupError as error:
-                if error.code in AWAITING_ROOM:
-                    self._sleeper.return_to_sleep(model)
-                raise
+                raise _of_eviction(model, error) from error
             model.sleep.failure = ""
             return result
         return load_result(model, 0.0)
@@ -118,3 +115,13 @@ class Waker:
             text = f"'{name}' is not loaded: `mmsup ctl load {name}` loads it"
             raise CallerError("conflict", text, model=name)
         return model
+
+
+def _of_eviction(model: Model, error: MmsupError) -> MmsupError:
+    """The reason of a load that did not find room, for a model that had given its memory to another."""
+    if error.code not in AWAITING_ROOM or model.sleep.reason is not SleepReason.EVICTED:
+        return error
+    text = f"'{model.name}' was put to sleep because its memory was needed, and does not fit now: {error.text}"
+    made = make_error("evicted", text, model=model.name, retry_after_s=error.retry_after_s)
+    made.operator_text = f"{model.sleep.why}, and it does not fit now: {error.operator_text}"
+    return made

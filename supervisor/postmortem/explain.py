@@ -22,9 +22,12 @@ MAX_LATER_EVENTS: Final = 20
 LINE_CHARACTERS: Final = 200
 MEMORY_RISE: Final = 1.5
 """The factor by which memory must have grown to be called rising."""
+_REFUSED, _OVERBOOKED, _ROOM_MADE, _ASLEEP = "load_refused", "memory_overbooked", "room_made", "model_asleep"
 _MEMORY_DECISIONS: Final = {
-    "load_refused": "A load of it was refused for memory",
-    "memory_overbooked": "A load of it was admitted although memory may not hold it",
+    _REFUSED: "A load of it was refused for memory",
+    _OVERBOOKED: "A load of it was admitted although memory may not hold it",
+    _ROOM_MADE: "Room was made for a load of it",
+    _ASLEEP: "It was put to sleep",
 }
 _OUTCOMES: Final = frozenset({"worker_ready", "load_failed", "load_timeout", "crash_loop"})
 
@@ -53,12 +56,21 @@ def no_crash(model: str, state: str, reason: str) -> list[str]:
     return sentences
 
 
-def memory_decision(events: Sequence[Json]) -> list[str]:
-    """The last time that a load was refused for memory, or may not have fitted, if it is among these events."""
-    last = next((each for each in reversed(events) if each.get("event") in _MEMORY_DECISIONS), None)
-    if last is None:
-        return []
-    return [f"{_MEMORY_DECISIONS[str(last['event'])]} at {last.get('time')}: {str(last.get('text')).rstrip('.')}."]
+def memory_decisions(events: Sequence[Json]) -> list[str]:
+    """The last time that a load was refused for memory or may not have fitted, the last time that others made room for
+    it, and the last time that it did so for others, as far as they are among these events."""
+    found = [
+        next((each for each in reversed(events) if each.get("event") in kinds and _is_for_memory(each)), None)
+        for kinds in ((_REFUSED, _OVERBOOKED), (_ROOM_MADE,), (_ASLEEP,))
+    ]
+    return [
+        f"{_MEMORY_DECISIONS[str(each['event'])]} at {each.get('time')}: {str(each.get('text')).rstrip('.')}."
+        for each in sorted((each for each in found if each is not None), key=lambda each: str(each.get("time")))
+    ]
+
+
+def _is_for_memory(event: Json) -> bool:
+    return event.get("event") != _ASLEEP or event.get("reason") == "evicted"
 
 
 def list_entry(report: Json) -> Json:

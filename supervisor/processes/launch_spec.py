@@ -42,6 +42,10 @@ IMPORT_LIMIT_S: Final = 30.0
 """The same of a zygote that has not imported everything yet; an exec has the same imports to make."""
 
 
+FORKED: Final = "forked"
+"""How the text of such a start begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartMethod:
     """How a worker is started, as zygotes/start_method.py decides."""
@@ -55,7 +59,7 @@ class StartMethod:
 
     @property
     def text(self) -> str:
-        return f"{'forked' if self.zygote else 'exec'}: {self.reason}"
+        return f"{FORKED if self.zygote else 'exec'}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,14 @@ class GpuPlacement:
             on_progress(f"waiting for memory of {self._monitor.label(device)}")
         return True
 
+    def expected(self, spec: ModelSpec) -> str:
+        """What `assign` would give to one worker that started now; empty if there is no GPU for it."""
+        try:
+            device = self._choose(spec)
+        except NoGpu:
+            return ""
+        return "" if isinstance(self._check_memory(spec, device), InsufficientMemory) else device
+
     def _choose(self, spec: ModelSpec) -> str:
         return visible_devices(
             spec.device, self._monitor.gpus, self._health.cordoned, lambda uuid: self._load_of(spec, uuid)
@@ -115,7 +123,7 @@ class GpuPlacement:
         for instance in instances:
             self._note_need(instance)
         self._pending.settle(self._monitor.snapshots())
-        self._model_set.retry(NoGpuMemory.code, self._fits_now)
+        self._model_set.retry(NoGpuMemory.code, lambda each: bool(self.expected(each.revision.spec)))
         waiting, self._waiting = self._waiting, set()
         for name in waiting:
             self._model_set.mark_changed(name)
@@ -129,13 +137,6 @@ class GpuPlacement:
         if worker.gpu.usage.held_bytes:
             worker.gpu.is_measured = True
             self._needs[instance.revision.spec.name, instance.revision.spec.version] = worker.gpu.usage.held_bytes
-
-    def _fits_now(self, instance: Instance) -> bool:
-        try:
-            self.assign(instance.id, instance.revision.spec)
-        except NoGpu:
-            return False
-        return True
 
     def release(self, name: str) -> Json:
         """Uncordon a device; CallerError if there is no such device."""

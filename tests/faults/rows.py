@@ -74,10 +74,10 @@ ROWS: Final = {
     "F62": "a load for a request that fails",
     "F63": "the controller dies while requests wait for a load",
     "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
+    "F65": "more models asked for at one time than the memory budget holds",
 }
 
 OPEN: Final = {
-    "F17": "nothing is evicted yet: models are not loaded on demand",
     "F44": "clients share no memory with the server yet",
     "F53": "there is no gRPC front yet",
 }

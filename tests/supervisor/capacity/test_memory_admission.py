@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.capacity.admission import Admit, Claim, DeviceMemory, NoEviction, Refuse
+from mmsup.supervisor.capacity.admission import Admit, Claim, DeviceMemory, Refuse, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint import Footprint, footprint_key
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
@@ -27,6 +27,7 @@ from mmsup.supervisor.linux.cgroup import Cgroup, CgroupUsage
 
 MIB = 1 << 20
 GPU = "GPU-1"
+DEMAND = "on-demand"
 State = InstanceState
 
 
@@ -37,7 +38,9 @@ class Machine:
         self.instances: list[Any] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.shared: list[Claim] = []
+        self.counts: Mapping[str, int] = {}
         self.written: list[bytes] = []
+        self.evicted: list[tuple[str, str]] = []
         self.store = FootprintStore(home / "footprints.json")
 
         def run_on_disk(_: Callable[[bytes], None], contents: bytes) -> None:
@@ -48,14 +51,35 @@ class Machine:
 
         self.meter = FootprintMeter(self.store, lambda each: str(getattr(each, "digest", "")), run_on_disk)
         budgets = MemoryBudgets(1000 * MIB, is_configured, devices or {})
-        accounts = MemoryAccounts(
-            budgets, lambda: self.instances, self.meter, find_device, NoEviction(), lambda: self.shared
-        )
+        accounts = MemoryAccounts(budgets, lambda: self.instances, self.meter, find_device, self, lambda: self.shared)
         self.admission = MemoryAdmission(accounts)
 
-    def add(self, name: str, state: State = State.ABSENT, held: int = 0, known: int = 0, **gpu: int) -> Any:
+    def is_evictable(self, instance: Any) -> bool:
+        return bool(instance.revision.spec.load == DEMAND)
+
+    def evictable_bytes(self, request: RoomRequest) -> int:
+        return sum(_held_bytes(each, request) for each in self._evictable(request))
+
+    def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
+        """Those that were loaded first go first."""
+        made = 0
+        for each in self._evictable(request):
+            if made < missing_bytes and each.state is State.READY and each.may_go:
+                made += _held_bytes(each, request)
+                each.state = State.DRAINING
+                self.evicted.append((each.revision.spec.name, request.model))
+        return made
+
+    def _evictable(self, request: RoomRequest) -> list[Any]:
+        states = (State.READY, State.LOADING)
+        found = [each for each in self.instances if each.state in states and self.is_evictable(each)]
+        return [each for each in found if each.revision.spec.name != request.model]
+
+    def add(
+        self, name: str, state: State = State.ABSENT, held: int = 0, known: int = 0, load: str = "", **gpu: int
+    ) -> Any:
         """An instance whose worker holds so many MiB; `known`: what its version was measured to need."""
-        spec = ModelSpec(name, "1", "/nowhere", "f", "custom", "p", device="cuda" if gpu else "cpu")
+        spec = ModelSpec(name, "1", "/nowhere", "f", "custom", "p", device="cuda" if gpu else "cpu", load=load)
         group = Cgroup([Path("/nowhere")], "", lambda _: CgroupUsage(each.held * MIB, 0, 0, 0))
         worker = SimpleNamespace(
             group=group,
@@ -70,8 +94,9 @@ class Machine:
             id=len(self.instances), state=state, held=held, generation=1, digest="d", progress=list[str](),
             worker=worker if state is not State.ABSENT or gpu else None, revision=SimpleNamespace(spec=spec),
             process=process if state is not State.ABSENT else None, load_failure=None,
+            may_go=True,
         )  # fmt: skip
-        each.require_worker = lambda: worker
+        each.require_worker, each.is_forked, each.expects_fork = lambda: worker, False, lambda: False
         each.report_progress = each.progress.append
         each.record = lambda event, _text, **fields: self.events.append((event, fields))
         if known or gpu.get("knows_gpu"):
@@ -84,6 +109,10 @@ class Machine:
     def row(self, number: int = 0) -> dict[str, Any]:
         found = self.admission.status()["pools"][number]
         return {name: value // MIB if name.endswith("bytes") else value for name, value in found.items()}
+
+
+def _held_bytes(instance: Any, request: RoomRequest) -> int:
+    return int(instance.worker.gpu.usage.held_bytes if request.device else instance.held * MIB)
 
 
 @pytest.fixture
@@ -106,22 +135,22 @@ def test_what_one_waits_for_is_not_given_to_those_behind_it(machine: Machine) ->
     machine.add("serves", State.READY, held=500)
     machine.add("leaves", State.DRAINING, held=400)
     first, second = machine.add("first", known=450), machine.add("second", known=90)
-    need_not_wait = machine.admission.begin_pass()
+    need_not_wait = machine.admission.begin_pass(2).need_not_wait
     assert [need_not_wait(each) for each in (first, second)] == [False, False]
     text = "it needs 450MiB of host memory, and 900MiB of the budget of 1000MiB are in use"
     assert first.progress == [f"waiting for memory: {text}"]
-    machine.admission.begin_pass()(first)
+    machine.admission.begin_pass(2).need_not_wait(first)
     assert len(first.progress) == 1
     machine.instances[1].state = State.STOPPED
-    need_not_wait = machine.admission.begin_pass()
+    need_not_wait = machine.admission.begin_pass(2).need_not_wait
     assert [need_not_wait(each) for each in (first, second)] == [True, True]
-    assert machine.admission.begin_pass()(second)  # alone
+    assert machine.admission.begin_pass(2).need_not_wait(second)  # alone
 
 
 def test_what_a_pass_admits_is_booked_for_those_behind_it(machine: Machine) -> None:
     machine.add("leaves", State.DRAINING, held=500)
     first, second = machine.add("first", known=400), machine.add("second", known=400)
-    need_not_wait = machine.admission.begin_pass()
+    need_not_wait = machine.admission.begin_pass(2).need_not_wait
     assert [need_not_wait(each) for each in (first, second)] == [True, False]
 
 
@@ -219,3 +248,69 @@ def test_the_default_budget_refuses_nothing_that_the_machine_holds(machine: Mach
     default = Machine(tmp_path, is_configured=False)
     default.add("serves", State.READY, held=5000)
     assert isinstance(default.admission.decide(default.add("m", known=1)), Admit)
+
+
+def test_room_is_made_for_a_load_which_waits_until_it_is_there(machine: Machine) -> None:
+    machine.add("kept", State.READY, held=300)
+    old, older = (machine.add(name, State.READY, held=300, load=DEMAND) for name in ("old", "older"))
+    load = machine.add("load", known=350, load=DEMAND)
+    assert not machine.admission.begin_pass(2).need_not_wait(load)
+    assert machine.evicted == [("old", "load")]
+    assert not machine.admission.begin_pass(2).need_not_wait(load), "its memory is not back yet"
+    assert machine.evicted == [("old", "load")], "and nobody else goes meanwhile"
+    old.state = State.STOPPED
+    assert machine.admission.begin_pass(2).need_not_wait(load)
+    assert older.state is State.READY
+
+
+def test_room_is_made_for_as_many_loads_as_may_be_under_way(machine: Machine) -> None:
+    for number in range(10):
+        machine.add(f"m{number}", State.READY, held=100, load=DEMAND)
+    loads = [machine.add(f"load{number}", known=100, load=DEMAND) for number in range(5)]
+    need_not_wait = machine.admission.begin_pass(2).need_not_wait
+    assert [need_not_wait(each) for each in loads] == [False] * 5
+    assert machine.evicted == [("m0", "load0"), ("m1", "load1")]
+    machine.instances[0].state = machine.instances[1].state = State.STOPPED
+    need_not_wait = machine.admission.begin_pass(2).need_not_wait
+    assert [need_not_wait(each) for each in loads] == [True, True, False, False, False]
+    assert [name for _, name in machine.evicted[2:]] == ["load2", "load3"]
+
+
+def test_a_load_waits_for_models_that_may_not_go_yet_and_is_refused_where_none_ever_may(machine: Machine) -> None:
+    machine.add("kept", State.READY, held=500)
+    young = machine.add("young", State.LOADING, held=400, load=DEMAND)
+    load = machine.add("load", known=450, load=DEMAND)
+    assert not machine.admission.begin_pass(2).need_not_wait(load)
+    young.state, young.may_go = State.READY, False
+    assert not machine.admission.begin_pass(2).need_not_wait(load)
+    assert machine.evicted == []
+    young.may_go = True
+    assert not machine.admission.begin_pass(2).need_not_wait(load)
+    assert machine.evicted == [("young", "load")]
+    assert machine.admission.begin_pass(2).need_not_wait(machine.add("large", known=501)), "it is refused at its start"
+    with pytest.raises(MemoryRefused):
+        machine.admission.require(machine.add("large", State.STARTING, known=501))
+
+
+def test_a_guess_makes_what_room_there_is_and_begins_then(machine: Machine) -> None:
+    machine.add("kept", State.READY, held=985)
+    old = machine.add("old", State.READY, held=10, load=DEMAND)
+    load = machine.add("load", load=DEMAND)
+    assert not machine.admission.begin_pass(2).need_not_wait(load)
+    old.state = State.STOPPED
+    assert machine.admission.begin_pass(2).need_not_wait(load)
+
+
+def test_two_loads_that_begin_in_one_pass_may_make_room_for_others_later(machine: Machine) -> None:
+    machine.add("kept", State.READY, held=600)
+    first, second = (machine.add(name, known=300, load=DEMAND) for name in ("first", "second"))
+    need_not_wait = machine.admission.begin_pass(2).need_not_wait
+    assert [need_not_wait(each) for each in (first, second)] == [True, False], "the second is not refused"
+
+
+def test_room_on_a_gpu_is_made_as_on_the_host(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, devices={"cuda:0": 300 * MIB})
+    machine.add("old", State.READY, held=10, load=DEMAND, on_gpu=250)
+    load = machine.add("load", known=10, load=DEMAND, knows_gpu=100)
+    assert not machine.admission.begin_pass(2).need_not_wait(load, GPU)
+    assert machine.evicted == [("old", "load")]

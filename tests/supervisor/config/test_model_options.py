@@ -31,6 +31,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "load": "on-demand",
         "ttl": "1h",
         "pin": "true",
+        "evict": "false",
         "cold_start_timeout": "2min",
         "retry_on_crash": 0,
         "trusted": True,

@@ -222,7 +222,7 @@ def test_the_default_configuration_shows_every_option_and_key_with_its_default()
             assert (tuple(value) if option.many else value) == getattr(defaults, option.field), option.key
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")
     without_default = {"memory", "recycle_memory", "gpu_memory", "python", "preload", "queue_policies", "strings"}
-    without_default |= {"load", "ttl"}
+    without_default |= {"load", "ttl", "evict"}
     for key in shown.keys["defaults"].keys() - without_default:
         field = model_options.MODEL_OPTIONS[key].field
         value = model_options.MODEL_OPTIONS[key].parse(shown.keys["defaults"][key])

@@ -28,6 +28,7 @@ from mmsup.supervisor.models.model_records import (
     SleepRecord,
     VersionRecord,
 )
+from mmsup.supervisor.models.use_rate import UseRate
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.state.checkpoint import to_text
 
@@ -51,7 +52,17 @@ MODEL = ModelRecord(
     "m",
     wanted=True,
     sleep=SleepRecord(
-        "asleep", "ttl", 3.5, "{}", "0f", (KnownMetadata("1", Metadata("onnx", 8, TENSORS, TENSORS)),), 0.5, 2.5, "no"
+        "asleep",
+        "evicted",
+        3.5,
+        "{}",
+        "0f",
+        (KnownMetadata("1", Metadata("onnx", 8, TENSORS, TENSORS)),),
+        0.5,
+        2.5,
+        UseRate(0.25, 0.5, 2.5),
+        "for another",
+        "no",
     ),
     revisions=(
         RevisionRecord(

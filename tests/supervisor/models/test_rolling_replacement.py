@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from controller_double import ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.messages.gateway_control import LinkWorker, UnlinkWorker
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
-from mmsup.supervisor.capacity.admission import NoEviction
+from mmsup.supervisor.capacity.admission import RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
@@ -21,6 +22,19 @@ from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
 from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
+
+
+class NoEviction:
+    counts: Mapping[str, int] = MappingProxyType({})
+
+    def is_evictable(self, _instance: Instance) -> bool:
+        return False
+
+    def evictable_bytes(self, _request: RoomRequest) -> int:
+        return 0
+
+    def make_room(self, _request: RoomRequest, _missing_bytes: int) -> int:
+        return 0
 
 
 class Space(MemoryAdmission):

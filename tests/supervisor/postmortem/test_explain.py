@@ -10,7 +10,7 @@ from mmsup.supervisor.postmortem.explain import (
     explain,
     later_events,
     list_entry,
-    memory_decision,
+    memory_decisions,
     no_crash,
 )
 
@@ -358,8 +358,21 @@ def test_a_report_of_another_version_is_explained_as_far_as_possible() -> None:
 def test_the_last_decision_about_memory_is_told_with_its_figures() -> None:
     refused = {"event": "load_refused", "time": "T2", "text": "it needs 2GiB of host memory, and 1MiB are free; unload"}
     events = [{"event": "memory_overbooked", "time": "T1", "text": "x"}, refused, {"event": "load_failed", "text": "y"}]
-    assert memory_decision(events) == [
+    assert memory_decisions(events) == [
         "A load of it was refused for memory at T2: it needs 2GiB of host memory, and 1MiB are free; unload."
     ]
-    assert memory_decision(events[:1]) == ["A load of it was admitted although memory may not hold it at T1: x."]
-    assert memory_decision(events[2:]) == []
+    assert memory_decisions(events[:1]) == ["A load of it was admitted although memory may not hold it at T1: x."]
+    assert memory_decisions(events[2:]) == []
+
+
+def test_both_sides_of_an_eviction_are_told() -> None:
+    events: list[Json] = [
+        {"event": "model_asleep", "time": "T1", "reason": "ttl", "text": "no"},
+        {"event": "model_asleep", "time": "T2", "reason": "evicted", "text": "for a"},
+        {"event": "room_made", "time": "T3", "text": "b went"},
+        {"event": "model_asleep", "time": "T4", "reason": "evicted", "text": "for c"},
+    ]
+    assert memory_decisions(events) == [
+        "Room was made for a load of it at T3: b went.", "It was put to sleep at T4: for c."
+    ]  # fmt: skip
+    assert memory_decisions(events[:1]) == []

@@ -1,0 +1,129 @@
+"""Puts models to sleep for the memory that they hold: for loads that need room, and for a machine that runs short.
+
+Who goes is chosen by victims.py; a model goes to sleep as for any other reason (on_demand/sleeper.py). Each choice is
+recorded with its numbers, for the model that goes and for the one that it goes for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.config.units import age, size_text
+from mmsup.supervisor.eviction import victims
+from mmsup.supervisor.eviction.candidates import Candidates
+from mmsup.supervisor.eviction.victims import Candidate
+from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.sleep_state import SleepReason
+from mmsup.supervisor.observability.event_log import EventLog
+from mmsup.supervisor.on_demand.sleeper import Sleeper
+
+RECHECK_S: Final = 0.05
+"""Until a load that waits for models which have not served yet asks again."""
+LOWEST_CLASS: Final = 1 << 31
+"""Of a request for which any model may go."""
+
+
+class ModelEvictor:
+    def __init__(self, model_set: ModelSet, sleeper: Sleeper, candidates: Candidates, event_log: EventLog) -> None:
+        self._model_set = model_set
+        self._sleeper = sleeper
+        self._candidates = candidates
+        self._event_log = event_log
+        self.held_bytes: Callable[[Instance, str], int] = lambda _, __: 0
+        """What an instance takes of the memory of a GPU, or of the host if none is named."""
+        self._rechecks: dict[str, asyncio.TimerHandle] = {}
+        """By model whose load waits until others may go."""
+        self.counts: Mapping[str, int] = {"budget": 0, "pressure": 0}
+        """Models that were put to sleep, by why memory was needed."""
+
+    def is_evictable(self, instance: Instance) -> bool:
+        model = self._model_set.model(instance.revision.spec.name)
+        return model is not None and self._candidates.is_evictable(model)
+
+    def evictable_bytes(self, request: RoomRequest) -> int:
+        found = self._find(request)
+        return sum(each.held_bytes for each in found if victims.may_go(each, request.priority))
+
+    def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
+        found = self._find(request)
+        gone = self._evict(victims.choose(found, missing_bytes, request.priority), request, "budget")
+        made_bytes = sum(each.held_bytes for each in gone)
+        if gone:
+            names = ", ".join(f"{each.name} ({size_text(each.held_bytes)})" for each in gone)
+            self._event_log.record(
+                "room_made",
+                f"{size_text(missing_bytes)} of {request.memory} were missing for it: put to sleep were {names}",
+                model=request.model,
+                memory=request.memory,
+                missing_bytes=missing_bytes,
+                evicted=[each.name for each in gone],
+            )
+        if made_bytes < missing_bytes:
+            due_s = victims.next_due_s(found, request.priority)
+            if due_s < math.inf:
+                self._recheck(request.model, min(due_s, RECHECK_S))
+        return made_bytes
+
+    def give_back(self, missing_bytes: int, why: str) -> int:
+        """Put models to sleep that hold so much of the host's memory, whichever class they are of. Returns how much
+        those hold that go."""
+        request = RoomRequest("", LOWEST_CLASS, memory="host memory")
+        idle = [each for each in self._find(request) if each.idle_s >= victims.MIN_RESIDENCE_S]
+        gone = self._evict(victims.choose(idle, missing_bytes, 1), request, "pressure", why)
+        return sum(each.held_bytes for each in gone)
+
+    def close(self) -> None:
+        for each in self._rechecks.values():
+            each.cancel()
+
+    def _find(self, request: RoomRequest) -> list[Candidate]:
+        return self._candidates.find(lambda each: self.held_bytes(each, request.device), but=request.model)
+
+    def _evict(self, chosen: Sequence[Candidate], request: RoomRequest, reason: str, why: str = "") -> list[Candidate]:
+        gone: list[Candidate] = []
+        for each in chosen:
+            detail = f"for {request.model}" if request.model else f"by the machine: {why}"
+            numbers = _numbers(each, request, reason)
+            models = [self._model_set.models[name] for name in (each.name, *each.others)]
+            refused = [
+                self._sleeper.put_to_sleep(model, SleepReason.EVICTED, detail, describe(each), numbers)
+                for model in models
+            ]
+            count = refused.count("")
+            self.counts = {**self.counts, reason: self.counts[reason] + count}
+            gone += [each] if count else []
+        return gone
+
+    def _recheck(self, name: str, after_s: float) -> None:
+        if name not in self._rechecks:
+            self._rechecks[name] = asyncio.get_running_loop().call_later(after_s, self._on_recheck, name)
+
+    def _on_recheck(self, name: str) -> None:
+        del self._rechecks[name]
+        if self._model_set.model(name) is not None:
+            self._model_set.mark_changed(name)
+
+
+def describe(candidate: Candidate) -> str:
+    idle, load = age(candidate.idle_s), age(candidate.return_s)
+    return (
+        f"it held {size_text(candidate.held_bytes)}, had no request for {idle}, was used in {candidate.use_rate:.1%} "
+        f"of the last seconds, and loads in {load}"
+    )
+
+
+def _numbers(candidate: Candidate, request: RoomRequest, reason: str) -> dict[str, Any]:  # JSON
+    return {
+        "needed_by": reason,
+        "for_model": request.model,
+        "memory": request.memory,
+        "held_bytes": candidate.held_bytes,
+        "use_rate": round(candidate.use_rate, 6),
+        "return_s": round(candidate.return_s, 3),
+        "priority": candidate.priority,
+    }

@@ -1,0 +1,174 @@
+"""More models than the budget of memory holds: each is loaded when it is asked, and others make room for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engines.build import write_python
+from harness.bystander import Bystander
+from harness.server import Server, eventually, serving
+from mmsup.ipc.specs import TensorSpec
+
+pytestmark = pytest.mark.slow
+CODE = """
+import numpy as np
+
+class Model:
+    def load(self, context):
+        self.held = np.ones({mib} << 17)
+
+    def infer(self, inputs):
+        return {{"y": inputs["x"] * {factor}}}
+"""
+SMALL = {"m0": 2.0, "m1": 3.0, "m2": 4.0, "m3": 5.0}
+LARGE = {"large": 6.0, "larger": 7.0}
+FACTORS = SMALL | LARGE
+BUDGET = 230 << 20
+
+
+def write_model(repository: Path, name: str, factor: float, mib: int, **settings: object) -> None:
+    tensors = (TensorSpec("x", "FP32", (-1,)),)
+    code = CODE.format(mib=mib, factor=factor)
+    write_python(repository, name, code, tensors, (TensorSpec("y", "FP32", (-1,)),), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The budget holds the bystander and two of the small ones, or one of the large ones."""
+    repository = tmp_path_factory.mktemp("repository")
+    write_model(repository, "bystander", 1.0, mib=1, pin=True)
+    write_model(repository, "started", 1.0, mib=1, load="start")
+    for name, factor in FACTORS.items():
+        write_model(repository, name, factor, mib=60 if name in SMALL else 130)
+    write_model(repository, "heavy", 8.0, mib=170, evict=False)
+    flags = ("--model-control-mode", "on-demand", "--memory-budget", str(BUDGET), "--zygotes", "eager")
+    with serving(repository, *flags, "--gateways", "2") as made:
+        yield made
+
+
+def ask(server: Server, name: str, value: float = 1.0) -> float:
+    """The seconds that the answer took, which must be right."""
+    http, began_s = server.http(), time.monotonic()
+    status, answer = http.infer(name, x=("FP32", [1], [value]))
+    http.close()
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == [value * FACTORS.get(name, 1.0)]
+    return time.monotonic() - began_s
+
+
+def held_bytes(server: Server) -> int:
+    return int(server.ctl("status")["memory"]["pools"][0]["in_use_bytes"])
+
+
+def in_threads(calls: list[Callable[[], object]]) -> list[str]:
+    """What went wrong in these calls, made side by side."""
+    faults: list[str] = []
+
+    def run(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except AssertionError as error:
+            faults.append(str(error))
+
+    threads = [threading.Thread(target=run, args=(each,)) for each in calls]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return faults
+
+
+@pytest.mark.fault("F65")
+def test_each_model_is_served_when_it_is_asked_and_the_budget_holds(server: Server) -> None:
+    with Bystander(server, "bystander"):
+        for name in FACTORS:
+            ask(server, name)  # now each is measured
+        for name in FACTORS:
+            ask(server, name)
+            assert held_bytes(server) <= BUDGET
+    assert server.model("bystander")["state"] == "ready"
+    assert server.model("started")["state"] == "ready", "a model that is loaded at the start does not go"
+    choices = [each for each in server.events("model_asleep") if each["reason"] == "evicted"]
+    assert {each["model"] for each in choices} >= set(SMALL)
+    last = choices[-1]
+    assert last["for_model"] == "larger"
+    assert last["held_bytes"] > 60 << 20
+    assert last["return_s"] > 0
+    (room,) = [each for each in server.events("room_made", "larger") if each["time"] >= last["time"]]
+    assert last["model"] in room["evicted"]
+    assert server.gauge("mmsup_evictions_total", reason="budget") == len(choices)
+
+
+def test_why_tells_both_sides_of_an_eviction(server: Server) -> None:
+    for name in ("m0", "m1", "large"):
+        ask(server, name)
+    text = " ".join(server.ctl("why", name="m1")["sentences"])
+    assert "its memory was needed for large" in text
+    text = " ".join(server.ctl("why", name="large")["sentences"])
+    assert "of host memory were missing for it" in text
+    assert "m1" in text
+    assert "needed for large" in server.model("m1")["reason"]
+
+
+@pytest.mark.fault("F65")
+def test_two_that_do_not_fit_together_take_turns_and_nobody_fails(server: Server) -> None:
+    for name in LARGE:
+        ask(server, name)  # each is measured
+    end_s, took = time.monotonic() + 4, {name: list[float]() for name in LARGE}
+
+    def client(name: str) -> None:
+        while time.monotonic() < end_s:
+            took[name].append(ask(server, name))
+
+    with Bystander(server, "bystander"):
+        assert in_threads([lambda name=name: client(name) for name in LARGE for _ in range(2)]) == []  # type: ignore[misc]  # bound at once
+    turns = {name: len([each for each in took[name] if each > 0.05]) for name in LARGE}
+    assert min(map(len, took.values())) > 2, turns
+    assert max(max(each) for each in took.values()) < 10
+
+
+@pytest.mark.fault("F65")
+def test_a_model_that_finds_no_room_to_come_back_says_that_it_was_evicted(server: Server) -> None:
+    for name in ("m0", "large"):
+        ask(server, name)
+    assert server.model("m0")["state"] == "asleep"
+    server.ctl("load", name="heavy")  # which does not go for others
+    http = server.http()
+    status, answer = http.infer("m0", x=("FP32", [1], [1.0]))
+    assert (status, answer["code"]) == (503, "evicted"), answer
+    assert "of host memory" in answer["error"]
+    assert "m0" in answer["error"]
+    assert server.model("m0")["state"] == "asleep"
+    server.ctl("unload", name="heavy")
+    eventually(lambda: http.infer("m0", x=("FP32", [1], [1.0]))[0] == 200, "it is back")
+    http.close()
+
+
+@pytest.mark.root
+@pytest.mark.cgroup1
+@pytest.mark.fault("F17")
+def test_a_container_near_its_limit_has_idle_models_put_to_sleep(server: Server) -> None:
+    """The limit of a real control group of the controller, which tells what the kernel tells in a container."""
+    ask(server, "m0")
+    group = Path("/sys/fs/cgroup/memory") / f"mmsup_test_{os.getpid()}"
+    group.mkdir()
+    try:
+        with Bystander(server, "bystander"):
+            (group / "memory.limit_in_bytes").write_text(str(48 << 20))
+            (group / "cgroup.procs").write_text(str(server.ctl("status")["controller"]["pid"]))
+            eventually(lambda: server.model("m0")["state"] == "asleep", "it has given its memory back")
+        (choice,) = [each for each in server.events("model_asleep", "m0") if each.get("needed_by") == "pressure"]
+        assert "its memory was needed by the machine" in choice["text"]
+        assert server.events("memory_pressure")[-1]["given_bytes"] > 0
+        assert server.model("started")["state"] == "ready"
+    finally:
+        (Path("/sys/fs/cgroup/memory") / "cgroup.procs").write_text(str(server.ctl("status")["controller"]["pid"]))
+        eventually(lambda: not (group / "cgroup.procs").read_text().split(), "the group is empty")
+        group.rmdir()
+    ask(server, "m0")
