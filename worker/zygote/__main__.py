@@ -22,7 +22,6 @@ import traceback
 from typing import Any, Final, NoReturn
 
 from mmsup.ipc import exit_codes
-from mmsup.ipc.memory.heap import trim_heap
 from mmsup.ipc.messages.data import InferSignature, ReplySignature
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.messages.worker_control import TO_WORKER
@@ -143,7 +142,6 @@ def load(engine_set: str) -> Forker:
         record_decoder(kind)  # made once here, and not in each child: 0.1 MB
     # Without this a child's own collection would write to the header of every object, and copy every page.
     gc.collect()
-    trim_heap()
     gc.freeze()
     gc.disable()
     return zygote
