@@ -90,7 +90,8 @@ class ControllerClient:
         self._configure = configure
         self._router = router
         self._zeromq = zeromq
-        self._links_received: set[tuple[int, int]] = set()
+        self._links_in_sync: set[tuple[int, int]] | None = set()
+        """The workers that a new controller has named so far; None once it has named all."""
         self._drain_task: asyncio.Task[None] | None = None
         self.synced = asyncio.Event()
         """A controller has sent everything once."""
@@ -156,14 +157,16 @@ class ControllerClient:
         check_wire_version(message)
         self.calls.on_controller_restart()
         self._router.routes.begin_sync()
-        self._links_received.clear()
+        self._links_in_sync = set()
         self._send_hello()
 
     def _on_synced(self, message: messages.Synced) -> None:
         router = self._router
         router.routes.end_sync()
-        for worker_id in router.links.by_worker.keys() - self._links_received:
-            router.links.stop_routing(worker_id)
+        if self._links_in_sync is not None:
+            for worker_id in router.links.by_worker.keys() - self._links_in_sync:
+                router.links.stop_routing(worker_id)
+        self._links_in_sync = None
         router.status.ready, router.status.reason = message.ready, message.reason
         router.waiters.notify()
         failpoint("gateway.synced")
@@ -171,7 +174,8 @@ class ControllerClient:
 
     def _on_link(self, message: messages.LinkWorker, descriptors: list[int]) -> None:
         router, worker_id = self._router, (message.instance, message.generation)
-        self._links_received.add(worker_id)
+        if self._links_in_sync is not None:
+            self._links_in_sync.add(worker_id)
         if len(descriptors) != LINK_DESCRIPTORS or worker_id in router.links.by_worker:
             close_fds(descriptors)  # known: a new controller repeats what its predecessor sent
             return

@@ -8,7 +8,7 @@ the kernel walks all pages of the process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -76,6 +76,10 @@ class FootprintMeter:
             reading.next_s = now_s + min(served_s * INTERVAL_SHARE, MAX_INTERVAL_S)
             self._measure_ready(instance, reading)
         self._write_if_due()
+
+    def forget_others(self, instances: Iterable[Instance]) -> None:
+        """Forget the workers of instances that are not among these: they have left."""
+        self._readings = {each.id: self._readings[each.id] for each in instances if each.id in self._readings}
 
     def held_bytes(self, instance: Instance) -> int:
         """What its worker held when it was last measured; 0 if it was not."""

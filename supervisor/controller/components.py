@@ -206,6 +206,7 @@ class Resources:
                 escaped.check(instance)
                 recycler.check(instance)
                 models.footprints.observe(instance)
+            models.footprints.forget_others(instances)
             check_memory(instances)
             model_set.memory.retry_refused(model_set.retry)
 

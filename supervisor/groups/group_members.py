@@ -23,6 +23,8 @@ class Blame:
 
     worker: WorkerId | None = None
     text: str = ""
+    is_nobodys: bool = False
+    """It is known that none of them ran: each of them counts it as its own."""
     names: dict[WorkerId, str] = field(default_factory=dict[WorkerId, str])
     """The members at its end."""
 
@@ -44,18 +46,31 @@ class GroupMembers:
             return ""
         return f"{self._blame.names[culprit]}, which {self._blame.text}"
 
+    def is_blamed(self, worker: WorkerId) -> bool:
+        return self._blame.worker == worker
+
     def blame_text(self) -> str:
         """The same for everybody; empty if it is not known, or it was stopped."""
         culprit = self._blame.worker
         return "" if culprit is None else f"{self._blame.names[culprit]} {self._blame.text}"
 
-    def ending(self, worker: WorkerId, text: str) -> None:
-        if self._blame.worker is None and worker in self.members:
-            self._set_blame(worker, f"was ended: {text}")
-            self._tell_others()
+    def ending(self, worker: WorkerId, code: str, text: str) -> None:
+        if self._blame.worker is not None or self._blame.is_nobodys or worker not in self.members:
+            return
+        if code == "worker_hung" and self.running() is None:  # it is stuck beside all of them
+            self._blame.is_nobodys = True
+            for other, member in list(self.members.items()):
+                if other != worker:
+                    member.on_crash(code, text)
+            return
+        self._set_blame(worker, f"was ended: {text}")
+        self._tell_others()
 
     def is_running(self, worker: WorkerId) -> bool:
         return self.running() == worker
+
+    def may_have_caused(self, worker: WorkerId) -> bool:
+        return self.running() in (None, worker)
 
     def running(self) -> WorkerId | None:
         """The member that has the process now."""

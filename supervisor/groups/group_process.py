@@ -68,6 +68,10 @@ class GroupProcess(GroupMembers):
     def device(self) -> str:
         return self.place.device
 
+    @property
+    def has_exited(self) -> bool:
+        return bool(self.exited_token)
+
     def on_started(self, pid: int, descriptors: list[int], token: str) -> None:
         self.process = ChildProcess(token, pid, descriptors, _HostListener(self))
         self._oom = OomWatch(self.group, self._on_oom)
@@ -103,7 +107,7 @@ class GroupProcess(GroupMembers):
         """It is dead. Its members are told by the keeper, each by itself."""
         self.exited_token = token
         self.takes_members = False
-        if self._blame.worker is None:
+        if self._blame.worker is None and not self._blame.is_nobodys:
             self._blame_running()
         if self.process is not None:
             self.process.drain_and_close()
@@ -139,6 +143,7 @@ class GroupProcess(GroupMembers):
 
     def _on_oom(self) -> None:
         running = self.running()
+        self._blame.is_nobodys = running is None
         for worker, member in list(self.members.items()):
             if running in (None, worker):
                 member.on_oom()

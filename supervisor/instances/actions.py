@@ -344,7 +344,8 @@ def _ends_shared_process(instance: Instance, shared: SharedProcess) -> bool:
         expect_exit(instance, instance.revision.spec.load_timeout_s, lifecycle_events.ExitOverdue())
         return False
     reason = termination.condemned or termination.load_failure
-    shared.ending(instance.worker_id, reason.text if reason is not None else "it has not left")
+    code, text = (reason.code, reason.text) if reason is not None else ("", "it has not left")
+    shared.ending(instance.worker_id, code, text)
     return True
 
 

@@ -150,6 +150,8 @@ class SharedProcess(Protocol):
     @property
     def device(self) -> str: ...
     @property
+    def has_exited(self) -> bool: ...
+    @property
     def members(self) -> Mapping[WorkerId, GroupMember]: ...
     def adopt(self, worker: WorkerId, descriptors: list[int], listener: ChildListener) -> ChildProcess:
         """The member is in the table of the keeper."""
@@ -163,12 +165,20 @@ class SharedProcess(Protocol):
         """Whether it is this member that runs, loads or is unloaded now."""
         ...
 
+    def may_have_caused(self, worker: WorkerId) -> bool:
+        """Whether what the process as a whole is ended for may be this member's doing: it runs, or none does."""
+        ...
+
     def ended_by(self, worker: WorkerId) -> str:
         """Which other member ended the process, or had it when it ended; empty if none did, or it is not known."""
         ...
 
-    def ending(self, worker: WorkerId, text: str) -> None:
-        """It is about to be killed for this member and this reason: the others are told."""
+    def is_blamed(self, worker: WorkerId) -> bool:
+        """Whether it is this member that ended the process, as far as that is known."""
+        ...
+
+    def ending(self, worker: WorkerId, code: str, text: str) -> None:
+        """It is about to be killed for this member, with this reason: the others are told."""
         ...
 
     def leave(self, worker: WorkerId) -> None:

@@ -70,7 +70,7 @@ def next_try(
     return Retry(delay_s((exits_since_healthy(past) - 1) // instances, rng))
 
 
-def beside_others(decision: NextTry, others: Sequence[str], *, has_loaded: bool) -> NextTry:
+def beside_others(decision: NextTry, others: Sequence[str], *, ended_in_load: bool) -> NextTry:
     """The same for an instance that ended a process which it shares with `others`: they pay for each of its tries.
 
     A load that ended the process is not tried again, and what was given up is not probed.
@@ -79,7 +79,7 @@ def beside_others(decision: NextTry, others: Sequence[str], *, has_loaded: bool)
         return decision
     names = ", ".join(others)
     end = f"no try before its files have changed or it is loaded by hand: each would end {names} too"
-    if not has_loaded:
+    if ended_in_load:
         return GiveUp("model_failed", f"its load ended the process that it shares; {end}", is_probed=False)
     if isinstance(decision, GiveUp):
         return replace(decision, reason=f"{decision.reason}; {end}", is_probed=False)

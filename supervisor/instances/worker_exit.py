@@ -217,7 +217,7 @@ def failure_for_callers(spec: ModelSpec, failure: WorkerFailure) -> WorkerFailur
 def release_gpu(instance: Instance) -> None:
     """Expect the GPU memory of its worker back."""
     worker = instance.worker
-    if worker is not None and worker.process is not None and worker.gpu.device and worker.process.is_dead:
+    if worker is not None and worker.process is not None and worker.gpu.device and worker.gives_device_back:
         instance.context.devices.on_exit(worker.gpu.device, worker.process.pid, worker.gpu.usage)
 
 
@@ -234,7 +234,8 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     if not found.evidence.ended_by:
         decision = _next_try(instance, time.monotonic() - worker.ready_s if worker.ready_s else 0.0)
         others = found.evidence.shared_with
-        decision = restart_policy.beside_others(decision, others, has_loaded=worker.ready_s > 0)
+        in_load = worker.shared is not None and worker.shared.is_blamed(instance.worker_id) and not worker.ready_s
+        decision = restart_policy.beside_others(decision, others, ended_in_load=in_load)
     delay_s = round(decision.after_s, 3) if isinstance(decision, Retry) else None
     event = instance.record(
         "worker_exit",

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.keeper_control import ChildExited
+from mmsup.ipc.paths import WorkerId
 from mmsup.supervisor.gpu.memory_release import GpuUsage
 from mmsup.supervisor.instances.context import SharedProcess, WorkerFailure
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
@@ -142,6 +143,15 @@ class WorkerProcess:
     def sharers(self) -> int:
         """How many models are in its process."""
         return max(len(self.shared.members), 1) if self.shared is not None else 1
+
+    @property
+    def gives_device_back(self) -> bool:
+        """Whether its end frees what it held on its device: in a group, of the last one, when the process is gone."""
+        return self.shared is None or (self.shared.has_exited and self.sharers == 1)
+
+    def is_suspect(self, worker: WorkerId) -> bool:
+        """Whether what is found of its process may be the doing of this worker, and not of another one in it."""
+        return self.shared is None or self.shared.may_have_caused(worker)
 
     def infer_ready(self) -> None:
         """Takes the status page's word that it was ready: the controller that heard so may have died before noting it,

@@ -47,7 +47,7 @@ class GpuWatch:
             self._seen_s = self._monitor.asked_s
             ended = self._excess.look(budgets)
             for each in here:
-                if each.worker_id in ended:
+                if each.worker_id in ended and each.require_worker().is_suspect(each.worker_id):
                     each.apply(GpuMemoryExceeded(self._text(each, budgets[each.worker_id])))
         return bool(budgets)
 

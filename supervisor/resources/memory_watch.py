@@ -33,7 +33,7 @@ def check_memory(instances: Sequence[Instance]) -> None:
     processes = processes_of(unheld)
     for each in unheld:
         pids, process, cap_bytes = processes.get(each.id, set()), each.process, each.revision.spec.memory_bytes
-        if process is None or cap_bytes is None:
+        if process is None or cap_bytes is None or not each.require_worker().is_suspect(each.worker_id):
             continue
         # What a child has not written to since its fork is the parent's: exact, and slow, only where it matters.
         text = breach(process.pid, cap_bytes, usage.private_bytes(pids))

@@ -62,7 +62,7 @@ def await_both(server: Server, pid: int, *names: str) -> int:
     def look() -> int | None:
         if any(server.model(name)["state"] != "ready" for name in names):
             return None
-        now = {server.pid(name) for name in names}
+        now = {each for name in names for each in server.pids(name)}
         return now.pop() if len(now) == 1 and pid not in now else None
 
     return eventually(look, f"{names} in another process than {pid}: {server.status()['models']}")
@@ -203,3 +203,52 @@ def test_a_group_that_cannot_share_is_an_error_that_names_the_key(server: Server
             server.ctl("load", name="more")
         assert "more: memory: differs from that of model" in str(refused.value)
         shutil.rmtree(server.repository / "more")
+
+
+def test_a_leak_moves_all_of_them_to_another_process_and_nobody_waits(server: Server) -> None:
+    with pair(server, "leaks", "moves", recycle_memory="90MiB", memory="512MiB") as (leaks, moves):
+        pid = server.pid("leaks")
+        with Bystander(server, BYSTANDER):
+            assert leaks.send("leak", 120)[0] == 200
+            await_both(server, pid, "leaks", "moves")
+        assert not server.events("worker_exit", "moves")
+        moves.assert_serves()
+
+
+def test_two_instances_are_two_processes_with_all_models_of_the_group(server: Server) -> None:
+    before = settled(server)
+    for name in ("left", "right"):
+        write_fault_model(server.repository, name, **OPTIONS, instances=2)
+        server.ctl("load", name=name)
+    assert len(set(server.pids("left"))) == 2
+    assert sorted(server.pids("left")) == sorted(server.pids("right"))
+    os.kill(server.pids("left")[0], signal.SIGKILL)
+    for name in ("left", "right") * 10:
+        Victim(server, name).assert_serves()
+    server.await_event("worker_ready", "right", 3)
+    eventually(lambda: {len(set(server.pids(name))) for name in ("left", "right")} == {2}, "two of each")
+    for name in ("left", "right"):
+        server.ctl("unload", name=name)
+        shutil.rmtree(server.repository / name)
+    assert_clean(before, server)
+
+
+def test_an_unload_while_it_loads_lets_the_others_live(server: Server) -> None:
+    with pair(server, "lives", "too") as (lives, _):
+        pid = server.pid("lives")
+        write_fault_model(server.repository, "unwanted", **OPTIONS, on_load="sleep", on_load_amount=0.7)
+        loading = threading.Thread(target=_load_in_vain, args=(server, "unwanted"))
+        loading.start()
+        server.await_event("worker_spawn", "unwanted")
+        eventually(lambda: server.model("unwanted")["state"] == "loading", "it is being loaded")
+        server.ctl("unload", name="unwanted")
+        loading.join()
+        lives.assert_serves()
+        server.await_event("worker_stopped", "unwanted")
+        assert {server.pid("lives"), server.pid("too")} == {pid}
+        shutil.rmtree(server.repository / "unwanted")
+
+
+def _load_in_vain(server: Server, name: str) -> None:
+    with contextlib.suppress(control_client.ServerRefused):
+        server.ctl("load", name=name)

@@ -5,24 +5,41 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
+from harness.table_sizes import table_sizes
 from mmsup.gateway.controller_channel import (
     ID_CHARACTERS,
     LOST_DETAILS_LIMIT,
     ControllerCalls,
+    ControllerClient,
     link_closed_message,
 )
 from mmsup.gateway.dispatch.in_flight import CloseRecord, InFlightRequest, LostRequest
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.messages.data import Infer
-from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, InFlight, LinkClosed
+from mmsup.ipc.messages.gateway_control import (
+    CommandReply,
+    CommandRequest,
+    ConfigureGateway,
+    InFlight,
+    LinkClosed,
+    LinkWorker,
+    Ping,
+    Synced,
+    UnlinkWorker,
+)
+from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.transport.codec import encode
-from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
+from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT, ControlChannel
 
 NOW_NS = 5_000_000_000
+SPEC = ModelSpec("m", "1", "/nowhere", "model.py", "custom", "python")
+METADATA = Metadata("python", 0, (), ())
 
 
 def lost(client_id: str = "", *, started: bool = False, abandoned: bool = False) -> LostRequest:
@@ -72,5 +89,37 @@ def test_a_new_controller_ends_the_commands_to_the_old_one() -> None:
             await task
         assert caught.value.code == "unavailable"
         calls.on_reply(CommandReply(sent[0].id, "", "", 0.0, {}))
+
+    asyncio.run(run())
+
+
+def test_no_table_grows_with_the_workers_that_come_and_go() -> None:
+    async def run() -> None:
+        near, far = ControlChannel.pair()
+        configure = ConfigureGateway(WIRE_VERSION, 0, 1, "mmsup", "0", 1, 1, 1.0, 1, 1)
+        router = MagicMock()
+        router.links.by_worker, router.waiters.cold_starts.close = {}, AsyncMock()
+        client = ControllerClient(near, configure, router, MagicMock())
+
+        async def answered(number: int) -> None:
+            far.send(encode(Ping(number)))
+            replies = 0
+            while replies < 1:
+                received = far.receive()
+                replies += received is not None and b"Pong" in received[0]
+                await asyncio.sleep(0)
+
+        far.send(encode(Synced(ready=True, reason="")))
+        await client.synced.wait()
+        await answered(1)
+        before = table_sizes(client)
+        for number in range(20):
+            far.send(encode(LinkWorker(number, 1, "", b"", SPEC, METADATA)))
+            far.send(encode(UnlinkWorker(number, 1)))
+        await answered(2)
+        assert router.links.stop_routing.call_count == 20
+        assert table_sizes(client) == before
+        await client.close()
+        far.close()
 
     asyncio.run(run())

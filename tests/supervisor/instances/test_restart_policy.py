@@ -118,14 +118,14 @@ def test_a_fault_that_time_does_not_mend_is_not_retried() -> None:
 
 def test_a_load_that_ended_a_shared_process_is_not_tried_again_and_what_was_given_up_is_not_probed() -> None:
     retry, given_up = Retry(1.0), GiveUp("crash_loop", "6 deaths in 60 s")
-    assert beside_others(retry, (), has_loaded=False) == retry
-    assert beside_others(given_up, (), has_loaded=True) == given_up
-    assert beside_others(retry, ("b/1",), has_loaded=True) == retry
+    assert beside_others(retry, (), ended_in_load=True) == retry
+    assert beside_others(given_up, (), ended_in_load=False) == given_up
+    assert beside_others(retry, ("b/1",), ended_in_load=False) == retry
     for decision in (retry, given_up):
-        found = beside_others(decision, ("b/1", "c/1"), has_loaded=False)
+        found = beside_others(decision, ("b/1", "c/1"), ended_in_load=True)
         assert isinstance(found, GiveUp)
         assert (found.code, found.is_probed) == ("model_failed", False)
         assert "b/1, c/1" in found.reason
-    found = beside_others(given_up, ("b/1",), has_loaded=True)
+    found = beside_others(given_up, ("b/1",), ended_in_load=False)
     assert isinstance(found, GiveUp)
     assert (found.code, found.is_probed) == ("crash_loop", False)
