@@ -11,6 +11,8 @@ import pytest
 
 from controller_double import ControllerHarness, add_model
 from mmsup.ipc.errors import MmsupError
+from mmsup.supervisor.capacity.footprint import Footprint, FootprintKey
+from mmsup.supervisor.capacity.footprint_store import FootprintStore
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import start_bound_s
 from mmsup.supervisor.models.sleep_state import SleepReason
@@ -199,21 +201,14 @@ def test_models_without_requests_are_put_to_sleep_by_their_own_ttl(tmp_path: Pat
 def test_a_new_server_knows_what_the_return_of_a_model_takes(tmp_path: Path) -> None:
     add_model(tmp_path, "m")
 
-    async def load_time(harness: ControllerHarness) -> float | None:
+    async def leave_footprint(harness: ControllerHarness) -> None:
+        store = FootprintStore(harness.controller.context.state_dir.footprints)
+        store.put(FootprintKey("m", "1", "custom", "cpu"), "", Footprint(load_s=1.25))
+        store.write(store.contents())
+
+    async def look(harness: ControllerHarness) -> None:
         rows = await harness.controller.api.handlers.handle("list", {}, lambda _: None)
         shown = await harness.controller.api.handlers.handle("show", {"name": "m"}, lambda _: None)
-        assert rows["models"][0]["cold_start_s"] == shown["cold_start_s"]
-        found: float | None = shown["cold_start_s"]
-        return found
+        assert (harness.state("m"), rows["models"][0]["cold_start_s"], shown["cold_start_s"]) == ("asleep", 1.25, 1.25)
 
-    async def first(harness: ControllerHarness) -> None:
-        assert await load_time(harness) is None
-        await wake(harness, "m")
-        await harness.until(lambda: bool(harness.controller.models.footprints.of_model("m")))
-        harness.controller.models.footprints.close()
-
-    async def second(harness: ControllerHarness) -> None:
-        assert harness.state("m") == "asleep"
-        assert (await load_time(harness) or 0) > 0
-
-    run_in_harness(tmp_path, first, second)
+    run_in_harness(tmp_path, leave_footprint, look)
