@@ -166,6 +166,7 @@ def set_up(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE) -> Cgr
     refused = _set_up_v2(top, root, own_file)
     facts = detect(top, root, own_file, refused)
     if (idle := _idle_place(choose(facts), facts, top, root)) is not None:
+        _retry(idle.kill)  # what a server before has left
         idle.make()
     created = backend(top, root, own_file, refused)
     _retry(lambda: kill_and_remove_all(created))
@@ -192,12 +193,6 @@ def kill_and_remove_all(backend: CgroupBackend) -> bool:
     groups = [backend.group(name) for name in backend.names()]
     removed = [group.kill() and group.remove() for group in groups]
     return all(removed)
-
-
-def _end_all(backend: CgroupBackend) -> bool:
-    """The same, the idle group first: workers that start are in it too, and do not exit while they have to yield."""
-    is_idle_gone = backend.idle is None or backend.idle.end()
-    return kill_and_remove_all(backend) and is_idle_gone
 
 
 def _unused_name(tops: list[Path], worker: str) -> str:
@@ -247,6 +242,10 @@ def _describe(idle: IdleGroup | None) -> str:
     return "starts yield" if idle is not None else "starts compete, without a group with cpu.idle"
 
 
+def _remove_idle(idle: IdleGroup | None) -> bool:
+    return idle is None or (idle.kill() and idle.remove())
+
+
 class _V1Backend:
     def __init__(self, tops: list[Path], choice: CgroupChoice, idle: IdleGroup | None) -> None:
         self._tops = tops
@@ -273,7 +272,8 @@ class _V1Backend:
         return sorted({name for top in self._tops for name in _group_names(top)})
 
     def remove_all(self) -> bool:
-        return _end_all(self) and remove_all(self._tops)
+        is_idle_gone = _remove_idle(self.idle)  # first: members of other groups may be in it
+        return kill_and_remove_all(self) and is_idle_gone and remove_all(self._tops)
 
 
 def _read_v1(memory: Path) -> CgroupUsage:
@@ -311,7 +311,8 @@ class _V2Backend:
         return _group_names(self._top)
 
     def remove_all(self) -> bool:
-        if not _end_all(self):
+        is_idle_gone = _remove_idle(self.idle)
+        if not (kill_and_remove_all(self) and is_idle_gone):
             return False
         delegated = self._top.parent
         # Controllers are disabled from the bottom up; otherwise the kernel does not let this process back in.
