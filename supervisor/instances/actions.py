@@ -360,6 +360,8 @@ def _send_sigkill(instance: Instance) -> None:
     instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), signal.SIGKILL, whole_session=True))
     failpoint("brain.kill_said")
     worker.group.kill()
+    if worker.watches.start is not None:
+        worker.watches.start.end()  # behind others it would take long to end
 
 
 def _record_unkillable(instance: Instance) -> None:

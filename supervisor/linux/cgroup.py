@@ -21,6 +21,8 @@ from mmsup.supervisor.linux.process_tree import read_stat
 PROCS: Final = "cgroup.procs"
 IDLE: Final = "idle"
 """The last word of the name of the group in which processes start (idle_group.py)."""
+IDLE_FILE: Final = "cpu.idle"
+"""Since Linux 5.15."""
 LOADING_WEIGHTS: Final = {"cpu.shares": "512", "cpu.weight": "50"}
 """CPU share of a worker that loads and is no longer idle, v1 and v2: half of that of a serving one. It loses nothing
 while a CPU is idle; while none is, imports and weights of one model delay the requests of the others less."""
@@ -161,9 +163,13 @@ def is_member(text: str, folders: Sequence[Path]) -> bool:
 
 
 def kill(folders: Sequence[Path]) -> bool:
-    """Send SIGKILL to all processes in these folders, by cgroup.kill or by pidfd; True if there is none."""
+    """Send SIGKILL to all processes in these folders, by cgroup.kill or by pidfd; True if there is none.
+
+    They compete from then on: behind others on a machine that is busy, a killed process ends seconds later."""
     if not _all_members(folders):
         return True
+    for folder in folders:
+        write_file(folder / IDLE_FILE, "0")
     killed = [write_file(folder / "cgroup.kill", "1") for folder in folders]
     if not all(killed):
         _kill_frozen(folders)

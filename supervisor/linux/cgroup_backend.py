@@ -166,6 +166,7 @@ def set_up(top: str, root: Path = ROOT, own_file: Path = OWN_CGROUP_FILE) -> Cgr
     refused = _set_up_v2(top, root, own_file)
     facts = detect(top, root, own_file, refused)
     if (idle := _idle_place(choose(facts), facts, top, root)) is not None:
+        _retry(idle.kill)  # what a server before has left
         idle.make()
     created = backend(top, root, own_file, refused)
     _retry(lambda: kill_and_remove_all(created))
@@ -242,7 +243,7 @@ def _describe(idle: IdleGroup | None) -> str:
 
 
 def _remove_idle(idle: IdleGroup | None) -> bool:
-    return idle is None or (kill([idle.folder]) and idle.remove())
+    return idle is None or (idle.kill() and idle.remove())
 
 
 class _V1Backend:
@@ -271,7 +272,8 @@ class _V1Backend:
         return sorted({name for top in self._tops for name in _group_names(top)})
 
     def remove_all(self) -> bool:
-        return kill_and_remove_all(self) and _remove_idle(self.idle) and remove_all(self._tops)
+        is_idle_gone = _remove_idle(self.idle)  # first: members of other groups may be in it
+        return kill_and_remove_all(self) and is_idle_gone and remove_all(self._tops)
 
 
 def _read_v1(memory: Path) -> CgroupUsage:
@@ -309,7 +311,8 @@ class _V2Backend:
         return _group_names(self._top)
 
     def remove_all(self) -> bool:
-        if not (kill_and_remove_all(self) and _remove_idle(self.idle)):
+        is_idle_gone = _remove_idle(self.idle)
+        if not (kill_and_remove_all(self) and is_idle_gone):
             return False
         delegated = self._top.parent
         # Controllers are disabled from the bottom up; otherwise the kernel does not let this process back in.

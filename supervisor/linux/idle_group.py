@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mmsup.supervisor.linux.cgroup import IDLE, PROCS, Cgroup, kill, read_file, remove_all, write_file
+from mmsup.supervisor.linux.cgroup import IDLE, IDLE_FILE, PROCS, Cgroup, kill, read_file, remove_all, write_file
 
-IDLE_FILE: Final = "cpu.idle"
-"""Since Linux 5.15."""
 MOVES: Final = 16
 """Passes over a group whose processes fork: each finds only what was forked during the one before."""
 
@@ -39,13 +37,16 @@ class IdleGroup:
     def exists(self) -> bool:
         return read_file(self.folder / IDLE_FILE).strip() == "1"
 
+    def kill(self) -> bool:
+        """Send SIGKILL to all that is in it, which competes from then on; True if there is nothing."""
+        return kill([self.folder])
+
     def make(self) -> None:
-        """Make it; nothing is left where the kernel or the privileges do not allow it."""
+        """Make it, without a process in it; nothing is left where the kernel or the privileges do not allow it."""
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError:
             return
-        kill([self.folder])  # left over from a server before
         if not (write_file(self.folder / IDLE_FILE, "1") and self.exists):
             self.remove()
 

@@ -71,6 +71,8 @@ class ZygoteLauncher:
     def kill(self, zygote: Zygote) -> None:
         """Nothing is lost with a zygote, so it is asked nothing."""
         self._context.send(SignalChild(zygote.token, signal.SIGKILL, whole_session=True))
+        if zygote.idle_start is not None:
+            zygote.idle_start.end()  # behind others it would take long to end
 
     def clean_up(self, zygote: Zygote) -> None:
         """It has exited."""

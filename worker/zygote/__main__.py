@@ -22,7 +22,9 @@ import traceback
 from typing import Any, Final, NoReturn
 
 from mmsup.ipc import exit_codes
+from mmsup.ipc.messages.data import InferSignature, ReplySignature
 from mmsup.ipc.messages.handshake import WIRE_VERSION
+from mmsup.ipc.messages.worker_control import TO_WORKER
 from mmsup.ipc.messages.zygote_control import (
     GO,
     TO_ZYGOTE,
@@ -35,7 +37,7 @@ from mmsup.ipc.messages.zygote_control import (
 )
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ChannelClosed, ControlChannel, close_fds
-from mmsup.ipc.transport.dataclass_codec import from_json, to_json
+from mmsup.ipc.transport.dataclass_codec import from_json, record_decoder, to_json
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.worker.zygote.clone import Cloner
 from mmsup.worker.zygote.fitness import LoadedCode, unfitness
@@ -136,6 +138,8 @@ def load(engine_set: str) -> Forker:
             importlib.import_module(engine_set)
     zygote = Forker()
     zygote.import_s = time.monotonic() - began_s
+    for kind in (*TO_WORKER, InferSignature, ReplySignature):
+        record_decoder(kind)  # made once here, and not in each child: 0.1 MB
     # Without this a child's own collection would write to the header of every object, and copy every page.
     gc.collect()
     gc.freeze()

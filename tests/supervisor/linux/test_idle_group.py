@@ -54,6 +54,17 @@ def test_v2_a_process_is_moved_out_only_if_it_is_in_it(v2: IdleGroup) -> None:
     assert (v2.home / "cgroup.procs").read_text() == "17"
 
 
+def test_v2_what_is_killed_competes(v2: IdleGroup) -> None:
+    """Behind others a killed process ends seconds later, on a machine that is busy."""
+    group = Cgroup([v2.folder.parent / "w1.1"])
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        (group.folders[0] / "cgroup.procs").write_text(f"{process.pid}\n")
+        v2.admit(group)
+        group.kill()
+        assert (group.folders[0] / "cpu.idle").read_text().strip() == "0"
+        process.kill()
+
+
 def test_where_the_kernel_does_not_know_it_nothing_is_left(tmp_path: Path) -> None:
     idle = IdleGroup(tmp_path / "idle", tmp_path / "core")
     idle.make()  # a plain directory has no cpu.idle, as on Linux before 5.15
