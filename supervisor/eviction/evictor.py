@@ -69,12 +69,12 @@ class ModelEvictor:
                 self._recheck(request.model, min(due_s, RECHECK_S))
         return made_bytes
 
-    def give_back(self, missing_bytes: int, why: str) -> int:
+    def give_back(self, missing_bytes: int, why: str, reason: str) -> int:
         """Put models to sleep that hold so much of the host's memory, whichever class they are of. Returns how much
-        those hold that go."""
+        those hold that go. `reason`: as `counts` has it."""
         request = RoomRequest("", LOWEST_CLASS, memory="host memory")
         idle = [each for each in self._find(request) if each.idle_s >= victims.MIN_RESIDENCE_S]
-        gone = self._evict(victims.choose(idle, missing_bytes, 1), request, "pressure", why)
+        gone = self._evict(victims.choose(idle, missing_bytes, 1), request, reason, why)
         return sum(each.held_bytes for each in gone)
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class ModelEvictor:
     def _evict(self, chosen: Sequence[Candidate], request: RoomRequest, reason: str, why: str = "") -> list[Candidate]:
         gone: list[Candidate] = []
         for each in chosen:
-            detail = f"for {request.model}" if request.model else f"by the machine: {why}"
+            detail = f"for {request.model}" if request.model else f"by others: {why}"
             numbers = _numbers(each, request, reason)
             models = [self._model_set.models[name] for name in (each.name, *each.others)]
             refused = [

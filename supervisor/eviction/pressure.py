@@ -57,6 +57,8 @@ class Relief:
     why: str
     is_step: bool = False
     """For stalls."""
+    reason: str = "pressure"
+    """Or `budget`."""
 
 
 def relief(facts: PressureFacts, high_events_before: int, last_step_s: float) -> Relief | None:
@@ -75,7 +77,7 @@ def relief(facts: PressureFacts, high_events_before: int, last_step_s: float) ->
     if not found:
         return None
     most = max(found, key=lambda each: each.missing_bytes)
-    return Relief(most.missing_bytes - facts.returning_bytes, most.why, most.is_step)
+    return Relief(most.missing_bytes - facts.returning_bytes, most.why, most.is_step, most.reason)
 
 
 def reserve_bytes(total_bytes: int) -> int:
@@ -92,7 +94,7 @@ def _for_reserve(facts: PressureFacts) -> Relief | None:
 
 def _for_budget(facts: PressureFacts) -> Relief | None:
     over = facts.over_budget_bytes
-    return Relief(over, f"workers hold {size_text(over)} more than the budget") if over > 0 else None
+    return Relief(over, f"workers hold {size_text(over)} more than the budget", reason="budget") if over > 0 else None
 
 
 def _for_stalls(facts: PressureFacts, last_step_s: float) -> Relief | None:

@@ -33,9 +33,9 @@ def read_facts(host: Callable[[], Pool]) -> PressureFacts:
 
 class PressureWatch:
     def __init__(
-        self, read: Callable[[], PressureFacts], give_back: Callable[[int, str], int], event_log: EventLog
+        self, read: Callable[[], PressureFacts], give_back: Callable[[int, str, str], int], event_log: EventLog
     ) -> None:
-        """`give_back`: has models give so many bytes back for this reason, and says how many they hold."""
+        """`give_back`: has models give so many bytes back, why and for which reason; says how many they hold."""
         self._read = read
         self._give_back = give_back
         self._event_log = event_log
@@ -58,7 +58,7 @@ class PressureWatch:
             return
         if found.is_step:
             self._last_step_s = facts.at_s
-        given = self._give_back(found.missing_bytes, found.why)
+        given = self._give_back(found.missing_bytes, found.why, found.reason)
         if given or facts.at_s >= self._last_said_s + REPEAT_S:
             self._last_said_s = facts.at_s
             text = f"{found.why}: models give {size_text(given)} back" if given else f"{found.why}: no model may go"

@@ -155,7 +155,7 @@ class Watched:
     def record(self, name: str, text: str, **fields: Any) -> None:
         self.events.append({"event": name, "text": text, **fields})
 
-    def _give_back(self, missing_bytes: int, _why: str) -> int:
+    def _give_back(self, missing_bytes: int, _why: str, _reason: str) -> int:
         self.given.append(min(missing_bytes, self.held_bytes))
         return self.given[-1]
 
