@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := $(PYTEST) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not long"
 
+unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of servers: each source is compiled once
+
 .PHONY: demo test test-long test-extra check bench bench-peers clean
 
 demo: $(VENV)/.demo

@@ -4,7 +4,7 @@
 
 The weights of the model are a numpy array of which every page is written. Each cycle loads it, sends it one request in
 shared memory, compares the answer, and unloads it. While nothing is loaded, before the first cycle and after the last,
-the memory of every process of the server (proportional set size), the memory charged to the control groups of workers,
+the anonymous and shared memory of every process of the server, the memory charged to the control groups of workers,
 and the number of those groups, descriptors and processes are taken. Exits with 1 if anything has grown.
 
 The first sample is taken after a warm-up: a model of 1 MB is loaded and unloaded until the controller holds as many
@@ -66,7 +66,7 @@ class Held:
     """What the server holds at one moment, with nothing loaded."""
 
     after_cycles: int
-    pss_bytes: dict[str, int] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
     """By role, all gateways together."""
     group_bytes: int = 0
     """Charged to the control groups of its workers; 0 without cgroup v1."""
@@ -76,7 +76,7 @@ class Held:
 
     @property
     def total_bytes(self) -> int:
-        return sum(self.pss_bytes.values())
+        return sum(self.memory_bytes.values())
 
 
 def held(server: Server, cycles: int) -> Held:
@@ -85,7 +85,7 @@ def held(server: Server, cycles: int) -> Held:
     for process in _processes(server):
         words = process.cmdline()
         role = next((word.rpartition(".")[2] for word in words if word.startswith("mmsup.")), "keeper")
-        found.pss_bytes[role] = found.pss_bytes.get(role, 0) + process.memory_full_info().pss
+        found.memory_bytes[role] = found.memory_bytes.get(role, 0) + _memory_bytes(process.pid)
         found.descriptors += process.num_fds()
         found.processes += 1
     top = cgroup_backend.ROOT / "memory" / cgroup_backend.top_name(str(server.state_dir))
@@ -94,6 +94,13 @@ def held(server: Server, cycles: int) -> Held:
         stat = dict(line.split() for line in (top / "memory.stat").read_text().splitlines())
         found.group_bytes = int(stat["total_rss"]) + int(stat["total_shmem"])
     return found
+
+
+def _memory_bytes(pid: int) -> int:
+    """Anonymous and shared memory of a process, what it shares in proportion. Pages of files are left out: they are the
+    kernel's, and the share of a process in them moves with what else runs on the machine."""
+    rows = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    return sum(int(row[1]) << 10 for row in rows if row[0] in ("Pss_Anon:", "Pss_Shmem:"))
 
 
 def settled(server: Server, cycles: int) -> Held:
@@ -111,7 +118,7 @@ def _without_workers(server: Server, cycles: int) -> Held:
     def attempt() -> Held | None:
         with contextlib.suppress(psutil.Error, OSError):  # a process or a group is just going
             found = held(server, cycles)
-            return None if found.groups or "worker" in found.pss_bytes else found
+            return None if found.groups or "worker" in found.memory_bytes else found
         return None
 
     return eventually(attempt, "the worker and its control group are gone")
@@ -164,12 +171,12 @@ def run(cycles: int, megabytes: int, samples: int = 10) -> tuple[list[Held], lis
 
 
 def print_heads(first: Held) -> None:
-    roles = (*first.pss_bytes, "all MB", "groups MB", "files", "processes")
+    roles = (*first.memory_bytes, "all MB", "groups MB", "files", "processes")
     print("cycles", *(f"{each:>12}" for each in roles), flush=True)
 
 
 def print_sample(each: Held, first: Held) -> None:
-    figures = [f"{each.pss_bytes.get(role, 0) / 1e6:12.1f}" for role in first.pss_bytes]
+    figures = [f"{each.memory_bytes.get(role, 0) / 1e6:12.1f}" for role in first.memory_bytes]
     more = (f"{each.total_bytes / 1e6:12.1f}", f"{each.group_bytes / 1e6:12.1f}")
     print(f"{each.after_cycles:6}", *figures, *more, f"{each.descriptors:12}", f"{each.processes:12}", flush=True)
 

@@ -2,6 +2,9 @@
 
 The controller loads a model once, however many gateways ask. A controller that ends takes the question along: the next
 one is asked by the first request that still finds its model asleep.
+
+The bounds are shared as those of all open requests are (dispatch/admission): a model may hold as much as is unused, so
+that one whose load hangs leaves places for the others.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ class ColdStarts:
         self._max_bytes = max_bytes
         self.requests_by_model: dict[str, int] = {}
         """Those that wait; no entry is 0."""
+        self._bytes_by_model: dict[str, int] = {}
+        """Has the same models."""
         self._open_requests = 0
         self._open_bytes = 0
         self._starts: dict[str, ColdStart] = {}
@@ -40,16 +45,22 @@ class ColdStarts:
     def enter(self, name: str, wait: RequestWait, limit_s: float) -> None:
         """The request waits for the model from now on; ServerError `queue_full` if there is no place for it."""
         size = wait.body.held_bytes if wait.body is not None else 0
-        if self._open_requests >= self._max_requests:
-            limit = f"{self._max_requests} requests wait for models to be loaded, as many as `max_cold_requests` allows"
-            raise self._no_place(name, limit)
-        if self._open_bytes and self._open_bytes + size > self._max_bytes:
-            limit = f"{self._open_bytes} bytes of requests wait for models to be loaded: `max_cold_bytes` allows"
-            raise self._no_place(name, f"{limit} {self._max_bytes}")
+        held, held_bytes = self.requests_by_model.get(name, 0), self._bytes_by_model.get(name, 0)
+        if held + self._open_requests >= self._max_requests:
+            limit = f"{self._open_requests} requests wait for models to be loaded, {held} of them for this one"
+            raise self._no_place(
+                name, f"{limit}: `max_cold_requests`, {self._max_requests}, are shared among all models"
+            )
+        if self._open_bytes and held_bytes + size + self._open_bytes > self._max_bytes:
+            limit = (
+                f"{self._open_bytes} bytes of requests wait for models to be loaded, {held_bytes} of them for this one"
+            )
+            raise self._no_place(name, f"{limit}: `max_cold_bytes`, {self._max_bytes}, are shared among all models")
         wait.cold_since_ns, wait.cold_limit_s, wait.held_bytes = time.monotonic_ns(), limit_s, size
         self._open_requests += 1
         self._open_bytes += size
-        self.requests_by_model[name] = self.requests_by_model.get(name, 0) + 1
+        self.requests_by_model[name] = held + 1
+        self._bytes_by_model[name] = held_bytes + size
         if wait.body is not None:
             wait.body.on_cold()
 
@@ -59,8 +70,9 @@ class ColdStarts:
         self._open_requests -= 1
         self._open_bytes -= wait.held_bytes
         self.requests_by_model[name] -= 1
+        self._bytes_by_model[name] -= wait.held_bytes
         if not self.requests_by_model[name]:
-            del self.requests_by_model[name]
+            del self.requests_by_model[name], self._bytes_by_model[name]
         self.on_waited(name, waited_ns)
 
     def ask(self, name: str, wait: RequestWait) -> None:

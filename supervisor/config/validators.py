@@ -73,7 +73,12 @@ def duration(raw: object) -> float:
 
 def duration_or_never(raw: object) -> float:
     """Seconds; 0 for `never`."""
-    return 0.0 if raw == "never" else units.duration(raw)
+    if raw == "never":
+        return 0.0
+    seconds = units.duration(raw)
+    if seconds <= 0:
+        raise InvalidValue(f"{displayed(raw)} is not more than 0; `never` is for ever")
+    return seconds
 
 
 def boolean(raw: object) -> bool:

@@ -81,10 +81,10 @@ class Reconciler:
         orders = {each.id: self._load_order(each) for each in queued.values()}
         places = {order: place for place, order in enumerate(sorted(orders.values()))}
         candidates = [
-            LoadCandidate(each.id, places[orders[each.id]], _has_served(each), each.load_failure is not None)
+            LoadCandidate(each.id, places[orders[each.id]], self._has_served(each), each.load_failure is not None)
             for each in queued.values()
         ]
-        loading = [_has_served(each) for each in self._loading.values()]
+        loading = [self._has_served(each) for each in self._loading.values()]
         for number in next_loads(candidates, loading, self._max_parallel_loads, may_start):
             queued[number].apply(lifecycle_events.LoadAdmitted())
 
@@ -93,13 +93,17 @@ class Reconciler:
         is_awaited = self._model_set.models[spec.name].sleep.phase is SleepPhase.WAKING
         return load_order(spec.effective_priority(0), instance.id if is_awaited else None, spec.name)
 
+    def _has_served(self, instance: Instance) -> bool:
+        """Whether its content has, also before the model was put to sleep."""
+        version, revision = instance.revision, self._model_set.revision_of(instance)
+        if version.metadata is not None or revision is None:
+            return version.metadata is not None
+        sleep = self._model_set.models[version.spec.name].sleep
+        return sleep.known_metadata(revision.stamp, version.spec.version) is not None
+
 
 def _keep(members: dict[int, Instance], instance: Instance, *, is_member: bool) -> None:
     if is_member:
         members[instance.id] = instance
     else:
         members.pop(instance.id, None)
-
-
-def _has_served(instance: Instance) -> bool:
-    return instance.revision.metadata is not None

@@ -127,22 +127,22 @@ def scribble():
 def scribble_page():
     """Overwrites the status page, which controller and gateways read."""
     (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
-    for at in range(len(page._words)):
-        page._words[at] = 1 << 63
+    for at in range(len(page.words)):
+        page.words[at] = 1 << 63
 
 
 def wipe_page():
     """As if no request had ever started here; then it dies."""
     (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
-    for at in range(6, len(page._words)):
-        page._words[at] = 0
+    for at in range(6, len(page.words)):
+        page.words[at] = 0
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def busy_to_come():
     """A run whose start is in the future, and which hangs."""
     (page,) = [each for each in gc.get_objects() if type(each).__name__ == "ServingLoop"][0]._page,
-    page._words[1] = page._words[2] = 1 << 62
+    page.words[1] = page.words[2] = 1 << 62
     while True:
         time.sleep(1)
 

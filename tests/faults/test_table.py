@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from faults.rows import OPEN, ROWS
@@ -10,6 +11,7 @@ from faults.rows import OPEN, ROWS
 TESTS = Path(__file__).parents[1]
 
 
+@cache
 def rows_shown() -> dict[str, list[str]]:
     """Row to the tests with its mark."""
     shown: dict[str, list[str]] = {}

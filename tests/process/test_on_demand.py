@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         write_fault_model(repository, name, on_load="hold")
     write_fault_model(repository, "brief", ttl="1s")
     write_fault_model(repository, "late", on_load="hold", cold_start_timeout="100ms")
-    flags = ("--model-control-mode", "on-demand", "--gateways", "2", "--max-cold-requests", "4", "--zygotes", "eager")
+    flags = ("--model-control-mode", "on-demand", "--gateways", "2", "--max-cold-requests", "8", "--zygotes", "eager")
     with serving(repository, *flags) as made:
         yield made
 

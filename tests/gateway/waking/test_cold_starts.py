@@ -114,10 +114,10 @@ def test_only_the_first_to_ask_counts_a_start() -> None:
 )
 def test_past_a_bound_the_error_names_its_key(sizes: list[int], size: int, key: str) -> None:
     cold = ColdStarts(3, 1000)
-    for each in sizes:
-        cold.enter("m", waiting(each), 1.0)  # one alone always fits
+    for number, each in enumerate(sizes):
+        cold.enter(f"m{number}", waiting(each), 1.0)  # one alone always fits
     if not key:
-        assert cold.requests_by_model == {"m": 1}
+        assert cold.requests_by_model == {"m0": 1}
         return
     refused = waiting(size)
     with pytest.raises(ServerError, match=key) as caught:
@@ -126,6 +126,16 @@ def test_past_a_bound_the_error_names_its_key(sizes: list[int], size: int, key: 
     assert isinstance(refused.body, Body)
     assert not refused.body.is_cold
     assert "n" not in cold.requests_by_model
+
+
+@pytest.mark.parametrize(("size", "places"), [(0, 4), (150, 3)])
+def test_requests_of_one_model_leave_places_for_those_of_another(size: int, places: int) -> None:
+    cold = ColdStarts(8, 1000)
+    for _ in range(places):
+        cold.enter("hangs", waiting(size), 1.0)
+    with pytest.raises(ServerError, match=f"{places} of them" if not size else f"{places * size} of them"):
+        cold.enter("hangs", waiting(size), 1.0)
+    cold.enter("m", waiting(size), 1.0)
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -142,7 +152,8 @@ def test_places_are_given_back_by_whatever_way_requests_leave(seed: int) -> None
             name, size = rng.choice("abc"), rng.choice([0, 100, 400, 2000])
             wait = waiting(size)
             held = sum(each for _, _, each in inside)
-            is_full = len(inside) >= 8 or (held > 0 and held + size > 1000)
+            own = [each for other, _, each in inside if other == name]
+            is_full = len(inside) + len(own) >= 8 or (held > 0 and held + sum(own) + size > 1000)
             try:
                 cold.enter(name, wait, 1.0)
                 assert not is_full

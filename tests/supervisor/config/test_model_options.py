@@ -65,6 +65,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         *[("inputs", [{"name": "x"}]), ("inputs", [{"name": "x", "datatype": "FP32", "shape": [1], "dims": [1]}])],
         *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1]}] * 2), ("inputs", [7]), ("env", {"A": "\0"})],
         *[("inputs", [{"name": "x", "datatype": "FP32", "shape": [1] * 17}]), ("env", {"CUDA_VISIBLE_DEVICES": "1"})],
+        ("ttl", 0),
     ],
 )
 def test_an_invalid_value_is_an_error_at_its_key(key: str, value: object) -> None:

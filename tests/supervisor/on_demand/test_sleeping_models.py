@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from controller_double import ControllerHarness, add_model
+from controller_double import Child, ControllerHarness, add_model
 from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.supervisor.capacity.footprint import Footprint, FootprintKey
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
 from mmsup.supervisor.models.model import Model
@@ -88,6 +89,28 @@ def test_a_worker_for_which_requests_wait_yields_to_those_that_serve_no_longer_t
         staged = list(model(harness, "m").instances())[-1]
         assert start_bound_s(harness.controller.models.model_set, staged) == SPARE_S
         await by_hand
+
+    run_in_harness(tmp_path, play)
+
+
+def test_loads_that_hang_do_not_keep_a_model_that_has_served_from_waking(tmp_path: Path) -> None:
+    hanging = ("h0", "h1")
+    for name in ("m", *hanging):
+        add_model(tmp_path, name)
+
+    async def play(harness: ControllerHarness) -> None:
+        await wake(harness, "m")
+        assert harness.controller.models.sleeper.put_to_sleep(model(harness, "m"), SleepReason.TTL) == ""
+        await harness.until(lambda: not list(model(harness, "m").instances()))
+        harness.keeper.script = lambda child: None
+        wakes = [asyncio.create_task(harness.controller.models.waker.wake_for_request(name)) for name in hanging]
+        started = harness.keeper.workers
+        await harness.until(lambda: sum(bool(each.received_of(ConfigureWorker)) for each in started()) == len(hanging))
+        harness.keeper.script = Child.serve
+        await wake(harness, "m")
+        assert [harness.state(name) for name in hanging] == ["starting", "starting"]
+        for each in wakes:
+            each.cancel()
 
     run_in_harness(tmp_path, play)
 
