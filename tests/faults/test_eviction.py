@@ -103,7 +103,7 @@ def test_each_model_is_served_when_it_is_asked_and_the_budget_holds(server: Serv
             ask(server, name)  # now each is measured
         for name in FACTORS:
             ask(server, name)
-            assert held_bytes(server) <= BUDGET
+            eventually(lambda: held_bytes(server) <= BUDGET, "what workers grow by is given back by others")
     assert server.model("bystander")["state"] == "ready"
     assert server.model("started")["state"] == "ready", "a model that is loaded at the start does not go"
     choices = evicted(server)
@@ -145,7 +145,7 @@ def test_two_that_do_not_fit_together_take_turns_and_nobody_fails(evictions: int
 
     def await_end() -> None:
         try:
-            eventually(are_over, "each goes for the other", EVENT_S + evictions)
+            eventually(are_over, "each goes for the other", EVENT_S + 5 * evictions)
         finally:
             is_over.set()
 
@@ -169,6 +169,7 @@ def test_a_model_that_finds_no_room_to_come_back_says_that_it_was_evicted(server
     assert "of host memory" in answer["error"]
     assert "m0" in answer["error"]
     assert server.model("m0")["state"] == "asleep"
+    assert "needed for large" in server.model("m0")["reason"], "as it was"
     server.ctl("unload", name="heavy")
     eventually(lambda: http.infer("m0", x=("FP32", [1], [1.0]))[0] == 200, "it is back")
     http.close()
