@@ -118,7 +118,7 @@ def test_each_model_is_served_when_it_is_asked_and_the_budget_holds(server: Serv
 
 
 def test_why_tells_both_sides_of_an_eviction(server: Server) -> None:
-    for name in ("m0", "m1", "large"):
+    for name in ("large", "m0", "m1", "large"):  # now each is measured
         ask(server, name)
     text = " ".join(server.ctl("why", name="m1")["sentences"])
     assert "its memory was needed for large" in text
