@@ -130,6 +130,14 @@ class ModelSpec:
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
     """Content of `config.pbtxt`, for `/config`; completed by the gateway."""
 
+    def is_on_demand(self, control_mode: str) -> bool:
+        """Whether the model is asleep until somebody asks for it. One that is pinned is not, unless it says else."""
+        return self.load == "on-demand" or (not self.load and not self.pin and control_mode == "on-demand")
+
+    def is_evictable(self, control_mode: str) -> bool:
+        """Whether it may be put to sleep where another model needs its memory."""
+        return not self.pin and (self.is_on_demand(control_mode) if self.evict is None else self.evict)
+
     def effective_priority(self, priority: int) -> int:
         """The priority that applies to a request with this one; one that does not exist counts as none."""
         if 0 < priority <= self.priority_levels:

@@ -172,7 +172,7 @@ def _status_of(model: Model, footprints: list[Json]) -> Json:
 
 
 def _asleep_versions(model: Model) -> Json:
-    return {each.version: each.state for each in model.route().versions} if model.state() == ASLEEP else {}
+    return {each.version: each.state for each in model.routed_versions()} if model.state() == ASLEEP else {}
 
 
 def _use_of(model: Model, footprints: list[Json]) -> Json:
@@ -281,7 +281,7 @@ def _index_rows(model: Model) -> Iterator[Json]:
         elif model.entry is not None:
             yield {"name": model.name}
         return
-    for each in model.route().versions:
+    for each in model.routed_versions():
         if each.state == ASLEEP:
             yield {"name": model.name, "version": each.version, "state": "READY", "reason": ASLEEP}
             continue

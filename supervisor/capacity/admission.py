@@ -109,6 +109,8 @@ class Shortage:
     @property
     def advice(self) -> str:
         """For the operator: by whom, and what to do."""
+        if not self.is_gone and self.needed_bytes > self.budget_bytes:
+            return f"raise {self.option}: alone it is more than the whole budget"
         most = ", ".join(f"{name} {size_text(held)}" for name, held in self.holders)
         by = f"most by {most}; " if most else ""
         raise_it = "use a machine with more memory" if self.is_gone else f"raise {self.option}"

@@ -15,6 +15,8 @@ _IMPORTED_ENGINES: Final = {"torch": "pytorch", "onnxruntime": "ort"}
 """Engines whose libraries a Python class imports, by what its file was seen to import."""
 LOAD_FACTOR: Final = 1.5
 """Of the bytes of the artifact: weights, and part of the file that is read beside them."""
+FIRST_GROWTH: Final = 1.1
+"""By so much at most a worker's first requests raise its need; what it grows by beyond that may be a leak."""
 FORKED_BYTES: Final = 12 << 20
 """The same of a worker that is forked of a zygote; measured are 5 to 9 MiB."""
 CUDA_CONTEXT_BYTES: Final = 512 << 20
@@ -110,7 +112,8 @@ def host_need(
     nothing: it differs by all that is imported."""
     is_same_way = measured is not None and is_forked in (None, measured.is_forked)
     if measured is not None and measured.settled_bytes and is_same_way:
-        return Need(max(measured.load_peak_bytes, measured.settled_bytes), measured.settled_bytes)
+        grown_bytes = min(measured.serving_peak_bytes, round(measured.settled_bytes * FIRST_GROWTH))
+        return Need(max(measured.load_peak_bytes, measured.settled_bytes, grown_bytes), measured.settled_bytes)
     base = FORKED_BYTES if is_forked else ENGINE_BYTES.get(_IMPORTED_ENGINES.get(spec.imports, spec.engine), 0)
     guess = base + round(artifact_bytes * LOAD_FACTOR)
     guess = guess if spec.memory_bytes is None else min(guess, spec.memory_bytes)

@@ -29,6 +29,8 @@ class PlannedModel:
     load_s: float = 0.0
     """Of its last load; 0 is not measured."""
     is_pinned: bool = False
+    is_evictable: bool = True
+    """It may go for another."""
 
     @property
     def holder(self) -> str:
@@ -128,7 +130,7 @@ def _place_on(model: PlannedModel, device: str, residents: _Residents) -> Placem
 def _by_cost_of_return(residents: _Residents) -> list[Placement]:
     """Who may go for another, the first one first: all but pinned ones; lower classes of priority before higher ones,
     and among equals who loads fastest for what it holds."""
-    may_go = [each for each in residents.placed if not each.model.is_pinned]
+    may_go = [each for each in residents.placed if each.model.is_evictable and not each.model.is_pinned]
     return sorted(may_go, key=lambda each: (-each.model.priority, _cost(each.model), each.model.name))
 
 

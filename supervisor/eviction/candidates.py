@@ -15,7 +15,6 @@ from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.models.startup_policy import is_on_demand
 from mmsup.supervisor.on_demand import model_usage
 from mmsup.supervisor.on_demand.model_usage import ModelUsage
 from mmsup.supervisor.on_demand.sleeper import Sleeper
@@ -77,10 +76,8 @@ class Candidates:
         )
 
     def is_evictable(self, model: Model) -> bool:
-        if model.entry is None or not model.entry.specs:
-            return False
-        evict = model.entry.specs[0].evict
-        return is_on_demand(self._settings, model.entry) if evict is None else evict
+        specs = model.entry.specs if model.entry is not None else ()
+        return bool(specs) and specs[0].is_evictable(self._settings.control_mode)
 
 
 def _has_served(instances: list[Instance]) -> bool:

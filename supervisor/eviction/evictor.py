@@ -57,7 +57,7 @@ class ModelEvictor:
             names = ", ".join(f"{each.name} ({size_text(each.held_bytes)})" for each in gone)
             self._event_log.record(
                 "room_made",
-                f"{size_text(missing_bytes)} of {request.memory} were missing for it: put to sleep were {names}",
+                f"{size_text(missing_bytes)} of {request.memory} were missing for it, and these sleep now: {names}",
                 model=request.model,
                 memory=request.memory,
                 missing_bytes=missing_bytes,

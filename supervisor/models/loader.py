@@ -187,8 +187,7 @@ class ModelLoader:
         """The model as the repository holds it now; MmsupError if it cannot be loaded."""
         entry = scanner.scan_model(self._context.settings, name)
         if entry is None:
-            text = f"failed to load '{name}', failed to poll from model repository"
-            raise CallerError("unknown_model", text, model=name)
+            raise _missing_error(self._context, name)
         if config:
             entry = scanner.with_config(entry, config)
         entry = scanner.with_group_error(entry, _specs_beside(entry, self._context))
@@ -206,6 +205,17 @@ class ModelLoader:
         except OSError as error:
             text = f"the state directory cannot be written ({error.strerror}); nothing was changed"
             raise ServerError("unavailable", text, model=name) from error
+
+
+def _missing_error(context: LoadContext, name: str) -> MmsupError:
+    """Why no repository holds a model. One that is known may be in a repository that is away for a while."""
+    lost = scanner.unreadable_repositories(context.settings)
+    if not lost or context.model_set.model(name) is None:
+        text = f"failed to load '{name}', failed to poll from model repository"
+        return CallerError("unknown_model", text, model=name)
+    error = make_error("load_failed", f"failed to load '{name}': a model repository cannot be read", model=name)
+    error.operator_text = f"failed to load '{name}': {'; '.join(map(str, lost))}"
+    return error
 
 
 class PendingLoad:

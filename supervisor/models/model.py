@@ -138,13 +138,18 @@ class Model:
             self.sleep.phase = SleepPhase.AWAKE if is_over else SleepPhase.WAKING
 
     def route(self) -> Route:
-        if not self.wanted or self.active is None:
-            known = self._awaited_versions() or self._invalid_versions() if self.wanted else ()
-            return fit_message(Route(self.name, self.wanted, default_version(known), known))
+        versions = self.routed_versions()
+        return fit_message(Route(self.name, self.wanted, default_version(versions), versions))
+
+    def routed_versions(self) -> tuple[VersionState, ...]:
+        """In ascending order; none if it is not wanted."""
+        if not self.wanted:
+            return ()
+        if self.active is None:
+            return self._awaited_versions() or self._invalid_versions()
         versions = [self._with_sleep(version_state(version)) for version in self.active.versions]
         versions += self._invalid_versions()
-        versions.sort(key=lambda each: int(each.version or 0))
-        return fit_message(Route(self.name, wanted=True, default=default_version(versions), versions=tuple(versions)))
+        return tuple(sorted(versions, key=lambda each: int(each.version or 0)))
 
     def _with_sleep(self, state: VersionState) -> VersionState:
         """The state of a version with what sleep adds to it."""

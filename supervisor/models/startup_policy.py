@@ -28,11 +28,8 @@ def is_wanted_at_start(settings: Settings, name: str) -> bool:
 
 
 def is_on_demand(settings: Settings, entry: ModelEntry) -> bool:
-    """Whether the model is asleep until somebody asks for it. One that is pinned is started, unless it says else."""
-    if not entry.specs:
-        return False
-    spec = entry.specs[0]  # the options of a model are those of all its versions
-    return spec.load == "on-demand" or (not spec.load and not spec.pin and settings.control_mode == "on-demand")
+    """Whether the model is asleep until somebody asks for it. The options of a model are those of all its versions."""
+    return bool(entry.specs) and entry.specs[0].is_on_demand(settings.control_mode)
 
 
 def is_wanted(context: LoadContext, name: str, model: Model | None) -> bool:

@@ -65,7 +65,9 @@ class Sleeper:
         perhaps nobody asks for any more."""
         active, sleep = model.active, model.sleep
         if model.wanted and active is not None and not sleep.is_asleep and not active.is_any_serving():
-            sleep.fall_asleep(sleep.reason, sleep.since_s, active.config)
+            failure = active.load_failure()
+            sleep.fall_asleep(sleep.reason, sleep.since_s, active.config, sleep.detail)
+            sleep.failure = failure.operator_text if failure is not None else ""
             self._retire_all(model)
 
     def _retire_all(self, model: Model) -> None:

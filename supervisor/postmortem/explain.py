@@ -64,7 +64,7 @@ def memory_decisions(events: Sequence[Json]) -> list[str]:
         for kinds in ((_REFUSED, _OVERBOOKED), (_ROOM_MADE,), (_ASLEEP,))
     ]
     return [
-        f"{_MEMORY_DECISIONS[str(each['event'])]} at {each.get('time')}: {str(each.get('text')).rstrip('.')}."
+        f"{_MEMORY_DECISIONS[str(each['event'])]} at {_clock(each.get('time'))}: {str(each.get('text')).rstrip('.')}."
         for each in sorted((each for each in found if each is not None), key=lambda each: str(each.get("time")))
     ]
 

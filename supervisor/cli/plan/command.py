@@ -69,10 +69,10 @@ def plan_command(as_json: bool, **parsed: object) -> None:
 
 def _planned_models(settings: Settings, entries: Iterable[ModelEntry]) -> list[PlannedModel]:
     store = FootprintStore(Path(settings.state_dir) / footprint_store.FILE_NAME)
-    return [_planned(spec, entry, store) for entry in entries for spec in entry.specs]
+    return [_planned(settings, spec, entry, store) for entry in entries for spec in entry.specs]
 
 
-def _planned(spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> PlannedModel:
+def _planned(settings: Settings, spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> PlannedModel:
     measured = store.get(footprint.footprint_key(spec), entry.file_digest)
     artifact = footprint.artifact_bytes(spec.directory)
     device = "" if spec.device == "cpu" else "cuda" if spec.device == "auto" else spec.device
@@ -85,6 +85,7 @@ def _planned(spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> Plann
         footprint.gpu_need(spec, measured, artifact).times(spec.instances),
         measured.load_s if measured is not None else 0.0,
         spec.pin,
+        spec.is_evictable(settings.control_mode),
     )
 
 

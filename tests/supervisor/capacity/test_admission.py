@@ -88,6 +88,12 @@ def test_a_refusal_says_what_is_needed_what_is_in_use_by_whom_and_what_to_set() 
     assert (fields["missing_bytes"], fields["held_by"]) == (288 << 20, {"bert/1": 800 << 20})
 
 
+def test_what_needs_more_than_the_whole_budget_is_not_advised_to_unload_others() -> None:
+    decision = decide([(replace(BUDGET, budget_bytes=1 << 20), measured(2 << 20))])
+    assert isinstance(decision, Refuse)
+    assert decision.shortage.advice == "raise --memory-budget: alone it is more than the whole budget"
+
+
 def test_memory_that_is_gone_is_named_as_such_and_no_option_is_advised() -> None:
     decision = decide([(replace(DEFAULT, free_bytes=1 << 20), measured(2 << 20))])
     assert isinstance(decision, Refuse)

@@ -7,7 +7,15 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.capacity import footprint
-from mmsup.supervisor.capacity.footprint import CUDA_CONTEXT_BYTES, ENGINE_BYTES, Footprint, Need, gpu_need, host_need
+from mmsup.supervisor.capacity.footprint import (
+    CUDA_CONTEXT_BYTES,
+    ENGINE_BYTES,
+    FORKED_BYTES,
+    Footprint,
+    Need,
+    gpu_need,
+    host_need,
+)
 
 SPEC = ModelSpec("m", "1", "/d", "f", "ort", "p")
 MIB = 1 << 20
@@ -50,3 +58,16 @@ def test_the_files_of_a_version_are_counted_with_those_in_its_folders(tmp_path: 
     (tmp_path / "inner" / "b").write_bytes(b"x" * 5)
     assert footprint.artifact_bytes(str(tmp_path)) == 15
     assert footprint.artifact_bytes(str(tmp_path / "none")) == 0
+
+
+@pytest.mark.parametrize(("serving_mib", "needed_mib"), [(0, 50), (52, 52), (55, 55), (500, 55)])
+def test_what_first_requests_take_is_needed_and_what_leaks_is_not(serving_mib: int, needed_mib: int) -> None:
+    measured = Footprint(40 << 20, 50 << 20, serving_mib << 20)
+    assert host_need(SPEC, measured, 0) == Need(needed_mib << 20, 50 << 20)
+
+
+def test_what_was_measured_of_the_other_way_to_start_is_a_guess() -> None:
+    executed = Footprint(150 << 20, 150 << 20)
+    assert host_need(SPEC, executed, 0, is_forked=False).is_measured
+    forked = host_need(SPEC, executed, 0, is_forked=True)
+    assert (forked.needed_bytes, forked.is_measured) == (FORKED_BYTES, False)

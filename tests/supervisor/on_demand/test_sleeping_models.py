@@ -11,7 +11,8 @@ import pytest
 
 from controller_double import Child, ControllerHarness, add_model
 from mmsup.ipc.errors import MmsupError
-from mmsup.ipc.messages.worker_control import ConfigureWorker
+from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
 from mmsup.supervisor.capacity.footprint import Footprint, FootprintKey
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
 from mmsup.supervisor.models.model import Model
@@ -219,6 +220,46 @@ def test_models_without_requests_are_put_to_sleep_by_their_own_ttl(tmp_path: Pat
             assert {each for each in names if harness.state(each) == "asleep"} == asleep
 
     run_in_harness(tmp_path, play)
+
+
+def test_a_repository_that_cannot_be_read_is_told_as_that_and_its_models_are_not_unknown(tmp_path: Path) -> None:
+    add_model(tmp_path, "m")
+
+    async def play(harness: ControllerHarness) -> None:
+        waker, repository = harness.controller.models.waker, tmp_path / "repo"
+        repository.rename(tmp_path / "away")
+        with pytest.raises(MmsupError, match="failed to load 'm': a model repository cannot be read") as caught:
+            await waker.wake_for_request("m")
+        assert caught.value.code == "load_failed"
+        assert str(repository) in model(harness, "m").reason()
+        assert str(repository) not in caught.value.text
+        with pytest.raises(MmsupError, match="failed to poll") as caught:
+            await harness.controller.models.loader.load("other")
+        assert caught.value.code == "unknown_model"
+        (tmp_path / "away").rename(repository)
+        await waker.wake("m", lambda _: None)
+        assert harness.state("m") == "ready"
+
+    run_in_harness(tmp_path, play)
+
+
+def test_a_load_by_hand_that_finds_no_room_leaves_its_reason_at_the_model_that_is_asleep(tmp_path: Path) -> None:
+    add_model(tmp_path, "m")
+
+    async def play(harness: ControllerHarness) -> None:
+        harness.keeper.script = fail_for_room
+        with pytest.raises(MmsupError, match="no room today"):
+            await harness.controller.models.loader.load("m")
+        assert harness.state("m") == "asleep"
+        assert "no room today" in model(harness, "m").reason()
+
+    run_in_harness(tmp_path, play)
+
+
+def fail_for_room(child: Child) -> None:
+    child.send(Hello("worker", WIRE_VERSION, *child.life))
+    child.send(LoadFailed("insufficient_gpu_memory", "no room today"))
+    child.process.kill()
 
 
 def test_a_new_server_knows_what_the_return_of_a_model_takes(tmp_path: Path) -> None:

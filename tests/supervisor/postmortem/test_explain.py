@@ -376,3 +376,9 @@ def test_both_sides_of_an_eviction_are_told() -> None:
         "Room was made for a load of it at T3: b went.", "It was put to sleep at T4: for c."
     ]  # fmt: skip
     assert memory_decisions(events[:1]) == []
+
+
+def test_the_time_of_a_memory_decision_is_told_as_that_of_a_death() -> None:
+    (sentence,) = memory_decisions([{"event": "room_made", "time": "2026-01-02T03:04:05.000Z", "text": "b went"}])
+    told = explain(bundle("crash"), [])[0].partition(": ")[0]
+    assert sentence == f"Room was made for a load of it at {told}: b went."

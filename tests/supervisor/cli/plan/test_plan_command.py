@@ -15,6 +15,7 @@ from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.scanner import scan
 
 MIB = 1 << 20
+ON_DEMAND = ("--model-control-mode", "on-demand")
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_what_was_measured_is_planned_with_and_the_rest_is_a_guess(home: Path) -
 
 
 def test_the_table_says_what_fits_and_who_would_go(home: Path) -> None:
-    code, text = planned(home, "--memory-budget", "45MiB")
+    code, text = planned(home, "--memory-budget", "45MiB", *ON_DEMAND)
     rows = {line.split()[1]: line for line in text.splitlines()[1:3]}
     assert code == 0
     assert rows["measured"].endswith("fits")
@@ -62,10 +63,17 @@ def test_the_table_names_two_of_those_that_would_go_and_counts_the_rest(home: Pa
     for name in names:
         write_fault_model(home / "models", name)
     (home / "models" / "other" / "1" / "weights.bin").write_bytes(bytes(40 * MIB))
-    _, text = planned(home, "--memory-budget", "125MiB")
+    _, text = planned(home, "--memory-budget", "125MiB", *ON_DEMAND)
     assert next(line for line in text.splitlines() if " other " in line).endswith("evicts a0/1, a1/1 and 2 more"), text
-    _, text = planned(home, "--memory-budget", "125MiB", "--json")
+    _, text = planned(home, "--memory-budget", "125MiB", "--json", *ON_DEMAND)
     assert [len(each["evicts"]) for each in json.loads(text)["models"] if each["name"] == "other"] == [4]
+
+
+def test_models_that_are_loaded_at_the_start_go_for_nobody(home: Path) -> None:
+    code, text = planned(home, "--memory-budget", "45MiB", "--json")
+    assert code == 0
+    assert [each["evicts"] for each in json.loads(text)["models"]] == [[], []]
+    assert [each["fits"] for each in json.loads(text)["models"]] == [True, False]
 
 
 def test_a_faulty_model_is_named_instead_of_left_out_in_silence(home: Path) -> None:
