@@ -155,7 +155,7 @@ class _HostListener:
     def __init__(self, host: GroupProcess) -> None:
         self._host = host
 
-    def on_message(self, _data: bytes, descriptors: list[int]) -> None:
+    def on_message(self, data: bytes, descriptors: list[int]) -> None:  # noqa: ARG002 - the interface
         close_fds(descriptors)
 
     def on_closed(self) -> None:
