@@ -22,6 +22,7 @@ from mmsup.ipc.errors import ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
+from mmsup.ipc.messages.packed_result import unpack
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -70,7 +71,7 @@ class ControllerCalls:
         if message.code:
             future.set_exception(make_error(message.code, message.text, retry_after_s=message.retry_after_s or None))
         else:
-            future.set_result(message.result)
+            future.set_result(unpack(message.result))
 
     def on_controller_restart(self) -> None:
         """The controller that got the commands is dead, and its successor does not know them."""

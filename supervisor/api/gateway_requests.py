@@ -8,6 +8,7 @@ from typing import Final
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest
+from mmsup.ipc.messages.packed_result import pack
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.api.handlers import Handlers
@@ -25,6 +26,8 @@ async def answer(
         _check(request.command, control_mode)
         result = await handlers.handle(request.command, request.arguments, lambda _: None)
         reply = CommandReply(request.id, "", "", 0.0, result)
+        if len(encode(reply)) > REPLY_LIMIT:
+            reply = CommandReply(request.id, "", "", 0.0, pack(result))
         if len(encode(reply)) > REPLY_LIMIT:
             raise ServerError("internal", f"the answer to {request.command} is too long for one message")
     except MmsupError as error:
