@@ -73,8 +73,8 @@ class ModelEvictor:
         """Put models to sleep that hold so much of the host's memory, whichever class they are of. Returns how much
         those hold that go. `reason`: as `counts` has it."""
         request = RoomRequest("", LOWEST_CLASS, memory="host memory")
-        idle = [each for each in self._find(request) if each.idle_s >= victims.MIN_RESIDENCE_S]
-        gone = self._evict(victims.choose(idle, missing_bytes, 1), request, reason, why)
+        chosen = victims.choose(self._find(request), missing_bytes, 1)  # also of those that are in use: they take turns
+        gone = self._evict(chosen, request, reason, why)
         return sum(each.held_bytes for each in gone)
 
     def close(self) -> None:

@@ -98,6 +98,11 @@ def test_a_load_that_waits_until_others_may_go_is_asked_again(kept_s: float, *, 
     rig.evictor.close()
 
 
+def test_a_model_that_is_asked_all_the_time_goes_too_where_nothing_else_is_left() -> None:
+    rig = Rig(replace(OLD, idle_s=0.0))
+    assert rig.evictor.give_back(60, "the budget is passed", "budget") == 100
+
+
 def test_under_pressure_any_class_goes_and_nobody_gets_room() -> None:
     rig = Rig(replace(OLD, priority=1), NEW)
     assert rig.evictor.give_back(60, "little is left", "pressure") == 100
