@@ -33,9 +33,8 @@ test-extra: $(VENV)/.test
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/mypy tests
-	$(BIN)/pyright & types=$$!; $(PYTEST) -q -m "not slow"; tests=$$?; wait $$types && exit $$tests
+	$(BIN)/pyright & types=$$!; $(BIN)/mypy && $(BIN)/mypy tests && $(PYTEST) -q -m "not slow"; \
+		rest=$$?; wait $$types && exit $$rest
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/alone.py $(BENCH)
