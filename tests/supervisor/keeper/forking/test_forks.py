@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -124,8 +125,9 @@ def worker(token: str, folder: Path, *, zygote: str, **fields: Any) -> Spawn:  #
 def descriptor_kinds(pid: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in os.listdir(f"/proc/{pid}/fd"):
-        target = os.readlink(f"/proc/{pid}/fd/{name}")
-        found[target.partition(":")[0] if target[0] != "/" else target.partition(" ")[0]] += 1
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            found[target.partition(":")[0] if target[0] != "/" else target.partition(" ")[0]] += 1
     return found
 
 
