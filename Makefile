@@ -33,8 +33,8 @@ test-extra: $(VENV)/.test
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright & types=$$!; $(BIN)/mypy && $(BIN)/mypy tests && $(PYTEST) -q -m "not slow"; \
-		rest=$$?; wait $$types && exit $$rest
+	$(BIN)/pyright & one=$$!; ($(BIN)/mypy && $(BIN)/mypy tests) & two=$$!; \
+		$(PYTEST) -q -m "not slow"; tests=$$?; wait $$one && wait $$two && exit $$tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/alone.py $(BENCH)
