@@ -83,6 +83,15 @@ def patch(module):
             stop_routing(self, worker_id)
     module.LinkTable.stop_routing = only_when_closed
 """
+LATE_STOP = """
+def patch(module):
+    import asyncio
+    send_stop = module._send_stop
+    def later(instance):
+        asyncio.get_running_loop().call_later(0.5, module._for_this_worker(instance, send_stop))
+    module._send_stop = later
+"""
+"""No bug: whoever sends requests to a worker that was replaced has time for it."""
 
 
 def run(python: str, faults: str) -> list[Finding]:
@@ -125,12 +134,16 @@ BUGS = {
 def test_planted_bugs_are_found(tmp_path: Path, names: tuple[str, ...]) -> None:
     """Two at once where neither could pass for the other."""
     bugs = [BUGS[name] for name in names]
-    python = python_with(tmp_path / "python", {module: plant for module, plant, *_ in bugs})
+    plants = {module: plant for module, plant, *_ in bugs}
+    if "a stale route" in names:
+        plants["mmsup.supervisor.instances.actions"] = LATE_STOP
+    python = python_with(tmp_path / "python", plants)
     findings = run(python, ",".join(sorted({faults for _, _, faults, _, _ in bugs})))
     for *_, rule, text in bugs:
         assert any(each.rule == rule and text in each.text for each in findings), [str(each) for each in findings]
 
 
 def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
-    findings = run(python_with(tmp_path / "python", {WORKER_LINK: NOTHING}), "segv,reload,leave,poison")
+    plants = {WORKER_LINK: NOTHING, "mmsup.supervisor.instances.actions": LATE_STOP}
+    findings = run(python_with(tmp_path / "python", plants), "segv,reload,leave,poison")
     assert findings == [], [str(each) for each in findings]
