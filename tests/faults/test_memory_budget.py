@@ -33,7 +33,7 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
     write_model(tmp_path, "bystander", 1)
     write_model(tmp_path, "big", 64)
     write_model(tmp_path, "bigger", 96)
-    flags = ("--model-control-mode", "explicit", "--load-model", "bystander", "--memory-budget", "200MiB")
+    flags = ("--model-control-mode", "explicit", "--load-model", "bystander", "--memory-budget", "180MiB")
     with serving(tmp_path, *flags) as server:
         http = server.http()
         for name in ("big", "bigger"):  # unknown, so it is tried, and measured
@@ -45,16 +45,16 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
         before = server.pids("bystander")
         status, reply = http.json("POST", "/v2/repository/models/big/load", {})
         assert (status, reply["code"]) == (507, "insufficient_memory"), reply
-        assert "of the budget of 200MiB are in use" in reply["error"], reply
+        assert "of the budget of 180MiB are in use" in reply["error"], reply
         (refused,) = server.events("load_refused")
-        assert refused["budget_bytes"] == 200 << 20
+        assert refused["budget_bytes"] == 180 << 20
         assert refused["needed_bytes"] > 64 << 20
-        assert refused["in_use_bytes"] + refused["needed_bytes"] > 200 << 20
+        assert refused["in_use_bytes"] + refused["needed_bytes"] > 180 << 20
         assert set(refused["held_by"]) - {"the zygote of numpy"} == {"bigger/1", "bystander/1"}
         assert "--memory-budget" in refused["text"]
         assert http.infer("bystander", x=("FP32", [1], [1.0]))[0] == 200
         assert server.pids("bystander") == before
-        assert server.gauge("mmsup_memory_budget_bytes", memory="host memory") == 200 << 20
+        assert server.gauge("mmsup_memory_budget_bytes", memory="host memory") == 180 << 20
         labels = {"model": "bigger", "version": "1", "device": "cpu", "memory": "host", "when": "settled"}
         assert server.gauge("mmsup_model_footprint_bytes", **labels) == footprint["settled_bytes"]
         assert "--memory-budget" in server.ctl("why", name="big")["sentences"][-1]
@@ -65,7 +65,7 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
         status, reply = http.infer("big", x=("FP32", [1], [1.0]))
         assert (status, reply["code"]) == (507, "insufficient_memory"), reply
         assert reply["error"].startswith("failed to load 'big'"), reply
-        assert "of the budget of 200MiB are in use" in server.await_state("big", "asleep")["reason"]
+        assert "of the budget of 180MiB are in use" in server.await_state("big", "asleep")["reason"]
         assert http.json("POST", "/v2/repository/models/bigger/unload", {})[0] == 200
         eventually(lambda: http.infer("big", x=("FP32", [1], [1.0]))[0] == 200, "it was asleep, and is loaded again")
         assert server.pids("bystander") == before
