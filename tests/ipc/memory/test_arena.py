@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import mmap
 import os
 import random
@@ -171,6 +172,7 @@ def test_an_extent_larger_than_the_available_memory_is_refused_before_allocation
 
 
 def test_a_failed_allocation_is_a_memory_error() -> None:
+    gc.collect()  # else descriptors of earlier tests might be closed in between
     before = set(os.listdir("/proc/self/fd"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, limits[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import signal
@@ -271,6 +272,7 @@ def test_reading_from_a_child_never_blocks() -> None:
 def test_a_start_that_runs_out_of_descriptors_leaks_none() -> None:
     read, write = lifeline()
     others = {each.pid for each in psutil.Process().children()}  # of other tests: multiprocessing leaves a process
+    gc.collect()  # else descriptors of earlier tests might be closed in between
     before = len(os.listdir("/proc/self/fd"))
     taken: list[int] = []
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import stat
@@ -24,6 +25,7 @@ def test_both_directories_are_created_private_and_locked(tmp_path: Path) -> None
 def test_a_directory_in_use_is_refused_with_the_pid_of_its_server(tmp_path: Path, state: str, run: str) -> None:
     first = ServerDirectories(str(tmp_path / "one"), str(tmp_path / "two"))
     (tmp_path / "link").symlink_to(tmp_path / "one")
+    gc.collect()  # else descriptors of earlier tests might be closed in between
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(
         AlreadyRunning,

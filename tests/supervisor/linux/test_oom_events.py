@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import subprocess
@@ -90,6 +91,7 @@ def test_a_lack_of_descriptors_leaks_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, owner: object, name: str
 ) -> None:
     (tmp_path / file).touch()
+    gc.collect()  # else descriptors of earlier tests might be closed in between
     before = set(os.listdir("/proc/self/fd"))
 
     def refuse(*_: object) -> None:
@@ -102,6 +104,7 @@ def test_a_lack_of_descriptors_leaks_none(
 
 
 def test_a_missing_folder_is_an_error_and_leaks_nothing(tmp_path: Path) -> None:
+    gc.collect()  # else descriptors of earlier tests might be closed in between
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=r"."):
         OomEvents(tmp_path)
