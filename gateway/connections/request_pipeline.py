@@ -133,7 +133,7 @@ class RequestPipeline:
         if not was_queued:
             model = found.known.model
             started = queue.started.get(model)
-            if started is not None and started + found.cost <= queue.limit:
+            if started is not None and started + found.cost <= queue.limit:  # what `try_start` looks at first
                 queue.started[model] = started + found.cost
             elif not queue.try_start(model, found.cost):
                 self._connection.state, self.pending = _TURN, bytes(view[:size])

@@ -11,14 +11,14 @@ from mmsup.ipc.specs import ModelSpec
 
 ENGINE_BYTES: Final = {"custom": 20 << 20, "ort": 48 << 20, "pytorch": 150 << 20}
 """Host memory of a worker with a model of no size, by engine: Python 3.11, torch 2.13, onnxruntime 1.32."""
+FORKED_BYTES: Final = 12 << 20
+"""The same of a worker that is forked of a zygote; measured are 5 to 9 MiB."""
 _IMPORTED_ENGINES: Final = {"torch": "pytorch", "onnxruntime": "ort"}
 """Engines whose libraries a Python class imports, by what its file was seen to import."""
 LOAD_FACTOR: Final = 1.5
 """Of the bytes of the artifact: weights, and part of the file that is read beside them."""
 FIRST_GROWTH: Final = 1.1
 """By so much at most a worker's first requests raise its need; what it grows by beyond that may be a leak."""
-FORKED_BYTES: Final = 12 << 20
-"""The same of a worker that is forked of a zygote; measured are 5 to 9 MiB."""
 CUDA_CONTEXT_BYTES: Final = 512 << 20
 """What a CUDA context takes of its device before the first weight is there, where nothing was measured."""
 MAX_FILES: Final = 256

@@ -11,12 +11,11 @@ from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.ipc.paths import worker_name
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.groups.group_process import Place
+from mmsup.supervisor.instances.actions import FILE_HEADROOM_BYTES
 from mmsup.supervisor.instances.context import GroupMember, InstanceContext
 from mmsup.supervisor.linux.cgroup import SERVING_WEIGHTS
 from mmsup.supervisor.processes.launch_spec import host_spawn, scratch_dir, worker_spawn
 
-FILE_HEADROOM_BYTES: Final = 64 << 20
-"""As for any worker (instances/actions.py)."""
 GENERATION: Final = 1
 """Of every such process: each has a number of its own."""
 
