@@ -136,7 +136,9 @@ class Forks:
                 continue
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(each.zygote_pidfd, signal.SIGKILL)
-            self._fail(each, f"it did not answer within {each.spawn.fork_limit_s:g} s")
+            for other in [other for other in self._pending.values() if other.spawn.zygote == each.spawn.zygote]:
+                if not other.pid:  # requested later, and never to be answered either
+                    self._fail(other, f"it did not answer within {each.spawn.fork_limit_s:g} s")
 
     def cancel(self, token: str) -> None:
         """Nobody wants this worker any more."""
@@ -163,7 +165,8 @@ class Forks:
                 data, descriptors = received
                 self._take(pending, from_json(data, FORK_STATUS), descriptors)
         except (ChannelClosed, DescriptorsLost, WireError, OSError) as error:
-            self._fail(pending, "the worker ended while it was set up" if not str(error) else str(error))
+            ended = "the worker ended while it was set up" if pending.pid else "it has exited"
+            self._fail(pending, str(error) or ended)
 
     def _take(self, pending: PendingFork, message: Forked | ForkRefused | WorkerSetUp, descriptors: list[int]) -> None:
         match message:
