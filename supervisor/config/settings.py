@@ -70,7 +70,7 @@ class Settings:
     """`fast`: inferences are served by our own HTTP code and the rest by aiohttp; `plain`: aiohttp serves all."""
     link: str = "pair"
     """Transport of requests to a worker: `pair`, a socket pair with each gateway; `zeromq`, one bound socket."""
-    zygotes: str = "none"
+    zygotes: str = "auto"
     """Processes that workers are forked of. `none`: there are none; `auto`: from the second worker on that wants the
     same one; `eager`: from the first, and one with numpy at the start."""
     max_parallel_loads: int = 2
