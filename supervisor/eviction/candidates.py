@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity
+from mmsup.supervisor.capacity import victims
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.eviction import victims
-from mmsup.supervisor.eviction.victims import Candidate
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
 from mmsup.supervisor.models.model import Model

@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from mmsup.supervisor.capacity import victims
 from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.config.units import age, size_text
-from mmsup.supervisor.eviction import victims
 from mmsup.supervisor.eviction.candidates import Candidates
-from mmsup.supervisor.eviction.victims import Candidate
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.sleep_state import SleepReason

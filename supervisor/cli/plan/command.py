@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from mmsup.supervisor.capacity import footprint, footprint_store, plan
 from mmsup.supervisor.capacity.admission import Pool
 from mmsup.supervisor.capacity.budget import MemoryBudgets, memory_budgets
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
-from mmsup.supervisor.capacity.plan import Placement, PlannedModel
+from mmsup.supervisor.capacity.plan import ModelUse, Placement, PlannedModel
 from mmsup.supervisor.cli.command.failure import CommandFailed
 from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused, call_server
 from mmsup.supervisor.cli.output.tables import draw
@@ -44,8 +46,9 @@ VICTIMS_SHOWN: Final = 2
 def plan_command(as_json: bool, **parsed: object) -> None:
     """Which models fit into the budgets of memory, who would have to go for the others, how long each takes to start.
 
-    Takes the flags of serve; starts nothing, and may be run beside a server. What models need was measured by servers
-    with this state directory; without that it is guessed from the size of their files.
+    Takes the flags of serve; starts nothing, and may be run beside a server, which tells it of the GPUs, which models
+    are loaded and how often each is used. What models need was measured by servers with this state directory; without
+    that it is guessed from the size of their files.
 
     \b
     Example:  mmsup plan --model-repository models --memory-budget 8GiB
@@ -60,16 +63,25 @@ def plan_command(as_json: bool, **parsed: object) -> None:
     host = Pool(HOST, "--memory-budget", budgets.host_bytes, is_configured=True)
     devices = _devices(budgets, _seen_devices(config.settings.runtime_dir))
     entries = scan(config.settings).models.values()
-    found = plan.plan(_planned_models(config.settings, entries), host, devices)
+    uses = _seen_uses(config.settings.runtime_dir)
+    found = plan.plan(_planned_models(config.settings, entries, uses), host, devices)
     faulty = [{"name": each.name, "reason": each.reason} for each in entries if each.errors]
     result = _result(found, [host, *devices]) | {"faulty": faulty}
     click.echo(json.dumps(result)) if as_json else _draw(result)
     raise SystemExit(exit_codes.SUCCESS if result["ok"] else exit_codes.REFUSED)
 
 
-def _planned_models(settings: Settings, entries: Iterable[ModelEntry]) -> list[PlannedModel]:
+def _planned_models(
+    settings: Settings, entries: Iterable[ModelEntry], uses: Mapping[str, ModelUse]
+) -> list[PlannedModel]:
+    """`uses`: by model, as a running server sees them; empty without one."""
     store = FootprintStore(Path(settings.state_dir) / footprint_store.FILE_NAME)
-    return [_planned(settings, spec, entry, store) for entry in entries for spec in entry.specs]
+    unknown = ModelUse(use_rate=0.0) if uses else ModelUse()
+    return [
+        replace(_planned(settings, spec, entry, store), use=uses.get(spec.name, unknown))
+        for entry in entries
+        for spec in entry.specs
+    ]
 
 
 def _planned(settings: Settings, spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> PlannedModel:
@@ -95,6 +107,20 @@ def _seen_devices(runtime_dir: str) -> dict[str, int]:
         rows = call_server(runtime_dir, "devices", {})["devices"]
         return {str(each["device"]): each["memory_total_bytes"] for each in rows if each.get("memory_total_bytes")}
     return {}
+
+
+def _seen_uses(runtime_dir: str) -> dict[str, ModelUse]:
+    """How each model of the server that runs here is used; none without a server."""
+    with contextlib.suppress(NoServer, ServerRefused):
+        return {each["name"]: _use(each) for each in call_server(runtime_dir, "status", {})["models"]}
+    return {}
+
+
+def _use(row: Json) -> ModelUse:
+    """`row`: of a model in the status."""
+    idle_s = row["last_use_s"]
+    is_loaded = any(each["pid"] for each in row["instances"])
+    return ModelUse(is_loaded, row.get("use_rate", 0.0), math.inf if idle_s is None else idle_s)
 
 
 def _devices(budgets: MemoryBudgets, seen: Mapping[str, int]) -> list[Pool]:

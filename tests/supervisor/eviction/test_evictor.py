@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.eviction.evictor import RECHECK_S, ModelEvictor
-from mmsup.supervisor.eviction.victims import Candidate
 from mmsup.supervisor.models.sleep_state import SleepReason
 
 OLD = Candidate("old", 50, held_bytes=100, idle_s=30.0, use_rate=0.1, return_s=0.2)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmsup.supervisor.eviction.victims import (
+from mmsup.supervisor.capacity.victims import (
     CLASS_S,
     MAX_RESIDENCE_S,
     MIN_RESIDENCE_S,
