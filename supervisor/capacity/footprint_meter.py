@@ -33,6 +33,8 @@ class _Reading:
     saw_load: bool
     """False if it was ready when this controller first saw it: what it held at first is unknown."""
     held_bytes: int = 0
+    is_used: bool = False
+    """It had answered requests when it was measured last."""
     next_s: float = 0.0
     footprint: Footprint = field(default_factory=Footprint)
 
@@ -72,6 +74,7 @@ class FootprintMeter:
         if instance.state in STARTING_UP:
             reading.footprint = _raised(reading.footprint, held, worker.gpu.usage.held_bytes, is_load=True)
         elif instance.state is InstanceState.READY:
+            reading.is_used = process.progress().requests > 0
             served_s = now_s - worker.ready_s
             reading.next_s = now_s + min(served_s * INTERVAL_SHARE, MAX_INTERVAL_S)
             self._measure_ready(instance, reading)
@@ -82,9 +85,14 @@ class FootprintMeter:
         self._readings = {each.id: self._readings[each.id] for each in instances if each.id in self._readings}
 
     def held_bytes(self, instance: Instance) -> int:
-        """What its worker held when it was last measured; 0 if it was not."""
+        """What its worker held when it was last measured; 0 if it was not. Until it has answered requests, which takes
+        memory too, at least what it held then in an earlier life."""
         reading = self._readings.get(instance.id)
-        return reading.held_bytes if reading is not None and reading.generation == instance.generation else 0
+        if reading is None or reading.generation != instance.generation:
+            return 0
+        known = self.find(instance) if reading.footprint.settled_bytes and not reading.is_used else None
+        is_same_way = known is not None and known.is_forked is reading.footprint.is_forked
+        return max(reading.held_bytes, known.used_bytes if known is not None and is_same_way else 0)
 
     def find(self, instance: Instance) -> Footprint | None:
         """What a worker like this one was measured to need; None if the files have changed since, or never."""

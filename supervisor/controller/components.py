@@ -241,6 +241,7 @@ class Resources:
                 lambda: any(each.state is InstanceState.READY for each in model_set.instances()),
             ),
             lambda: _specs_of_workers(model_set),
+            lambda: (each.revision.spec for each in model_set.instances() if each.process and each.is_forked),
         )
         self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)

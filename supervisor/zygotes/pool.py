@@ -3,7 +3,8 @@
 A worker of a new instance waits for a zygote that imports: to import the same itself takes as long. One that is started
 again does not wait; if no zygote is ready, it is started by exec. A zygote that ends touches no worker; it is started
 again after the pauses of backoff.py, at once if it ended because its code has changed. One that fewer than two workers
-want is ended after a while. Their number is bounded, and each has a control group with a memory limit.
+want is ended after a while, but not before the last worker that was forked of its kind: the pages that they share would
+stay, and nobody would count them. Their number is bounded, and each has a control group with a memory limit.
 """
 
 from __future__ import annotations
@@ -57,10 +58,17 @@ class ZygoteHistory:
 
 
 class ZygotePool:
-    def __init__(self, context: PoolContext, specs: Callable[[], Iterable[ModelSpec]]) -> None:
-        """`specs`: one for each worker that is there, or waits for its load."""
+    def __init__(
+        self,
+        context: PoolContext,
+        specs: Callable[[], Iterable[ModelSpec]],
+        forked: Callable[[], Iterable[ModelSpec]],
+    ) -> None:
+        """`specs`: one for each worker that is there, or waits for its load; `forked`: for each that is there and was
+        forked."""
         self._context = context
         self._specs = specs
+        self._forked = forked
         self._launcher = ZygoteLauncher(context)
         self._imports = KnownImports(sys.executable)
         self._zygotes: dict[ZygoteKey, Zygote] = {}
@@ -112,8 +120,9 @@ class ZygotePool:
                     self._zygotes[key] = self._launcher.start(key)
                 except OSError as error:
                     history.reason, history.retry_at_s = error.strerror or str(error), now_s + HEALTHY_S
+        used = wanted | {self._imports.key(each) for each in self._forked()}
         for zygote in list(self._zygotes.values()):
-            if zygote.key in wanted:
+            if zygote.key in used:
                 zygote.unused_since_s = None
             elif zygote.unused_since_s is None:
                 zygote.unused_since_s = now_s
