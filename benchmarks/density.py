@@ -23,7 +23,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,10 +33,11 @@ import tree
 import uvloop
 from client_eviction import ClientEviction
 from cold_stages import EventReader, stage_table, with_replies
+from cpu_shares import CpuReading, cpu_table, read_cpu
 from density_client import DensityClient, Reply
 from density_file import Density, Starts, read_density, read_starts, together, write_density, write_starts
 from density_plot import draw
-from density_report import MIB, StreamRun, report, result
+from density_report import MIB, StreamRun, loads, report, result
 from event_tail import EventTail
 from memory_curve import MemoryCurve, MemorySample, sample
 from model_streams import STREAMS, arrivals_s, sequence
@@ -55,8 +57,9 @@ ON_DEMAND = ("--model-control-mode", "on-demand")
 
 def measure_starts(models: Sequence[SmallModel], repository: Path, options: argparse.Namespace) -> Starts:
     """Each model's own start, and what so many of them hold."""
-    found = Starts()
+    found, events = Starts(), EventReader()
     with serving(repository, *ON_DEMAND, *options.flags) as server:
+        tail = EventTail(server.state_dir / "events.jsonl")
         client = DensityClient(server.address(), models, options.seed)
         everyone = range(len(models))
 
@@ -71,14 +74,21 @@ def measure_starts(models: Sequence[SmallModel], repository: Path, options: argp
             for model in models:
                 server.ctl("sleep", name=model.name)
             log_progress("each asked again, alone, from sleep")
+            asked = list[Reply]()
+            deque(tail.read(), maxlen=0)
             for place in everyone:
                 (reply,) = await ask([place])
+                asked.append(reply)
                 found.own_s[place] = reply.took_s
                 if not reply.is_cold:
                     found.faults.append(f"{models[place].name} was asleep, and the reply does not say so")
                 if place + 1 == options.fit:
                     found.fitting = sample(server.process.pid, server.state_dir)
             found.all_loaded = sample(server.process.pid, server.state_dir)
+            for event in tail.read():
+                events.read(event)
+            with_replies(events.starts, asked, [each.name for each in models], time.time() - time.monotonic())
+            found.stages = stage_table(events.starts)
             client.close()
 
         uvloop.run(run())
@@ -113,7 +123,7 @@ def measure_streams(
                 seen.cold_starts.read(event)
 
         with MemoryCurve(server.process.pid, server.state_dir, follow) as curve, evicting:
-            uvloop.run(_streams(client, curve, options, seen))
+            uvloop.run(_streams(client, curve, options, seen, lambda: read_cpu(server.process.pid)))
         tail.close()
         seen.samples = curve.samples
         seen.runs[-1].faults.extend(evicting.faults)
@@ -129,7 +139,13 @@ def measure_streams(
     return seen
 
 
-async def _streams(client: DensityClient, curve: MemoryCurve, options: argparse.Namespace, seen: StreamsSeen) -> None:
+async def _streams(
+    client: DensityClient,
+    curve: MemoryCurve,
+    options: argparse.Namespace,
+    seen: StreamsSeen,
+    cpu: Callable[[], CpuReading],
+) -> None:
     log_progress("every model asked once, within the budget")
     replies = await client.one_by_one(range(options.models))
     asked, faults = [reply.model for reply in replies], list(client.faults(replies))
@@ -145,14 +161,14 @@ async def _streams(client: DensityClient, curve: MemoryCurve, options: argparse.
         rate = SHARE * closed
         log_progress(f"{stream}: closed loop {closed:.1f}/s, so {rate:.1f}/s for {options.run_s:.0f} s")
         at_s = arrivals_s(rate, options.run_s, options.seed)
-        began_s = time.monotonic()
+        began_s, used = time.monotonic(), cpu()
         replies = await client.open_loop(sequence(stream, options.models, len(at_s), options.seed), at_s)
         seen.spans[stream] = began_s, time.monotonic()
         faults += client.faults(replies)
         log_progress(f"{stream}: {len(replies)} requests, {len(faults)} failed")
-        seen.runs.append(
-            StreamRun(stream, closed, rate, list(asked), replies, faults, curve.between(*seen.spans[stream]))
-        )
+        samples = curve.between(*seen.spans[stream])
+        processors = cpu_table(used, cpu(), loads(replies))
+        seen.runs.append(StreamRun(stream, closed, rate, list(asked), replies, faults, samples, processors=processors))
         asked, faults = asked + [reply.model for reply in replies], []
     client.close()
 
@@ -201,7 +217,7 @@ def measure(options: argparse.Namespace) -> Density:
         counted = figure(starts.all_loaded.counted / MIB)
         facts["all loaded at once"] = f"{starts.all_loaded.workers} workers and their zygotes, {counted} MiB"
     results = [result(run, starts.own_s) for run in seen.runs]
-    return Density(facts, budget, starts.faults, results, seen.samples, seen.spans)
+    return Density(facts, budget, starts.faults, results, seen.samples, seen.spans, starts.stages)
 
 
 def main() -> int:

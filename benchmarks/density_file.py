@@ -24,6 +24,8 @@ class Starts:
     """When as many models were loaded as are to fit."""
     all_loaded: MemorySample | None = None
     faults: list[str] = field(default_factory=list[str])
+    stages: str = ""
+    """Where their time goes, as a table."""
 
 
 def write_starts(starts: Starts, file: Path) -> None:
@@ -33,7 +35,13 @@ def write_starts(starts: Starts, file: Path) -> None:
 def read_starts(file: Path) -> Starts:
     found = json.loads(file.read_text())
     fitting, loaded = (MemorySample(**found[name]) if found[name] else None for name in ("fitting", "all_loaded"))
-    return Starts({int(model): took_s for model, took_s in found["own_s"].items()}, fitting, loaded, found["faults"])
+    return Starts(
+        {int(model): took_s for model, took_s in found["own_s"].items()},
+        fitting,
+        loaded,
+        found["faults"],
+        found["stages"],
+    )
 
 
 def write_density(density: Density, file: Path) -> None:
@@ -64,4 +72,12 @@ def together(runs: Sequence[Density]) -> Density:
     commands = {f"command {at + 1}": run.facts["command"] for at, run in enumerate(runs)}
     facts = {name: each for name, each in runs[0].facts.items() if name != "command"} | commands
     faults = [fault for run in runs for fault in run.faults]
-    return Density(facts, runs[0].budget, faults, [each for run in runs for each in run.streams], samples, spans)
+    return Density(
+        facts,
+        runs[0].budget,
+        faults,
+        [each for run in runs for each in run.streams],
+        samples,
+        spans,
+        runs[0].alone_stages,
+    )

@@ -68,6 +68,8 @@ class StreamResult:
     kinds: list[KindResult] = field(default_factory=list[KindResult])
     stages: str = ""
     """Where the time of cold starts went, as a table."""
+    processors: str = ""
+    """The same of processor time."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Density:
     samples: list[MemorySample]
     spans: dict[str, tuple[float, float]]
     """From when to when each stream ran."""
+    alone_stages: str = ""
+    """Where the time of starts alone goes, as a table."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -132,6 +136,7 @@ class StreamRun:
     kinds: Sequence[str] = ()
     """Of each model."""
     stages: str = ""
+    processors: str = ""
 
 
 def kind_results(run: StreamRun, own_start_s: Mapping[int, float]) -> list[KindResult]:
@@ -172,6 +177,7 @@ def result(run: StreamRun, own_start_s: Mapping[int, float]) -> StreamResult:
         max((each.counted + each.files for each in run.samples), default=0),
         kind_results(run, own_start_s),
         run.stages,
+        run.processors,
     )
 
 
@@ -244,7 +250,8 @@ def report(density: Density) -> str:
     parts = ["\n".join(f"- {name}: {value}" for name, value in density.facts.items())]
     parts += [stream_table(results), hit_table(results), memory_table(results, budget)]
     parts += [kind_table(results), target_table(results, budget)]
-    parts += [f"{each.stream}: {each.stages}" for each in results if each.stages]
+    parts += [f"alone: {density.alone_stages}"] if density.alone_stages else []
+    parts += [f"{each.stream}: {each.stages}\n\n{each.processors}" for each in results if each.stages]
     faults = density.faults + [fault for each in results for fault in each.faults]
     if faults:
         parts.append("Failed:\n\n" + "\n".join(f"- {fault}" for fault in faults[:SHOWN_FAULTS]))
