@@ -45,7 +45,8 @@ class WorkerFailure:
 
     code: str
     text: str
-    retryable: bool = True
+    retryable: bool = False
+    """Of a load: requests may be sent again, although `request_code` says otherwise."""
     of_load: bool = False
     """A load failed; `code` and `text` then answer the load request."""
     detail: str = ""

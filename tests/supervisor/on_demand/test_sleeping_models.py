@@ -15,6 +15,7 @@ from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
 from mmsup.supervisor.capacity.footprint import Footprint, FootprintKey
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.models.load_queue import SLOW_S
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import start_bound_s
 from mmsup.supervisor.models.sleep_state import SleepReason
@@ -110,6 +111,36 @@ def test_loads_that_hang_do_not_keep_a_model_that_has_served_from_waking(tmp_pat
         harness.keeper.script = Child.serve
         await wake(harness, "m")
         assert [harness.state(name) for name in hanging] == ["starting", "starting"]
+        for each in wakes:
+            each.cancel()
+
+    run_in_harness(tmp_path, play)
+
+
+def test_loads_that_hang_keep_those_of_models_that_were_never_loaded_waiting_only_while_they_are_not_slow(
+    tmp_path: Path,
+) -> None:
+    hanging = ("h0", "h1")
+    for name in ("m", *hanging):
+        add_model(tmp_path, name)
+
+    async def play(harness: ControllerHarness) -> None:
+        harness.keeper.script = lambda child: None
+        waker, started = harness.controller.models.waker, harness.keeper.workers
+        wakes = [asyncio.create_task(waker.wake_for_request(name)) for name in hanging]
+        await harness.until(lambda: sum(bool(each.received_of(ConfigureWorker)) for each in started()) == len(hanging))
+        harness.keeper.script = Child.serve
+        third = asyncio.create_task(waker.wake_for_request("m"))
+        await harness.until(lambda: list(model(harness, "m").instances()))
+        harness.controller.models.idle_watch.check(time.monotonic())
+        await asyncio.sleep(0)
+        assert len(started()) == len(hanging)
+        for name in hanging:
+            (instance,) = model(harness, name).instances()
+            instance.require_worker().spawned_s -= 2 * SLOW_S
+        harness.controller.models.idle_watch.check(time.monotonic())
+        await third
+        assert (harness.state("m"), *map(harness.state, hanging)) == ("ready", "starting", "starting")
         for each in wakes:
             each.cancel()
 
