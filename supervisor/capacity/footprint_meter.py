@@ -8,6 +8,7 @@ the kernel walks all pages of the process.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -109,6 +110,13 @@ class FootprintMeter:
 
     def of_model(self, name: str) -> dict[FootprintKey, Footprint]:
         return {key: each.footprint for key, each in self._store.of_model(name).items()}
+
+    def used_bytes(self) -> dict[str, int]:
+        """By model, what its versions hold together when they serve, one worker each; of those that were measured."""
+        found = defaultdict[str, int](int)
+        for key, footprint in self._store.footprints():
+            found[key.model] += footprint.used_bytes
+        return found
 
     def close(self) -> None:
         if self._is_changed:

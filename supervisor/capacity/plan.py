@@ -153,8 +153,8 @@ def _place_on(model: PlannedModel, device: str, residents: _Residents) -> Placem
         chosen = victims.choose(candidates[shortage.pool], shortage.missing_bytes, model.priority)
         if not isinstance(decision, MakeRoom) or not chosen:
             return Placement(model, device, why_not=shortage.text)
-        names = {each.name for each in chosen}
-        gone += [each for each in residents.placed if each.model.holder in names]
+        placed = {each.model.holder: each for each in residents.placed}
+        gone += [placed[each.name] for each in chosen]
 
 
 def _candidates(pool: Pool, residents: _Residents, gone: Sequence[Placement]) -> list[Candidate]:

@@ -34,6 +34,7 @@ from mmsup.supervisor.controller.tasks import TaskSet
 from mmsup.supervisor.eviction.candidates import Candidates
 from mmsup.supervisor.eviction.evictor import ModelEvictor
 from mmsup.supervisor.eviction.pressure_watch import PressureWatch, read_facts
+from mmsup.supervisor.eviction.room_reserve import RoomReserve
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_checks import GatewayChecks
@@ -68,7 +69,7 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
-from mmsup.supervisor.resources.held_memory import device_memory, zygote_claims
+from mmsup.supervisor.resources.held_memory import ZygoteClaims, device_memory
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
@@ -189,7 +190,8 @@ class Models:
         self.waker = Waker(self.context, self.loader)
         self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper, usage)
         candidates = Candidates(context.settings, model_set, self.sleeper, usage)
-        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, context.state_dir.event_log)
+        reserve = RoomReserve(model_set, candidates, self.footprints.used_bytes)
+        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, reserve, context.state_dir.event_log)
 
 
 class Resources:
@@ -214,20 +216,6 @@ class Resources:
         self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
         self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
         self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
-        accounts = MemoryAccounts(
-            memory_budgets(context.settings, total_bytes()),
-            model_set.instances,
-            models.footprints,
-            partial(device_memory, self.gpu_monitor),
-            models.evictor,
-            lambda: zygote_claims(self.zygotes.rows()),
-        )
-        models.evictor.held_bytes = accounts.claimed_bytes
-        model_set.memory = MemoryAdmission(accounts)
-        give_back = models.evictor.give_back
-        facts = partial(read_facts, accounts.host_pool)
-        self.pressure_watch = PressureWatch(facts, give_back, event_log)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.zygotes = ZygotePool(
             PoolContext(
                 context.keeper.send,
@@ -243,6 +231,20 @@ class Resources:
             lambda: _specs_of_workers(model_set),
             lambda: (each.revision.spec for each in model_set.instances() if each.process and each.is_forked),
         )
+        accounts = MemoryAccounts(
+            memory_budgets(context.settings, total_bytes()),
+            model_set.instances,
+            models.footprints,
+            partial(device_memory, self.gpu_monitor),
+            models.evictor,
+            ZygoteClaims(self.zygotes.rows),
+        )
+        models.evictor.held_bytes = accounts.claimed_bytes
+        model_set.memory = MemoryAdmission(accounts)
+        give_back = models.evictor.give_back
+        facts = partial(read_facts, accounts.host_pool)
+        self.pressure_watch = PressureWatch(facts, give_back, event_log)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
 

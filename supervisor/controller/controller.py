@@ -184,7 +184,7 @@ class Controller:
         self._save_gpus()
         self.resources.descriptors.retry_refused()
         self.models.model_set.memory.retry_refused(self.models.model_set.retry)
-        self.resources.zygotes.update()
+        self.resources.zygotes.update_later()
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()

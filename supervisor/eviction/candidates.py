@@ -36,6 +36,8 @@ class Candidates:
         candidate, or none if one of them may not go."""
         now_s, found, groups = time.monotonic(), list[Candidate](), dict[str, list[Candidate | None]]()
         for model in self._model_set.models.values():
+            if not model.revisions:
+                continue  # asleep, or not wanted
             candidate = self._candidate(model, held_bytes, now_s) if model.name != but else None
             is_there = any(each.worker is not None for each in model.instances()) or model.name == but
             shared = model.groups() if is_there else ()

@@ -30,10 +30,11 @@ def test_models_fit_in_the_order_of_loading_until_the_budget_is_used_up() -> Non
 
 
 def test_lower_classes_go_first_and_of_equals_the_one_that_comes_back_soonest_for_what_it_holds() -> None:
+    loaded = ModelUse(is_loaded=True)
     residents = [
-        model("low", 30, priority=60, load_s=99.0),
-        model("slow", 30, load_s=9.0),
-        model("quick", 40, load_s=1.0),
+        model("low", 30, priority=60, load_s=99.0, use=loaded),
+        model("slow", 30, load_s=9.0, use=loaded),
+        model("quick", 40, load_s=1.0, use=loaded),
     ]
     assert placed(plan([*residents, model("x", 30)], HOST, ()))["x"] == ("low/1",)
     assert placed(plan([*residents, model("x", 60)], HOST, ()))["x"] == ("low/1", "quick/1")
