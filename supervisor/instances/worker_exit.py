@@ -92,7 +92,8 @@ def start_failed(instance: Instance, text: str, code: str = "load_failed", detai
     """The process could not be started. If it is for want of room or of a GPU, as `code` then says, the failure does
     not count toward the limits of the restart policy: it is tried again when there is one, at the latest after 300 s.
     `detail` is for the operator alone."""
-    instance.failure = WorkerFailure(code, f"the worker could not be started: {text}", of_load=True, detail=detail)
+    what = f"the worker could not be started: {text}"
+    instance.failure = WorkerFailure(code, what, of_load=True, detail=detail, was_started=False)
     instance.record("load_failed", instance.failure.operator_text, code=code)
     decision = _next_try(instance, served_s=0.0) if code == "load_failed" else Retry(PROBE_AFTER_S)
     _clean_up(instance)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.ipc.errors import AWAITING_ROOM, CallerError, MmsupError, ServerError, make_error
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.settings import Settings
@@ -287,7 +287,7 @@ class PendingLoad:
             if is_staged:
                 revision_changes.retire(revision)
             self.fail(_load_error(self.name, failure))
-            if self._is_wake and failure.code in AWAITING_ROOM:
+            if self._is_wake and failure.has_no_room:
                 on_no_room(model)
         elif revision.is_fully_ready():
             if is_staged:

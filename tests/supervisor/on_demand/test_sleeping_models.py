@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 Play = Callable[[ControllerHarness], Awaitable[None]]
 
 
-def run_in_harness(home: Path, *plays: Play, mode: str = "on-demand") -> None:
+def run_in_harness(home: Path, *plays: Play, mode: str = "on-demand", **options: int) -> None:
     """Each play with a server of its own, on the same directories; all but the last one end without an orderly stop."""
 
     async def run() -> None:
         for play in plays:
-            async with asyncio.timeout(60), ControllerHarness(home, (), control_mode=mode) as harness:
+            async with asyncio.timeout(60), ControllerHarness(home, (), control_mode=mode, **options) as harness:
                 await harness.until(lambda: harness.controller.models.waker.is_open)
                 await play(harness)
 
@@ -285,6 +285,30 @@ def test_a_load_by_hand_that_finds_no_room_leaves_its_reason_at_the_model_that_i
         assert "no room today" in model(harness, "m").reason()
 
     run_in_harness(tmp_path, play)
+
+
+def test_a_model_that_can_never_fit_is_asleep_again_at_once_and_nobody_is_to_ask_again(tmp_path: Path) -> None:
+    add_model(tmp_path, "m")
+
+    async def measure(harness: ControllerHarness) -> None:
+        await wake(harness, "m")
+        active, store = model(harness, "m").active, FootprintStore(harness.controller.context.state_dir.footprints)
+        assert active is not None
+        store.put(FootprintKey("m", "1", "custom", "cpu"), active.content_id, Footprint(900 << 20, 900 << 20))
+        store.write(store.contents())
+
+    async def play(harness: ControllerHarness) -> None:
+        for _ in range(3):
+            with pytest.raises(MmsupError, match="more than the whole budget of 500MiB") as caught:
+                await harness.controller.models.waker.wake_for_request("m")
+            assert (caught.value.code, caught.value.retryable) == ("does_not_fit", False)
+            assert "--memory-budget" not in caught.value.text
+            assert harness.state("m") == "asleep"
+        assert "raise --memory-budget" in model(harness, "m").reason()
+        assert not harness.keeper.workers()
+        assert len(harness.events("load_refused")) == 1
+
+    run_in_harness(tmp_path, measure, play, memory_budget_bytes=500 << 20)
 
 
 def fail_for_room(child: Child) -> None:
