@@ -20,6 +20,7 @@ from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import start_bound_s
 from mmsup.supervisor.models.sleep_state import SleepReason
 from mmsup.supervisor.processes.idle_start import AWAITED_S, SPARE_S
+from mmsup.supervisor.state import atomic_file
 
 pytestmark = pytest.mark.slow
 Play = Callable[[ControllerHarness], Awaitable[None]]
@@ -164,6 +165,33 @@ def test_what_was_put_to_sleep_by_hand_is_asleep_after_a_crash_of_the_server_and
         await harness.until(lambda: harness.state("m") == "ready")
 
     run_in_harness(tmp_path, put_to_sleep, load, serve, mode="none")
+
+
+def test_on_a_full_disk_a_model_is_put_to_sleep_and_loaded_and_nothing_else_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(tmp_path, "m")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def play(harness: ControllerHarness) -> None:
+        models = harness.controller.models
+        await harness.until(lambda: harness.state("m") == "ready")
+        monkeypatch.setattr(atomic_file, "write", fail)
+        await models.sleeper.sleep("m")
+        assert harness.state("m") == "asleep"
+        await models.loader.load("m")
+        assert harness.state("m") == "ready"
+        found = [each["text"] for each in harness.events("not_saved", "m")]
+        assert ["No space left" in each for each in found] == [True, True]
+        for asked in (models.loader.unload("m"), models.loader.load("m"), models.loader.load("m", "{}")):
+            with pytest.raises(MmsupError, match="nothing was changed"):
+                await asked
+        assert harness.state("m") == "ready"
+        monkeypatch.undo()
+
+    run_in_harness(tmp_path, play, mode="none")
 
 
 @pytest.mark.parametrize("mode", ["on-demand", "poll"])
