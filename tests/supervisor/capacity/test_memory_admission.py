@@ -183,7 +183,7 @@ def test_a_refusal_is_an_event_and_is_tried_again_when_it_fits(machine: Machine)
 
 def test_what_never_fits_is_refused_for_ever_but_for_one_of_several_gpus(machine: Machine) -> None:
     def code(name: str, device: str, **gpu: int) -> str:
-        load = machine.add(name, State.STARTING, **gpu)
+        load = machine.add(name, State.STARTING, **gpu)  # type: ignore[arg-type] # by name
         load.revision.spec = replace(load.revision.spec, device=device)
         known = Footprint(gpu["known"] * MIB, gpu["known"] * MIB, gpu_settled_bytes=gpu.get("knows_gpu", 0) * MIB)
         machine.store.put(footprint_key(load.revision.spec), "d", known)
