@@ -52,7 +52,7 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s, take_number
+from mmsup.supervisor.models.model_set import ModelSet, content_id, is_awaited, start_bound_s, take_number
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -309,7 +309,8 @@ def connect_instances(
 
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
-        start_bound_s=lambda instance: start_bound_s(model_set, instance),
+        is_awaited=partial(is_awaited, model_set),
+        start_bound_s=partial(start_bound_s, model_set),
         require_memory=model_set.memory.require,
         perform=actions.perform,
         on_change=model_set.on_instance_changed,
