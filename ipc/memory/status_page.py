@@ -59,6 +59,8 @@ class Activity(enum.IntEnum):
     STOPPING = 5
     STANDBY = 6
     """A gateway that has no configuration yet."""
+    LEFT = 7
+    """A member of a co-location group that has given back what it held; its process goes on."""
 
 
 IDLE: Final = int(Activity.IDLE)
