@@ -154,7 +154,7 @@ class StatusPageReader:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
+        activity = Activity(raw) if raw <= Activity.LEFT else Activity.BUSY
         counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 

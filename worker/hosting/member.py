@@ -12,7 +12,6 @@ from mmsup.ipc.memory import garbage, heap
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import (
-    TO_WORKER,
     ConfigureWorker,
     LoadFailed,
     MemberLeft,
@@ -21,7 +20,7 @@ from mmsup.ipc.messages.worker_control import (
 )
 from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import ModelSpec
-from mmsup.ipc.transport.codec import decode
+from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.execution.device_errors import DeviceFault
@@ -105,7 +104,7 @@ class Member:
         data, descriptors = received
         close_fds(descriptors)
         try:
-            return None if isinstance(decode(data, TO_WORKER), StopWorker) else read_configuration(data)
+            return None if data == encode(StopWorker()) else read_configuration(data)
         except WireError as error:
             self._control.send(LoadFailed("load_failed", str(error)[:TEXT_LIMIT]))
             return None
