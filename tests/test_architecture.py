@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "worker/hosting": "execution serving startup; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
-    "worker/zygote": "; ipc messages transport",
+    "worker/zygote": "; ipc memory messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
 
@@ -95,7 +95,6 @@ HOMES = {
     "aiohttp": {"gateway/"},
     "uvloop": {"gateway/"},
     "orjson": {"gateway/"},
-    "prometheus_client": {"gateway/observability/metrics.py"},
     "psutil": {"supervisor/processes/usage.py"},
     "pynvml": {"supervisor/gpu/__main__.py"},
     "google": {"supervisor/repository/config_pbtxt.py"},

@@ -194,35 +194,28 @@ class Models:
         self.evictor = ModelEvictor(model_set, self.sleeper, candidates, reserve, context.state_dir.event_log)
 
 
-class Resources:
-    def __init__(
-        self, context: ControllerContext, models: Models, cgroups: CgroupBackend, on_gpus_changed: Callable[[], None]
-    ) -> None:
-        model_set, event_log = models.model_set, context.state_dir.event_log
+class GpuParts:
+    """Which GPUs there are, which of them are cordoned, and who gets which."""
+
+    def __init__(self, context: ControllerContext, model_set: ModelSet, on_changed: Callable[[], None]) -> None:
+        event_log, settings = context.state_dir.event_log, context.settings
+        self.monitor = GpuMonitor(event_log, context.launch_environment.base_env, settings.gpu_driver)
+        self.health = GpuHealth(self.monitor, event_log, on_changed)
+        self.placement = GpuPlacement(model_set, self.monitor, self.health)
+
+
+class StartParts:
+    """Of what workers are started, what they may take for it, and what is removed after them."""
+
+    def __init__(self, context: ControllerContext, model_set: ModelSet, cgroups: CgroupBackend) -> None:
         self.cleanup = Cleanup()
-        recycler = Recycler(model_set, models.replacement, context.tasks.start)
-        escaped = EscapedWorkers()
-
-        def check(instances: Sequence[Instance]) -> None:
-            for instance in instances:
-                escaped.check(instance)
-                recycler.check(instance)
-                models.footprints.observe(instance)
-            models.footprints.forget_others(instances)
-            check_memory(instances)
-            model_set.memory.retry_refused(model_set.retry)
-
-        self.memory_sampler = MemorySampler(model_set.instances, check)
-        self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
-        self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
-        self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
         self.zygotes = ZygotePool(
             PoolContext(
                 context.keeper.send,
                 context.launch_environment,
                 cgroups,
                 self.cleanup,
-                event_log,
+                context.state_dir.event_log,
                 context.state_dir.model_output(ZYGOTE_OUTPUT),
                 context.settings.zygotes,
                 context.inventory.generation,
@@ -231,22 +224,59 @@ class Resources:
             lambda: _specs_of_workers(model_set),
             lambda: (each.revision.spec for each in model_set.instances() if each.process and each.is_forked),
         )
+        self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
+
+    def close(self) -> None:
+        self.zygotes.close()
+        self.groups.close()
+
+
+class MemoryParts:
+    """What workers hold, which loads fit beside them, and what is given back when memory runs short."""
+
+    def __init__(self, context: ControllerContext, models: Models, gpus: GpuMonitor, zygotes: ZygotePool) -> None:
+        model_set = models.model_set
         accounts = MemoryAccounts(
             memory_budgets(context.settings, total_bytes()),
             model_set.instances,
             models.footprints,
-            partial(device_memory, self.gpu_monitor),
+            partial(device_memory, gpus),
             models.evictor,
-            ZygoteClaims(self.zygotes.rows),
+            ZygoteClaims(zygotes.rows),
         )
         models.evictor.held_bytes = accounts.claimed_bytes
         model_set.memory = MemoryAdmission(accounts)
-        give_back = models.evictor.give_back
         facts = partial(read_facts, accounts.host_pool)
-        self.pressure_watch = PressureWatch(facts, give_back, event_log)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
-        self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
+        self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
+        self._model_set = model_set
+        self._footprints = models.footprints
+        self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
+        self._escaped = EscapedWorkers()
+        self.sampler = MemorySampler(model_set.instances, self._check)
+
+    def _check(self, instances: Sequence[Instance]) -> None:
+        for instance in instances:
+            self._escaped.check(instance)
+            self._recycler.check(instance)
+            self._footprints.observe(instance)
+        self._footprints.forget_others(instances)
+        check_memory(instances)
+        self.retry_refused()
+
+    def retry_refused(self) -> None:
+        """Let loads begin that were refused for memory and fit now."""
+        self._model_set.memory.retry_refused(self._model_set.retry)
+
+
+class Resources:
+    def __init__(
+        self, context: ControllerContext, models: Models, cgroups: CgroupBackend, on_gpus_changed: Callable[[], None]
+    ) -> None:
+        self.gpus = GpuParts(context, models.model_set, on_gpus_changed)
+        self.starts = StartParts(context, models.model_set, cgroups)
+        self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:
@@ -258,7 +288,7 @@ def connect_instances(
     context: ControllerContext, models: Models, gateways: Gateways, resources: Resources, cgroups: CgroupBackend
 ) -> None:
     model_set = models.model_set
-    resources.gpu_placement.has_dmem = cgroups.has_device_caps
+    resources.gpus.placement.has_dmem = cgroups.has_device_caps
     model_set.context = InstanceContext(
         settings=context.settings,
         launch_environment=context.launch_environment,
@@ -267,12 +297,12 @@ def connect_instances(
         cgroups=cgroups,
         event_log=context.state_dir.event_log,
         model_output=context.state_dir.model_output,
-        cleanup=resources.cleanup,
+        cleanup=resources.starts.cleanup,
         crash_collector=gateways.crash_collector,
-        devices=resources.gpu_placement,
-        starts=resources.zygotes,
-        groups=resources.groups,
-        refuse_start=resources.descriptors.refusal,
+        devices=resources.gpus.placement,
+        starts=resources.starts.zygotes,
+        groups=resources.starts.groups,
+        refuse_start=resources.starts.descriptors.refusal,
         rng=random.Random(),
     )
 
@@ -302,8 +332,9 @@ class Api:
         resources: Resources,
         request_upgrade: StartUpgrade,
     ) -> None:
-        state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpu_placement
-        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, resources.zygotes.rows)
+        state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpus.placement
+        zygotes = resources.starts.zygotes
+        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, zygotes.rows)
         commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
         on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports

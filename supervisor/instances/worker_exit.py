@@ -92,7 +92,8 @@ def start_failed(instance: Instance, text: str, code: str = "load_failed", detai
     """The process could not be started. If it is for want of room or of a GPU, as `code` then says, the failure does
     not count toward the limits of the restart policy: it is tried again when there is one, at the latest after 300 s.
     `detail` is for the operator alone."""
-    instance.failure = WorkerFailure(code, f"the worker could not be started: {text}", of_load=True, detail=detail)
+    what = f"the worker could not be started: {text}"
+    instance.failure = WorkerFailure(code, what, of_load=True, detail=detail, was_started=False)
     instance.record("load_failed", instance.failure.operator_text, code=code)
     decision = _next_try(instance, served_s=0.0) if code == "load_failed" else Retry(PROBE_AFTER_S)
     _clean_up(instance)
@@ -126,11 +127,21 @@ def exited(instance: Instance, message: ChildExited) -> None:
     instance.apply(ProcessExited(decision))
 
 
+def leaving(instance: Instance) -> Activity | None:
+    """Of a member of a co-location group whose process goes on: STOPPING while it is unloaded, LEFT afterwards."""
+    worker = instance.worker
+    if worker is None or worker.shared is None or worker.process is None or worker.process.is_dead:
+        return None
+    activity = worker.process.progress().activity
+    return activity if activity in (Activity.STOPPING, Activity.LEFT) else None
+
+
 def left(instance: Instance, generation: int) -> None:
     """A member of a co-location group has left its process, after StopWorker or a failed load. The process goes on."""
     worker = instance.worker
     if worker is None or worker.process is None or instance.generation != generation or worker.process.is_dead:
         return  # its exit is reported by the keeper
+    failpoint("brain.member_left")
     failed = worker.termination.load_failure is not None
     status = exit_codes.LOAD_FAILED if failed or not worker.termination.stop_sent else exit_codes.SUCCESS
     exited(instance, ChildExited(worker_token(*instance.worker_id), worker.process.pid, status, 0))

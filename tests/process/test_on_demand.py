@@ -152,9 +152,14 @@ def test_metadata_of_a_model_that_was_never_loaded_loads_it(server: Server) -> N
 def test_sleep_wake_load_and_unload_mean_four_things(server: Server) -> None:
     with pytest.raises(control_client.ServerRefused, match="pinned"):
         server.ctl("sleep", name="bystander")
-    assert server.ctl("wake", name="slept")["state"] == "ready"
+    http = server.http()
+    assert http.json("POST", "/mmsup/v1/models/bystander/sleep", {})[1]["code"] == "conflict"
+    status, found = http.json("POST", "/mmsup/v1/models/slept/wake", {})
+    assert (status, found["state"], found["versions"]) == (200, "ready", {"1": "ready"})
     (pid,) = server.pids("slept")
-    assert server.ctl("sleep", name="slept")["state"] == "asleep"
+    assert server.ctl("wake", name="slept")["state"] == "ready"
+    assert http.json("POST", "/mmsup/v1/models/slept/sleep", {})[1]["state"] == "asleep"
+    http.close()
     eventually(lambda: not os.path.exists(f"/proc/{pid}"), "its memory is given back")
     assert "put to sleep by hand" in server.model("slept")["reason"]
     assert Call(server, "slept").done().is_cold
