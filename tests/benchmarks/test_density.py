@@ -15,6 +15,8 @@ from density_report import Density, StreamRun, loads, quantile, report, result
 from memory_curve import MemorySample
 from small_models import INPUTS, SmallModel, write_models
 
+from mmsup.supervisor.linux.cgroup_backend import top_name
+
 MIB = 1 << 20
 
 
@@ -130,7 +132,7 @@ def test_anonymous_and_shared_memory_count_apart_from_files() -> None:
 
 def test_where_there_are_control_groups_the_kernel_adds_memory_up(tmp_path: Path) -> None:
     assert memory_curve.grouped_bytes(tmp_path, tmp_path / "none") is None
-    top = memory_curve.top_name(str(tmp_path))
+    top = top_name(str(tmp_path))
     v1, v2 = tmp_path / "v1" / "memory" / top, tmp_path / "v2" / "some.slice" / top
     v1.mkdir(parents=True)
     (v1 / "memory.stat").write_text("rss 1\ntotal_rss 70\ntotal_shmem 5\ntotal_mapped_file 9\n")
