@@ -87,11 +87,12 @@ class FootprintMeter:
 
     def held_bytes(self, instance: Instance) -> int:
         """What its worker held when it was last measured; 0 if it was not. Until it has answered requests, which takes
-        memory too, at least what it held then in an earlier life."""
+        memory too, at least what it held then in an earlier life; not in a group, whose others it may have had then."""
         reading = self._readings.get(instance.id)
         if reading is None or reading.generation != instance.generation:
             return 0
-        known = self.find(instance) if reading.footprint.settled_bytes and not reading.is_used else None
+        is_new = reading.footprint.settled_bytes and not reading.is_used and not instance.revision.spec.group
+        known = self.find(instance) if is_new else None
         is_same_way = known is not None and known.is_forked is reading.footprint.is_forked
         return max(reading.held_bytes, known.used_bytes if known is not None and is_same_way else 0)
 

@@ -34,7 +34,7 @@ def test_each_stage_ends_where_the_next_one_begins_and_together_they_are_what_th
     (start,) = reader.starts
     assert start.stages_s() == pytest.approx((0.01, 0.04, 0.005, 0.03, 0.005), abs=1e-6)
     assert sum(start.stages_s()) == pytest.approx(start.took_s)
-    assert start.drains_s == pytest.approx([0.03])
+    assert start.drains_s == pytest.approx([0.03], abs=1e-6)
     assert "1 cold starts, 1 of them forked" in stage_table(reader.starts)
 
 
