@@ -26,6 +26,9 @@ STATES: Final = (
     "loading",
     "warming",
     "ready",
+    "offloading",
+    "offloaded",
+    "restoring",
     "draining",
     "stopping",
     "stopped",
@@ -47,7 +50,7 @@ _NV_METRICS: Final = {
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
 }
-_WHEN: Final = ("load_peak", "settled", "serving_peak")
+_WHEN: Final = ("load_peak", "settled", "serving_peak", "offloaded")
 _FAILURES: Final = "nv_inference_request_failure"
 
 StatusJson = Mapping[str, Any]  # JSON of the controller's status command
@@ -190,10 +193,14 @@ def _capacity_metrics(status: StatusJson) -> Iterator[Metric]:
     meaning = "Memory that a worker of a model was measured to hold, of the host and of its GPU (docs/memory.md)."
     footprint = GaugeMetricFamily("mmsup_model_footprint_bytes", meaning, labels=(*_MODEL, "device", "memory", "when"))
     load = GaugeMetricFamily("mmsup_model_load_seconds", "How long the last load of a model took.", labels=_MODEL)
+    meaning = "How long its last way back from host memory took."
+    restore = GaugeMetricFamily("mmsup_model_restore_seconds", meaning, labels=_MODEL)
     for model in status.get("models", ()):
         for each in model.get("footprints", ()):
             labels = (str(model.get("name", "")), str(each.get("version", "")))
             load.add_metric(labels, each.get("load_s") or 0)
+            if each.get("restore_s"):
+                restore.add_metric(labels, each["restore_s"])
             for (memory, prefix), when in itertools.product((("host", ""), ("gpu", "gpu_")), _WHEN):
                 if value := each.get(f"{prefix}{when}_bytes"):
                     footprint.add_metric((*labels, str(each.get("device", "")), memory, when), value)
@@ -210,7 +217,7 @@ def _capacity_metrics(status: StatusJson) -> Iterator[Metric]:
     if not status.get(STALE_KEY):
         for reason, count in status.get("memory", {}).get("evictions", {}).items():
             evictions.add_metric((reason,), count)
-    yield from (footprint, load, budget, in_use, evictions)
+    yield from (footprint, load, restore, budget, in_use, evictions)
 
 
 def _gpu_metrics(status: StatusJson) -> Iterator[Metric]:

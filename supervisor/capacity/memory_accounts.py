@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from mmsup.supervisor.capacity import footprint
+from mmsup.supervisor.capacity import footprint, moves
 from mmsup.supervisor.capacity.admission import Claim, ClaimState, DeviceMemory, Evictor, Pool, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint import Need
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.capacity.moves import MoveEstimate
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, LOADING, OFFLOADABLE, InstanceState
 from mmsup.supervisor.processes import usage
 
 HOST: Final = "host memory"
@@ -61,7 +62,18 @@ class MemoryAccounts:
         needs = {"": self.host_need(instance)}
         if device and self._find_device(device) is not None:
             needs[device] = self.gpu_need(instance)
+        if instance.state is InstanceState.OFFLOADED:  # it holds some of that
+            needs = {name: need.beside(self.claimed_bytes(instance, name)) for name, need in needs.items()}
         return needs
+
+    def move_estimate(self, instance: Instance) -> MoveEstimate:
+        """What a move of its model to host memory is likely to give and to take."""
+        worker, process = instance.require_worker(), instance.process
+        is_on_device = process is not None and bool(worker.gpu.device)
+        allocated_bytes = process.progress().device_bytes if process is not None and is_on_device else 0
+        held_bytes = max(worker.gpu.usage.held_bytes, allocated_bytes) if is_on_device else 0
+        host_bytes, cap_bytes = self.meter.held_bytes(instance), instance.revision.spec.memory_bytes
+        return moves.estimate(self.meter.find(instance), host_bytes, held_bytes, allocated_bytes, cap_bytes)
 
     def claimed_bytes(self, instance: Instance, device: str = "") -> int:
         """What its worker holds of a GPU, or of the host if none is named, or is expected to while it loads."""
@@ -69,7 +81,9 @@ class MemoryAccounts:
         if worker is None or (device and worker.gpu.device != device):
             return 0
         held_bytes = worker.gpu.usage.held_bytes if device else self.meter.held_bytes(instance)
-        if held_bytes and instance.state not in STARTING_UP:
+        if instance.state is InstanceState.OFFLOADING and not device:
+            return held_bytes + max(self.move_estimate(instance).host_growth_bytes, 0)
+        if instance.state in OFFLOADABLE or (held_bytes and instance.state not in LOADING):
             return held_bytes
         need = self.gpu_need(instance) if device else self.host_need(instance)
         return max(held_bytes, need.needed_bytes)  # what serves is measured a moment later, on a GPU by NVML
@@ -88,7 +102,7 @@ class MemoryAccounts:
         claims = (*self._host_claims(load), *self._shared_claims(), *reserved)
         booked = sum(each.claimed_bytes for each in claims if each.state is ClaimState.BOOKED)
         growth = booked - sum(
-            self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in STARTING_UP
+            self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in LOADING
         )
         free_bytes = usage.machine_memory().available_bytes + usage.free_swap_bytes() - max(growth, 0)
         return Pool(
@@ -123,11 +137,15 @@ class MemoryAccounts:
     def _device_claims(self, load: Instance | None, device: str) -> Iterator[Claim]:
         for each in self._instances():
             if each is not load and each.worker is not None and each.worker.gpu.device == device:
-                yield Claim(holder(each), self.claimed_bytes(each, device), _claim_state(each))
+                claimed_bytes, returning_bytes = self.claimed_bytes(each, device), 0
+                if each.state is InstanceState.OFFLOADING:
+                    returning_bytes = min(self.move_estimate(each).device_gain_bytes, claimed_bytes)
+                    yield Claim(holder(each), returning_bytes, ClaimState.RETURNING)
+                yield Claim(holder(each), claimed_bytes - returning_bytes, _claim_state(each))
 
 
 def _claim_state(instance: Instance) -> ClaimState:
-    if instance.state in STARTING_UP:
+    if instance.state in LOADING:
         return ClaimState.BOOKED
     return ClaimState.RETURNING if instance.state in _LEAVING else ClaimState.USED
 

@@ -56,6 +56,7 @@ from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
+from mmsup.supervisor.models.sleep_state import FailedMove
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
 from mmsup.supervisor.on_demand.idle_watch import IdleWatch
@@ -277,6 +278,11 @@ def connect_instances(
         revision_changes.link_if_active(model_set, instance)
         models.footprints.observe(instance)
 
+    def on_move_failed(instance: Instance, text: str) -> None:
+        model, revision = model_set.model(instance.revision.spec.name), model_set.revision_of(instance)
+        if model is not None and revision is not None:
+            model.sleep.failed_move = FailedMove(revision.stamp, text)
+
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
         start_bound_s=lambda instance: start_bound_s(model_set, instance),
@@ -285,6 +291,8 @@ def connect_instances(
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,
         on_ready=on_ready,
+        on_moved=models.footprints.note_move,
+        on_move_failed=on_move_failed,
     )
 
 

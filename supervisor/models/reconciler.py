@@ -11,14 +11,16 @@ from typing import Final
 
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
-from mmsup.supervisor.instances.revision import RevisionRole
+from mmsup.supervisor.instances.lifecycle_events import LOADING, InstanceState
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.load_queue import LoadCandidate, LoadOrder, load_order, next_loads
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import RevisionRole
 from mmsup.supervisor.models.sleep_state import SleepPhase
 
+_ENDING: Final = (RevisionRole.RETIRING, RevisionRole.OFFLOADED)
+"""A revision in one of these roles is forgotten with its last process."""
 MAX_UNKILLABLE_REPLACED: Final = 3
 """Of one model, at a time: unkillable workers keep their memory, and one model must not fill the machine."""
 
@@ -52,11 +54,9 @@ class Reconciler:
             if instance.state is InstanceState.STOPPED:
                 self._model_set.remove_instance(instance)
             _keep(self._queued, instance, is_member=instance.is_queued)
-            _keep(self._loading, instance, is_member=instance.state in STARTING_UP)
+            _keep(self._loading, instance, is_member=instance.state in LOADING)
             _keep(self._unkillable, instance, is_member=instance.state is InstanceState.QUARANTINED)
-        model.revisions = [
-            each for each in model.revisions if each.role is not RevisionRole.RETIRING or any(each.instances())
-        ]
+        model.revisions = [each for each in model.revisions if each.role not in _ENDING or any(each.instances())]
         if model.entry is None and not model.wanted and not model.revisions:
             del self._model_set.models[model.name]
         return model.update_readiness()
@@ -75,6 +75,8 @@ class Reconciler:
 
         def may_start(number: int) -> bool:
             instance = queued[number]
+            if instance.worker is not None:  # it is restored where it is
+                return memory.need_not_wait(instance, instance.worker.gpu.device)
             must_wait = devices.must_wait(instance.id, instance.revision.spec, instance.report_progress)
             return not must_wait and memory.need_not_wait(instance, devices.expected(instance.revision.spec))
 
