@@ -139,13 +139,16 @@ def host_need(
     return Need(guess, guess, is_measured=False)
 
 
-def gpu_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
-    """Memory of its device that one worker takes, its CUDA context included; nothing for a model on the CPU."""
+def gpu_need(
+    spec: ModelSpec, measured: Footprint | None, artifact_bytes: int, context_bytes: int = CUDA_CONTEXT_BYTES
+) -> Need:
+    """Memory of its device that one worker takes, its CUDA context included; nothing for a model on the CPU.
+    `context_bytes`: what a context takes of that device."""
     if not uses_gpu(spec):
         return NO_NEED
     if measured is not None and measured.gpu_settled_bytes:
         return Need(max(measured.gpu_load_peak_bytes, measured.gpu_settled_bytes), measured.gpu_settled_bytes)
-    guess = spec.gpu_memory_bytes or CUDA_CONTEXT_BYTES + round(artifact_bytes * LOAD_FACTOR)
+    guess = spec.gpu_memory_bytes or context_bytes + round(artifact_bytes * LOAD_FACTOR)
     return Need(guess, guess, is_measured=False)
 
 

@@ -46,6 +46,7 @@ class FootprintMeter:
     ) -> None:
         """`digest_of`: of the files that an instance is made from. `run_on_disk`: run a function in the disk thread."""
         self._store = store
+        self.contexts = store.contexts
         self._digest_of = digest_of
         self._run_on_disk = run_on_disk
         self._readings: dict[int, _Reading] = {}
@@ -87,6 +88,10 @@ class FootprintMeter:
         self.observe(instance)
         if instance.state is InstanceState.READY and took_s:
             self._put(instance, Footprint(restore_s=took_s))
+
+    def note_context(self, names: Iterable[str], held_bytes: int, allocated_bytes: int) -> None:
+        """As CudaContexts has it."""
+        self._is_changed |= self.contexts.note(names, held_bytes, allocated_bytes)
 
     def forget_others(self, instances: Iterable[Instance]) -> None:
         """Forget the workers of instances that are not among these: they have left."""

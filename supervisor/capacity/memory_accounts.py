@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.capacity import footprint, moves
 from mmsup.supervisor.capacity.admission import Claim, ClaimState, DeviceMemory, Evictor, Pool, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
@@ -52,16 +53,33 @@ class MemoryAccounts:
         artifact = 0 if is_known else self.meter.artifact_bytes(instance)
         return footprint.host_need(instance.revision.spec, measured, artifact, is_forked=is_forked)
 
-    def gpu_need(self, instance: Instance) -> Need:
-        return footprint.gpu_need(
-            instance.revision.spec, self.meter.find(instance), self.meter.artifact_bytes(instance)
-        )
+    def gpu_need(self, instance: Instance, device: str = "") -> Need:
+        """`device`: where it is, or is to be; empty: not known yet."""
+        spec, measured = instance.revision.spec, self.meter.find(instance)
+        context_bytes = self.meter.contexts.of(device)
+        return footprint.gpu_need(spec, measured, self.meter.artifact_bytes(instance), context_bytes)
+
+    def missing_bytes(self, spec: ModelSpec, device: str) -> int:
+        """What the budget of a GPU lacks for one more worker of a version that is to be loaded; 0 where either is not
+        known."""
+        instance = next((each for each in self._instances() if each.revision.spec == spec), None)
+        pool = self.device_pool(None, device) if instance is not None else None
+        return pool.missing_bytes(self.gpu_need(instance, device)) if pool is not None and instance is not None else 0
+
+    def note_context(self, instance: Instance) -> None:
+        """Learn what a context takes of a GPU: what NVML says of a worker without what its engine has allocated."""
+        worker, process = instance.worker, instance.process
+        found = self._find_device(worker.gpu.device) if worker is not None and worker.gpu.device else None
+        if worker is None or process is None or found is None or instance.state is not InstanceState.READY:
+            return
+        if worker.gpu.usage.source == "nvml" and worker.sharers == 1:
+            self.meter.note_context(found.names, worker.gpu.usage.held_bytes, process.progress().device_bytes)
 
     def needs(self, instance: Instance, device: str) -> dict[str, Need]:
         """What its load takes, by GPU; that of the host by the empty name."""
         needs = {"": self.host_need(instance)}
         if device and self._find_device(device) is not None:
-            needs[device] = self.gpu_need(instance)
+            needs[device] = self.gpu_need(instance, device)
         if instance.state is InstanceState.OFFLOADED:  # it holds some of that
             needs = {name: need.beside(self.claimed_bytes(instance, name)) for name, need in needs.items()}
         return needs
@@ -85,7 +103,7 @@ class MemoryAccounts:
             return held_bytes + max(self.move_estimate(instance).host_growth_bytes, 0)
         if instance.state in OFFLOADABLE or (held_bytes and instance.state not in LOADING):
             return held_bytes
-        need = self.gpu_need(instance) if device else self.host_need(instance)
+        need = self.gpu_need(instance, device) if device else self.host_need(instance)
         return max(held_bytes, need.needed_bytes)  # what serves is measured a moment later, on a GPU by NVML
 
     def room_request(self, load: Instance, device: str, memory: str) -> RoomRequest:

@@ -50,7 +50,7 @@ class MemoryAdmission:
         GPU that is assigned to it; empty: the CPU, or not known yet."""
         demands = [(self._accounts.host_pool(instance), self._accounts.host_need(instance))]
         if device and (pool := self._accounts.device_pool(instance, device)) is not None:
-            demands.append((pool, self._accounts.gpu_need(instance)))
+            demands.append((pool, self._accounts.gpu_need(instance, device)))
         return admission.decide(demands)
 
     def begin_pass(self, most_waiting: int) -> LoadPass:

@@ -250,6 +250,7 @@ class MemoryParts:
         self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
         self._model_set = model_set
         self._footprints = models.footprints
+        self.accounts = accounts
         self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
         self._escaped = EscapedWorkers()
         self.sampler = MemorySampler(model_set.instances, self._check)
@@ -259,6 +260,7 @@ class MemoryParts:
             self._escaped.check(instance)
             self._recycler.check(instance)
             self._footprints.observe(instance)
+            self.accounts.note_context(instance)
         self._footprints.forget_others(instances)
         check_memory(instances)
         self.retry_refused()
@@ -275,6 +277,7 @@ class Resources:
         self.gpus = GpuParts(context, models.model_set, on_gpus_changed)
         self.starts = StartParts(context, models.model_set, cgroups)
         self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
+        self.gpus.placement.missing_bytes = self.memory.accounts.missing_bytes
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:
