@@ -39,7 +39,7 @@ def test_a_device_is_found_by_number_or_uuid(device: str, gpu: Gpu) -> None:
         ([(0, 9, 0, 0), (0, 0, 9, 9), (1, 0, 0, 0)], L4),
     ],
 )
-def test_plain_cuda_is_the_device_with_the_least_load(loads: list[tuple[int, int, int]], gpu: Gpu) -> None:
+def test_plain_cuda_is_the_device_with_the_least_load(loads: list[tuple[int, int, int, int]], gpu: Gpu) -> None:
     load_of = dict(zip((H200.uuid, L4.uuid, T4.uuid), loads, strict=True))
     assert choose("cuda", BOX, load_of=load_of.__getitem__) == gpu
 
