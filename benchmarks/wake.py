@@ -4,8 +4,8 @@ python benchmarks/wake.py [--mib 256] [--rounds 15] [--device cpu|cuda] [--json 
 
 One server has the same torch model three times: one that sleeps in host memory, one that is unloaded and loaded by a
 fork of a zygote, one that is loaded by exec. In each round each of them is put to sleep, and then asked over HTTP: the
-time is that of the answer. On the CPU the model is a Python class with methods of its own, `offload` (its weights become
-a map of their file) and `restore`; on a GPU it is a file of safetensors, which the PyTorch engine moves.
+time is that of the answer. On the CPU the model is a Python class with methods of its own, `offload` (its weights
+become a map of their file) and `restore`; on a GPU it is a file of safetensors, which the PyTorch engine moves.
 """
 
 from __future__ import annotations
