@@ -244,6 +244,8 @@ class PendingLoad:
 
     async def run(self) -> None:
         """Load the model; MmsupError if it cannot serve."""
+        if self._outcome.done():
+            await self._outcome  # raises: it was unloaded before this began
         model_set = self._context.model_set
         model = model_set.register(self._entry)
         model.wanted = True
