@@ -26,7 +26,10 @@ OPERATION_S = 2.0
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     for name in MODELS:
-        write_ordered_model(tmp_path, name, **({"group": "shared"} if name in GROUPED else {}))
+        write_ordered_model(tmp_path, name)
+    for name in GROUPED:
+        with (tmp_path / name / "mmsup.yaml").open("a") as settings:
+            settings.write("group: shared\n")
     with serving(tmp_path, "--model-control-mode", request.param) as running:
         yield running
         everyone = server_processes(running)

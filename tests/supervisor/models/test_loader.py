@@ -21,7 +21,9 @@ def test_an_unload_before_the_load_has_begun_leaves_the_model_unloaded(tmp_path:
         async with asyncio.timeout(60), ControllerHarness(tmp_path, (), control_mode=mode) as harness:
             models = harness.controller.models
             await harness.until(lambda: models.waker.is_open)
-            load = asyncio.create_task(models.waker.wake_for_request("m") if mode == "on-demand" else models.loader.load("m"))
+            load = asyncio.create_task(
+                models.waker.wake_for_request("m") if mode == "on-demand" else models.loader.load("m")
+            )
             await asyncio.sleep(0)
             assert "m" in models.loader.pending
             await models.loader.unload("m")
