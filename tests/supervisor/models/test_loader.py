@@ -36,3 +36,24 @@ def test_an_unload_before_the_load_has_begun_leaves_the_model_unloaded(tmp_path:
             assert harness.state("m") == "ready"
 
     asyncio.run(run())
+
+
+def test_a_load_after_an_unload_does_not_share_the_fate_of_the_one_before(tmp_path: Path) -> None:
+    add_model(tmp_path, "m")
+
+    async def run() -> None:
+        async with asyncio.timeout(60), ControllerHarness(tmp_path, (), control_mode="explicit") as harness:
+            loader = harness.controller.models.loader
+            await loader.load("m")
+            await loader.unload("m")
+            waits = asyncio.create_task(loader.load("m"))
+            await harness.until(lambda: harness.controller.models.model_set.models["m"].is_waiting_for_exit)
+            unload = asyncio.create_task(loader.unload("m"))
+            again = asyncio.create_task(loader.load("m"))  # begins when the unload has, before that has been answered
+            with pytest.raises(CallerError, match="it was unloaded meanwhile"):
+                await waits
+            await unload
+            await again
+            assert harness.state("m") == "ready"
+
+    asyncio.run(run())
