@@ -1,11 +1,12 @@
 """Loads and unloads one large model again and again: is all memory given back?
 
-    python benchmarks/load_cycles.py [--cycles 500] [--megabytes 200] [--json FILE]
+    python benchmarks/load_cycles.py [--cycles 500] [--megabytes 200] [--requests binary|json] [--json FILE]
 
 The weights of the model are a numpy array of which every page is written. Each cycle loads it, sends it one request in
-shared memory, compares the answer, and unloads it. While nothing is loaded, before the first cycle and after the last,
-the anonymous and shared memory of every process of the server, the memory charged to the control groups of workers,
-and the number of those groups, descriptors and processes are taken. Exits with 1 if anything has grown.
+shared memory (with its 65,536 numbers as binary data, or in JSON), compares the answer, and unloads it. While nothing
+is loaded, before the first cycle and after the last, the anonymous and shared memory of every process of the server,
+the memory charged to the control groups of workers, and the number of those groups, descriptors and processes are
+taken. Exits with 1 if anything has grown.
 
 The first sample is taken after a warm-up: a model of 1 MB is loaded and unloaded until the controller holds as many
 events as it ever does (2,000, five of each cycle), which are also more workers than a gateway remembers the ends of
@@ -52,6 +53,7 @@ ELEMENTS = 65_536
 VALUES = struct.pack("<f", 1.5) * ELEMENTS
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [ELEMENTS], "parameters": {"binary_data_size": len(VALUES)}}
 HEAD = json.dumps({"inputs": [TENSOR], "parameters": {"binary_data_output": True}}).encode()
+NUMBERS = [1.5] * ELEMENTS
 NAME = "large"
 SMALL = "small"
 CODE = """
@@ -135,29 +137,42 @@ def _processes(server: Server) -> list[psutil.Process]:
     return [keeper, *keeper.children(recursive=True)]
 
 
-def cycle(server: Server, http: Http, name: str = NAME) -> float:
-    """Load, one request, unload; the seconds of the load."""
-    began = time.monotonic()
-    server.ctl("load", name=name)
-    took_s = time.monotonic() - began
+def ask_binary(http: Http, name: str) -> None:
     status, heads, reply = http.send(
         "POST", f"/v2/models/{name}/infer", HEAD + VALUES, {"Inference-Header-Content-Length": str(len(HEAD))}
     )
     assert status == 200, reply
     assert reply[int(heads["Inference-Header-Content-Length"]) :] == VALUES, "a wrong answer"
+
+
+def ask_json(http: Http, name: str) -> None:
+    status, reply = http.infer(name, x=("FP32", [ELEMENTS], NUMBERS))
+    assert status == 200, reply
+    assert reply["outputs"][0]["data"] == NUMBERS, "a wrong answer"
+
+
+ASK = {"binary": ask_binary, "json": ask_json}
+
+
+def cycle(server: Server, http: Http, requests: str, name: str = NAME) -> float:
+    """Load, one request, unload; the seconds of the load."""
+    began = time.monotonic()
+    server.ctl("load", name=name)
+    took_s = time.monotonic() - began
+    ASK[requests](http, name)
     server.ctl("unload", name=name)
     return took_s
 
 
-def warm_up(server: Server, http: Http) -> None:
+def warm_up(server: Server, http: Http, requests: str) -> None:
     """What is kept of the past has its full size, and what is imported and cached once, is."""
     for _ in range(EVENTS_KEPT // EVENTS_OF_A_CYCLE):
-        cycle(server, http, SMALL)
+        cycle(server, http, requests, SMALL)
     for _ in range(WARM):
-        cycle(server, http)
+        cycle(server, http, requests)
 
 
-def run(cycles: int, megabytes: int, samples: int = 10) -> tuple[list[Held], list[float]]:
+def run(cycles: int, megabytes: int, requests: str, samples: int = 10) -> tuple[list[Held], list[float]]:
     """Samples, the first after the warm-up, and the seconds of each load."""
     with TemporaryDirectory(prefix="mmsup_bench_") as home:
         tensors = (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),)
@@ -165,12 +180,12 @@ def run(cycles: int, megabytes: int, samples: int = 10) -> tuple[list[Held], lis
         write_python(Path(home), SMALL, CODE.format(megabytes=1), *tensors)
         with serving(Path(home), "--model-control-mode", "explicit") as server:
             http = server.http()
-            warm_up(server, http)
+            warm_up(server, http, requests)
             found, loads_s = [settled(server, 0)], []
             print_heads(found[0])
             print_sample(found[0], found[0])
             for number in range(1, cycles + 1):
-                loads_s.append(cycle(server, http))
+                loads_s.append(cycle(server, http, requests))
                 if number % max(cycles // samples, 1) == 0:
                     found.append(settled(server, number))
                     print_sample(found[-1], found[0])
@@ -206,9 +221,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=500)
     parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--requests", choices=ASK, default="binary")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    samples, loads_s = run(given.cycles, given.megabytes)
+    samples, loads_s = run(given.cycles, given.megabytes, given.requests)
     loads_s.sort()
     print(f"a load of {given.megabytes} MB: median {loads_s[len(loads_s) // 2]:.2f} s, longest {loads_s[-1]:.2f} s")
     wrong = faults(samples)

@@ -28,7 +28,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tree
 from network import network
 from roster import BY_KEY, installed
@@ -81,7 +80,8 @@ class Server:
                 status = self.ctl("status")
                 if status["ready"]:
                     host, _, port = status["addresses"]["http"].rpartition(":")
-                    return http.client.HTTPConnection(host, int(port), timeout=START_S)
+                    self.address = host, int(port)
+                    return http.client.HTTPConnection(*self.address, timeout=START_S)
             time.sleep(POLL_S)
         raise SystemExit(f"the server did not start: {(self.root / 'log').read_text()}")
 
@@ -114,23 +114,6 @@ class Server:
         x = {"name": "x", "datatype": "FP32", "shape": [16], "data": list(range(16))}
         reply = self._post(f"/v2/models/{name}/infer", {"inputs": [x]})
         assert reply["outputs"][0]["data"] == [2.0 * each + 1 for each in range(16)], reply
-
-    def infer(self, name: str, x: np.ndarray) -> np.ndarray:
-        """`y`, of the same shape; both as binary data."""
-        size = {"binary_data_size": x.nbytes}
-        given = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "parameters": size}
-        head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
-        self._http.request(
-            "POST",
-            f"/v2/models/{name}/infer",
-            head + x.tobytes(),
-            {"Inference-Header-Content-Length": str(len(head))},
-        )
-        response = self._http.getresponse()
-        body = response.read()
-        assert response.status == 200, body
-        start = int(response.headers["Inference-Header-Content-Length"])
-        return np.frombuffer(body[start:], np.float32).reshape(x.shape)
 
     def _post(self, path: str, body: object) -> Any:  # JSON
         self._http.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})

@@ -32,6 +32,7 @@ from mmsup.gateway.server import GatewayServer
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import arm, failpoint
 from mmsup.ipc.inspection import forbid_inspection
+from mmsup.ipc.memory import garbage
 from mmsup.ipc.memory.counters import CounterTable
 from mmsup.ipc.memory.heap import private_bytes, trim_heap
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
@@ -96,8 +97,7 @@ async def serve(
             elif name.startswith("listen:"):
                 await server.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
         failpoint("gateway.listening")
-        gc.collect()
-        gc.freeze()
+        garbage.freeze()
         gc.set_threshold(*gc.get_threshold()[:2], OLDEST_GENERATION_THRESHOLD)
         await run_until_stopped(page, controller, router, server, stop)
         failpoint("gateway.left")
@@ -155,8 +155,7 @@ def main(arguments: list[str]) -> int:
     arm(inherited, "gateway")
     channel = ControlChannel.from_fd(inherited["control"])
     page = StatusPageWriter(inherited["page"])
-    gc.collect()  # what imports leave behind, before a client waits: 27 ms
-    gc.freeze()
+    garbage.freeze()  # what imports leave behind, before a client waits: 27 ms
     configure = wait_for_configure(channel, inherited["lifeline"], page)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(serve(inherited, page, channel, configure))

@@ -145,7 +145,7 @@ class FakeRouter(Router):
         answer = self.answers[command]
         if isinstance(answer, MmsupError):
             raise answer
-        return answer
+        return await answer if isinstance(answer, asyncio.Future) else answer
 
 
 @contextlib.asynccontextmanager

@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "worker/hosting": "execution serving startup; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
-    "worker/zygote": "; ipc messages transport",
+    "worker/zygote": "; ipc memory messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
 

@@ -10,7 +10,6 @@ be served.
 from __future__ import annotations
 
 import faulthandler
-import gc
 import io
 import logging
 import os
@@ -24,6 +23,7 @@ from mmsup.worker.startup.interpreter_check import exit_if_lacking
 exit_if_lacking()  # before the imports that may fail
 
 from mmsup.ipc import exit_codes
+from mmsup.ipc.memory import garbage
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, WorkerReady
@@ -86,9 +86,7 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
 
     executor = _value_or_exit(control, load_model(control.send, spec, page))
     zeromq = _bind_zeromq(configuration.address) if configuration.address else None
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    garbage.freeze_and_disable()
     imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
     control.send(WorkerReady(executor.metadata, time.monotonic() - began_s, imported))
     ServingLoop(control, zeromq, executor, page).run()

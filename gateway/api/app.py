@@ -44,7 +44,7 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
-        repository = RepositoryApi(call_controller)
+        repository = RepositoryApi(router.routes, call_controller)
         self._handlers: dict[str, Handler] = {
             "live": server.live,
             "ready": server.ready,
@@ -60,6 +60,8 @@ class HttpApp:
             "index": repository.index,
             "load": repository.load,
             "unload": repository.unload,
+            "sleep": repository.sleep,
+            "wake": repository.wake,
             "no_regions": _no_regions,
             "unregister": _unregister,
         }

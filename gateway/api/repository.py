@@ -1,4 +1,4 @@
-"""Endpoints of the model repository: index, load, unload. The controller executes them."""
+"""Endpoints of the model repository: index, load, unload, and our own sleep and wake. The controller executes them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.protocol.json_document import as_object, parse_error
-from mmsup.ipc.errors import CallerError, ServerError
+from mmsup.ipc.errors import CallerError, ServerError, WorkerError
 
-INDEX_WAIT_S: Final = 10.0
+ANSWER_WAIT_S: Final = 10.0
+"""For commands that wait for no worker."""
+LOAD_WAIT_S: Final = 300.0
+"""Of a model whose versions are not known."""
 READERS_LIMIT: Final = 64
 """Control requests whose bodies are being received: each may take a megabyte."""
 
 
 class RepositoryApi:
-    def __init__(self, call_controller: CallController) -> None:
+    def __init__(self, routes: RouteTable, call_controller: CallController) -> None:
+        self._routes = routes
         self._call_controller = call_controller
         self._reading = 0
 
@@ -39,12 +44,7 @@ class RepositoryApi:
         only_ready = document.get("ready", False)
         if not isinstance(only_ready, bool):
             raise parse_error("'ready' must be true or false")
-        try:
-            async with asyncio.timeout(INDEX_WAIT_S):
-                rows = await self._call_controller("index", {"ready": only_ready})
-        except TimeoutError:
-            raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
-        return response.json_response(rows, extra=request.echo_headers)
+        return response.json_response(await self._ask("index", {"ready": only_ready}), extra=request.echo_headers)
 
     async def load(self, request: HttpRequest) -> StreamResponse:
         """Load or reload; answers when the model is ready, or with the reason why it is not."""
@@ -53,6 +53,42 @@ class RepositoryApi:
     async def unload(self, request: HttpRequest) -> StreamResponse:
         """Unload; answers when no request is routed to the model any more."""
         return await self._execute("unload", request)
+
+    async def sleep(self, request: HttpRequest) -> StreamResponse:
+        """Put a model to sleep; answers when no request is routed to its workers any more."""
+        await self._no_document(request)
+        result = await self._ask("sleep", {"name": request.model})
+        return response.json_response(result, extra=request.echo_headers)
+
+    async def wake(self, request: HttpRequest) -> StreamResponse:
+        """Load a model that is asleep; answers when it serves, or as late as a request that waits for it would be."""
+        await self._no_document(request)
+        name = request.model
+        limit_s = self._load_wait_s(name)
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await self._call_controller("wake", {"name": name})
+        except TimeoutError:
+            text = f"model '{name}' is not loaded after {limit_s:g} s, its `cold_start_timeout`; its load goes on"
+            raise WorkerError("model_loading", text, model=name, retry_after_s=1) from None
+        return response.json_response(result, extra=request.echo_headers)
+
+    def _load_wait_s(self, name: str) -> float:
+        versions = self._routes.model(name).versions if name in self._routes else ()
+        waits_s = [each.wake_wait_s or each.spec.load_timeout_s for each in versions if each.spec is not None]
+        return max(waits_s, default=LOAD_WAIT_S)
+
+    async def _no_document(self, request: HttpRequest) -> None:
+        if await self._document(request):
+            raise parse_error("it takes no members")
+
+    async def _ask(self, command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
+        """The result of a command that waits for no worker."""
+        try:
+            async with asyncio.timeout(ANSWER_WAIT_S):
+                return await self._call_controller(command, arguments)
+        except TimeoutError:
+            raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
 
     async def _execute(self, command: str, request: HttpRequest) -> StreamResponse:
         parameters = _parameters(request, await self._document(request))

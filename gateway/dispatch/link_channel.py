@@ -175,3 +175,10 @@ class LinkChannel:
         self._loop.remove_writer(self._channel.fileno())
         self._channel.close()
         self.outgoing.clear()
+        # They refer to the link, which refers to this. Without that cycle its 384 KiB to receive in are freed at once,
+        # and not when the collector runs, which it does once in a hundred loads and unloads.
+        self._on_records = self.on_protocol_error = _ignore
+
+
+def _ignore(_: object) -> None:
+    """What comes after the close."""

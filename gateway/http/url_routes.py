@@ -46,6 +46,8 @@ def _http_routes() -> list[HttpRoute]:
         HttpRoute("POST", "/v2/repository/index", "index"),
         HttpRoute("POST", "/v2/repository/models/{model}/load", "load", control),
         HttpRoute("POST", "/v2/repository/models/{model}/unload", "unload", control),
+        HttpRoute("POST", "/mmsup/v1/models/{model}/sleep", "sleep", control),
+        HttpRoute("POST", "/mmsup/v1/models/{model}/wake", "wake", control),
         HttpRoute("POST", "/v2/repository/{repository}/index", "other_repository"),
         HttpRoute("POST", "/v2/repository/{repository}/models/{model}/load", "other_repository", control),
         HttpRoute("POST", "/v2/repository/{repository}/models/{model}/unload", "other_repository", control),

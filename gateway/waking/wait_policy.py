@@ -25,7 +25,7 @@ def wait_error(name: str, state: VersionState, wait: RequestWait, grace_end_ns: 
         text = f"failed to load '{name}': {state.reason or 'no reason is known'}"
         # Without room it is asleep again at once, and tried again by the next request.
         retry_after_s = 1 if state.code in AWAITING_ROOM else error.retry_after_s
-        return make_error(error.code, text, model=name, retry_after_s=retry_after_s)
+        return make_error(error.code, text, model=name, retry_after_s=retry_after_s, retryable=error.retryable)
     if error.code == "model_loading":
         text = f"model '{name}' was asleep and is not loaded after {wait.cold_limit_s:g} s, its `cold_start_timeout`"
         return WorkerError("model_loading", f"{text} (state: {state.state})", model=name, retry_after_s=1)
@@ -59,7 +59,7 @@ def unavailable_error(name: str, state: VersionState, grace_s: float, deadline_s
     wait_s = max(state.retry_after_s, 1)
     if is_broken(state):
         text = f"model '{name}' is not ready (state: {state.state}): {state.reason}"
-        return make_error(state.code, text, model=name, retry_after_s=wait_s)
+        return make_error(state.code, text, model=name, retry_after_s=wait_s, retryable=state.retryable or None)
     code = "model_loading" if state.state in _NOT_LOADED else "model_restarting"
     text = f"model '{name}' is not ready (state: {state.state}): {state.reason or 'not up yet'}"
     return WorkerError(code, text, model=name, retry_after_s=wait_s)

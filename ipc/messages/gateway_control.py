@@ -99,6 +99,8 @@ class VersionState:
     """None until a worker of this version was ready once, unless the configuration declares everything."""
     wake_wait_s: float = 0.0
     """It is asleep, or being loaded from sleep: how long a request may wait for it. 0: neither."""
+    retryable: bool = False
+    """A later request may be served, although `code` says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

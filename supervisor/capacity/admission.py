@@ -99,16 +99,25 @@ class Shortage:
     """As the pool has it."""
 
     @property
+    def is_beyond_budget(self) -> bool:
+        """Whether it is known to be more than the whole budget: whoever leaves, it does not fit."""
+        return not self.is_gone and not self.is_guess and self.needed_bytes > self.budget_bytes
+
+    @property
     def text(self) -> str:
         """For anybody."""
         needs = f"it {'is guessed to need' if self.is_guess else 'needs'} {size_text(self.needed_bytes)} of {self.pool}"
         if self.is_gone:
             return f"{needs}, and {size_text(self.free_bytes or 0)} are free"
+        if self.is_beyond_budget:
+            return f"{needs}, more than the whole budget of {size_text(self.budget_bytes)}"
         return f"{needs}, and {size_text(self.in_use_bytes)} of the budget of {size_text(self.budget_bytes)} are in use"
 
     @property
     def advice(self) -> str:
         """For the operator: by whom, and what to do."""
+        if self.is_beyond_budget:
+            return f"raise {self.option}"
         if not self.is_gone and self.needed_bytes > self.budget_bytes:
             return f"raise {self.option}: alone it is more than the whole budget"
         most = ", ".join(f"{name} {size_text(held)}" for name, held in self.holders)

@@ -81,9 +81,12 @@ class MemoryAdmission:
                 text = f"it may not fit: {decision.warning.text}; {decision.warning.advice}"
                 instance.record("memory_overbooked", text, **decision.warning.fields())
             return
-        self._refused[instance.id] = instance, device
         shortage = decision.shortage
         instance.record("load_refused", f"{shortage.text}; {shortage.advice}", **shortage.fields())
+        # Of several GPUs another one may have more.
+        if shortage.is_beyond_budget and (not shortage.device or ":" in instance.revision.spec.device):
+            raise MemoryRefused(shortage.text, shortage.advice, MemoryRefused.for_ever)
+        self._refused[instance.id] = instance, device
         raise MemoryRefused(shortage.text, shortage.advice)
 
     def retry_refused(self, retry: Callable[[str, Callable[[Instance], bool]], None]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from mmsup.ipc import exit_codes, failpoints
 from mmsup.ipc.inspection import forbid_inspection
+from mmsup.ipc.memory import garbage
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.control_channel import ControlChannel
@@ -53,8 +53,7 @@ async def serve(inherited: dict[str, int]) -> None:
     cgroups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))
     controller = Controller(inventory, checkpoint, keeper, os.environ, console, cgroups)
     await controller.start(router, socket.socket(fileno=inherited["listen:control"]))
-    gc.collect()
-    gc.freeze()
+    garbage.freeze()
     page.set_activity(Activity.IDLE, time.monotonic_ns())
     finished = controller.context.finished
     while not finished.is_set():

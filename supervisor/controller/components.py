@@ -52,7 +52,7 @@ from mmsup.supervisor.instances.memory_sampler import MemorySampler
 from mmsup.supervisor.linux.cgroup_backend import CgroupBackend
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
-from mmsup.supervisor.models.model_set import ModelSet, content_id, start_bound_s, take_number
+from mmsup.supervisor.models.model_set import ModelSet, content_id, is_awaited, start_bound_s, take_number
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
@@ -192,49 +192,28 @@ class Models:
         self.evictor = ModelEvictor(model_set, self.sleeper, candidates, context.state_dir.event_log)
 
 
-class Resources:
-    def __init__(
-        self, context: ControllerContext, models: Models, cgroups: CgroupBackend, on_gpus_changed: Callable[[], None]
-    ) -> None:
-        model_set, event_log = models.model_set, context.state_dir.event_log
+class GpuParts:
+    """Which GPUs there are, which of them are cordoned, and who gets which."""
+
+    def __init__(self, context: ControllerContext, model_set: ModelSet, on_changed: Callable[[], None]) -> None:
+        event_log, settings = context.state_dir.event_log, context.settings
+        self.monitor = GpuMonitor(event_log, context.launch_environment.base_env, settings.gpu_driver)
+        self.health = GpuHealth(self.monitor, event_log, on_changed)
+        self.placement = GpuPlacement(model_set, self.monitor, self.health)
+
+
+class StartParts:
+    """Of what workers are started, what they may take for it, and what is removed after them."""
+
+    def __init__(self, context: ControllerContext, model_set: ModelSet, cgroups: CgroupBackend) -> None:
         self.cleanup = Cleanup()
-        recycler = Recycler(model_set, models.replacement, context.tasks.start)
-        escaped = EscapedWorkers()
-
-        def check(instances: Sequence[Instance]) -> None:
-            for instance in instances:
-                escaped.check(instance)
-                recycler.check(instance)
-                models.footprints.observe(instance)
-            models.footprints.forget_others(instances)
-            check_memory(instances)
-            model_set.memory.retry_refused(model_set.retry)
-
-        self.memory_sampler = MemorySampler(model_set.instances, check)
-        self.gpu_monitor = GpuMonitor(event_log, context.launch_environment.base_env, context.settings.gpu_driver)
-        self.gpu_health = GpuHealth(self.gpu_monitor, event_log, on_gpus_changed)
-        self.gpu_placement = GpuPlacement(model_set, self.gpu_monitor, self.gpu_health)
-        accounts = MemoryAccounts(
-            memory_budgets(context.settings, total_bytes()),
-            model_set.instances,
-            models.footprints,
-            partial(device_memory, self.gpu_monitor),
-            models.evictor,
-            lambda: zygote_claims(self.zygotes.rows()),
-        )
-        models.evictor.held_bytes = accounts.claimed_bytes
-        model_set.memory = MemoryAdmission(accounts)
-        give_back = models.evictor.give_back
-        facts = partial(read_facts, accounts.host_pool)
-        self.pressure_watch = PressureWatch(facts, give_back, event_log)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.zygotes = ZygotePool(
             PoolContext(
                 context.keeper.send,
                 context.launch_environment,
                 cgroups,
                 self.cleanup,
-                event_log,
+                context.state_dir.event_log,
                 context.state_dir.model_output(ZYGOTE_OUTPUT),
                 context.settings.zygotes,
                 context.inventory.generation,
@@ -243,7 +222,58 @@ class Resources:
             lambda: _specs_of_workers(model_set),
         )
         self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.descriptors = DescriptorBudget(model_set, files, context.settings.gateway_seats)
+
+    def close(self) -> None:
+        self.zygotes.close()
+        self.groups.close()
+
+
+class MemoryParts:
+    """What workers hold, which loads fit beside them, and what is given back when memory runs short."""
+
+    def __init__(self, context: ControllerContext, models: Models, gpus: GpuMonitor, zygotes: ZygotePool) -> None:
+        model_set = models.model_set
+        accounts = MemoryAccounts(
+            memory_budgets(context.settings, total_bytes()),
+            model_set.instances,
+            models.footprints,
+            partial(device_memory, gpus),
+            models.evictor,
+            lambda: zygote_claims(zygotes.rows()),
+        )
+        models.evictor.held_bytes = accounts.claimed_bytes
+        model_set.memory = MemoryAdmission(accounts)
+        facts = partial(read_facts, accounts.host_pool)
+        self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
+        self._model_set = model_set
+        self._footprints = models.footprints
+        self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
+        self._escaped = EscapedWorkers()
+        self.sampler = MemorySampler(model_set.instances, self._check)
+
+    def _check(self, instances: Sequence[Instance]) -> None:
+        for instance in instances:
+            self._escaped.check(instance)
+            self._recycler.check(instance)
+            self._footprints.observe(instance)
+        self._footprints.forget_others(instances)
+        check_memory(instances)
+        self.retry_refused()
+
+    def retry_refused(self) -> None:
+        """Let loads begin that were refused for memory and fit now."""
+        self._model_set.memory.retry_refused(self._model_set.retry)
+
+
+class Resources:
+    def __init__(
+        self, context: ControllerContext, models: Models, cgroups: CgroupBackend, on_gpus_changed: Callable[[], None]
+    ) -> None:
+        self.gpus = GpuParts(context, models.model_set, on_gpus_changed)
+        self.starts = StartParts(context, models.model_set, cgroups)
+        self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:
@@ -255,7 +285,7 @@ def connect_instances(
     context: ControllerContext, models: Models, gateways: Gateways, resources: Resources, cgroups: CgroupBackend
 ) -> None:
     model_set = models.model_set
-    resources.gpu_placement.has_dmem = cgroups.has_device_caps
+    resources.gpus.placement.has_dmem = cgroups.has_device_caps
     model_set.context = InstanceContext(
         settings=context.settings,
         launch_environment=context.launch_environment,
@@ -264,12 +294,12 @@ def connect_instances(
         cgroups=cgroups,
         event_log=context.state_dir.event_log,
         model_output=context.state_dir.model_output,
-        cleanup=resources.cleanup,
+        cleanup=resources.starts.cleanup,
         crash_collector=gateways.crash_collector,
-        devices=resources.gpu_placement,
-        starts=resources.zygotes,
-        groups=resources.groups,
-        refuse_start=resources.descriptors.refusal,
+        devices=resources.gpus.placement,
+        starts=resources.starts.zygotes,
+        groups=resources.starts.groups,
+        refuse_start=resources.starts.descriptors.refusal,
         rng=random.Random(),
     )
 
@@ -279,7 +309,8 @@ def connect_instances(
 
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
-        start_bound_s=lambda instance: start_bound_s(model_set, instance),
+        is_awaited=partial(is_awaited, model_set),
+        start_bound_s=partial(start_bound_s, model_set),
         require_memory=model_set.memory.require,
         perform=actions.perform,
         on_change=model_set.on_instance_changed,
@@ -298,8 +329,9 @@ class Api:
         resources: Resources,
         request_upgrade: StartUpgrade,
     ) -> None:
-        state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpu_placement
-        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, resources.zygotes.rows)
+        state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpus.placement
+        zygotes = resources.starts.zygotes
+        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, zygotes.rows)
         commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
         on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports

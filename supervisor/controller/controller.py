@@ -86,20 +86,20 @@ class Controller:
         self.gateways.crash_collector.start()
         grace_s = self._server.started_s + context.settings.startup_grace_s - time.monotonic()
         context.tasks.start(self.gateways.readiness.end_grace(grace_s), "start-up grace")
-        resources.memory_sampler.start()
+        resources.memory.sampler.start()
         if self._recovered is not None:
             recovery.restore(self._recovered, self.models, self.gateways, self.resources)
         else:
-            await resources.gpu_monitor.query_once()
-        context.tasks.start(resources.gpu_monitor.run(), "GPUs")
+            await resources.gpus.monitor.query_once()
+        context.tasks.start(resources.gpus.monitor.run(), "GPUs")
         failpoint("brain.restored")
         router.start(
             RouterTargets(
                 context.keeper,
                 self.models.model_set,
                 self.gateways.pool,
-                resources.zygotes,
-                resources.groups,
+                resources.starts.zygotes,
+                resources.starts.groups,
                 on_workers_adopted=lambda: self._on_workers_adopted(router),
                 on_complete=self.gateways.checks.start,
                 on_request=self._on_keeper_request,
@@ -127,7 +127,7 @@ class Controller:
             self.upgrader.resume()
         self.models.waker.is_open = True
         self.context.tasks.start(self.models.idle_watch.run(), "idle models")
-        self.context.tasks.start(self.resources.pressure_watch.run(), "memory pressure")
+        self.context.tasks.start(self.resources.memory.pressure_watch.run(), "memory pressure")
         if self.context.inventory.stopping:
             self.terminate()
 
@@ -182,9 +182,9 @@ class Controller:
             if model is not None and model.active is not None:
                 self.gateways.poison_requests.drop_outdated(name, model.active.content_id)
         self._save_gpus()
-        self.resources.descriptors.retry_refused()
-        self.models.model_set.memory.retry_refused(self.models.model_set.retry)
-        self.resources.zygotes.update()
+        self.resources.starts.descriptors.retry_refused()
+        self.resources.memory.retry_refused()
+        self.resources.starts.zygotes.update()
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()
@@ -206,7 +206,7 @@ class Controller:
         self.context.checkpoint.save(recovery.SERVER_KEY, record)
 
     def _save_gpus(self) -> None:
-        records = recovery.GpuRecords(self.resources.gpu_health.records())
+        records = recovery.GpuRecords(self.resources.gpus.health.records())
         self.context.checkpoint.save(recovery.GPUS_KEY, records)
 
     async def close(self) -> None:
@@ -215,16 +215,15 @@ class Controller:
         self._socket_watch.close()
         await self.api.control_socket.close()
         await self.models.loader.close()
-        self.resources.memory_sampler.close()
+        self.resources.memory.sampler.close()
         self.models.footprints.close()
         self.models.evictor.close()
-        self.resources.zygotes.close()
-        self.resources.groups.close()
-        await self.resources.gpu_monitor.close()
+        self.resources.starts.close()
+        await self.resources.gpus.monitor.close()
         self.gateways.barriers.close()
         self.gateways.checks.close()
         self.gateways.pool.close()
         self.models.model_set.close()
-        self.resources.cleanup.close()
+        self.resources.starts.cleanup.close()
         self.gateways.crash_collector.close()
         self.context.state_dir.close()

@@ -24,6 +24,7 @@ _LEVELS: Final = {
     "brain_exit": "warning",
     "bundle_lost": "warning",
     "repository_lost": "warning",
+    "not_saved": "warning",
     "state_unreadable": "error",
     "load_failed": "error",
     "load_timeout": "error",

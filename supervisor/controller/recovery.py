@@ -89,7 +89,7 @@ def restore(checkpoint: Checkpoint, models: Models, gateways: Gateways, resource
         restore_model(model_set, record)
     gateways.poison_requests.restore(checkpoint.all_of(PoisonRecord))
     for gpus in checkpoint.all_of(GpuRecords):
-        resources.gpu_health.restore(gpus.gpus)
+        resources.gpus.health.restore(gpus.gpus)
     model_set.next_instance_id = max(model_set.next_instance_id, checkpoint.server.next_instance_id)
     for records in checkpoint.all_of(GatewayRecords):
         restore_gateways(gateways.pool, records)

@@ -51,8 +51,8 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
             _start_process(instance)
         case lifecycle_events.AnnounceReady():
             _announce_ready(instance)
-        case lifecycle_events.RecordLoadFailure(code, text, detail):
-            _record_load_failure(instance, WorkerFailure(code, text, of_load=True, detail=detail))
+        case lifecycle_events.RecordLoadFailure():
+            worker_exit.load_failed(instance, action)
         case lifecycle_events.StopRouting():
             instance.context.gateways.unlink(instance.worker_id)
         case lifecycle_events.StartDrain():
@@ -274,12 +274,6 @@ def _announce_ready(instance: Instance) -> None:
     instance.hooks.on_ready(instance)
     if worker.watches.start is not None:
         worker.watches.start.end()  # last: on cgroup v1 it takes some milliseconds
-
-
-def _record_load_failure(instance: Instance, failure: WorkerFailure) -> None:
-    instance.failure = instance.require_worker().termination.load_failure = failure
-    name = "load_timeout" if failure.code == "load_timeout" else "load_failed"
-    instance.record(name, failure.operator_text, code=failure.code)
 
 
 def _condemn(instance: Instance, failure: WorkerFailure) -> None:

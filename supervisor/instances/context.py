@@ -45,16 +45,26 @@ class WorkerFailure:
 
     code: str
     text: str
-    retryable: bool = True
+    retryable: bool = False
+    """Of a load: requests may be sent again, although `request_code` says otherwise."""
     of_load: bool = False
     """A load failed; `code` and `text` then answer the load request."""
     detail: str = ""
     """For the operator alone: where the model's code raised, or the last line that the worker printed."""
+    was_started: bool = True
+    """There was a process."""
+
+    @property
+    def has_no_room(self) -> bool:
+        """Of a load: it was refused for want of room, now (AWAITING_ROOM) or for ever."""
+        return self.of_load and (
+            self.code in AWAITING_ROOM or (self.code == MemoryRefused.for_ever and not self.was_started)
+        )
 
     @property
     def request_code(self) -> str:
         """The code that requests to the model are answered with."""
-        return "model_failed" if self.of_load and self.code not in AWAITING_ROOM else self.code
+        return "model_failed" if self.of_load and not self.has_no_room else self.code
 
     @property
     def operator_text(self) -> str:
@@ -65,10 +75,13 @@ class MemoryRefused(Exception):  # noqa: N818 - a refusal, of which somebody is 
     """A worker that is about to start has no room in memory. The text is for anybody, `advice` for the operator."""
 
     code = "insufficient_memory"
+    for_ever = "does_not_fit"
+    """The code where no other model that leaves makes room enough."""
 
-    def __init__(self, text: str, advice: str) -> None:
+    def __init__(self, text: str, advice: str, code: str = code) -> None:
         super().__init__(text)
         self.advice = advice
+        self.code = code
 
 
 class WorkerRouting(Protocol):

@@ -68,6 +68,8 @@ class InstanceHooks:
     """How far the load is, in words."""
     require_memory: Callable[[Instance], None]
     """Raises MemoryRefused if its worker, which is about to start, has no room."""
+    is_awaited: Callable[[Instance], bool]
+    """Requests wait for its load."""
     start_bound_s: Callable[[Instance], float]
     """How long its worker may be kept from the processor by those who serve while it starts; 0: not at all."""
     on_ready: Callable[[Instance], None]

@@ -152,9 +152,9 @@ def _kill_for(situation: Situation, reason: Action) -> Step:
     return replace(situation, state=InstanceState.STOPPING), [reason, Kill()]
 
 
-def _fail_load(code: str) -> Handler:
+def _fail_load(code: str, *, is_death: bool = False) -> Handler:
     """It loads, and is killed for what the event says."""
-    return lambda situation, event: _kill_for(situation, RecordLoadFailure(code, event.text))
+    return lambda situation, event: _kill_for(situation, RecordLoadFailure(code, event.text, is_death=is_death))
 
 
 def _condemn(code: str) -> Handler:
@@ -208,7 +208,7 @@ _STARTING_UP: Final[dict[type[Any], Handler]] = {
     HangDetected: _ignore,
     LoadTimedOut: _fail_load("load_timeout"),
     ProtocolViolated: _fail_load("load_failed"),
-    OutOfMemory: _fail_load("does_not_fit"),
+    OutOfMemory: _fail_load("does_not_fit", is_death=True),
     GpuMemoryExceeded: _fail_load("does_not_fit"),
     ExitOverdue: _ignore,
     Unkillable: _ignore,

@@ -171,8 +171,11 @@ class AnnounceReady(_Plain):
     """It is ready: link it to the gateways if its revision is active."""
 
 
+@dataclass(frozen=True, slots=True)
 class RecordLoadFailure(_LoadFailure):
-    """Record why it could not be loaded."""
+    """Record why it could not be loaded. `is_death`: its process was ended, and the model has reported nothing."""
+
+    is_death: bool = False
 
 
 class StopRouting(_Plain):

@@ -86,6 +86,12 @@ def beside_others(decision: NextTry, others: Sequence[str], *, ended_in_load: bo
     return decision
 
 
+def is_tried_once_more(past: Sequence[Exit], instances: int, *, is_awaited: bool) -> bool:
+    """Whether a load for which requests wait, and whose process has just ended, is tried again before they are told.
+    `past`: the exits before."""
+    return is_awaited and loads_failed_in_a_row(past) < instances
+
+
 def loads_failed_in_a_row(past: Sequence[Exit]) -> int:
     """How many of the last exits, in a row, were of workers that never served."""
     return len(list(takewhile(lambda each: each.served_s <= 0, reversed(past))))

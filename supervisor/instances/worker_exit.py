@@ -20,7 +20,7 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.instances import restart_policy
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import ProcessExited, StartFailed
+from mmsup.supervisor.instances.lifecycle_events import ProcessExited, RecordLoadFailure, StartFailed
 from mmsup.supervisor.instances.restart_policy import PROBE_AFTER_S, GiveUp, NextTry, Retry
 from mmsup.supervisor.instances.worker_process import WorkerProcess
 from mmsup.supervisor.postmortem import stack_trace
@@ -37,6 +37,8 @@ TAIL_LINES: Final = 20
 TAIL_CHARACTERS: Final = 2000
 LAST_LINE_CHARACTERS: Final = 300
 """Of the last line of output in the reason of a failed load."""
+_NO_DEATHS: Final = (exit_codes.LOAD_FAILED, exit_codes.NO_WORKER_MODULES)
+"""Exit statuses of workers that leave because their model cannot be loaded, also the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def start_failed(instance: Instance, text: str, code: str = "load_failed", detai
     """The process could not be started. If it is for want of room or of a GPU, as `code` then says, the failure does
     not count toward the limits of the restart policy: it is tried again when there is one, at the latest after 300 s.
     `detail` is for the operator alone."""
-    instance.failure = WorkerFailure(code, f"the worker could not be started: {text}", of_load=True, detail=detail)
+    what = f"the worker could not be started: {text}"
+    instance.failure = WorkerFailure(code, what, of_load=True, detail=detail, was_started=False)
     instance.record("load_failed", instance.failure.operator_text, code=code)
     decision = _next_try(instance, served_s=0.0) if code == "load_failed" else Retry(PROBE_AFTER_S)
     _clean_up(instance)
@@ -214,6 +217,37 @@ def failure_for_callers(spec: ModelSpec, failure: WorkerFailure) -> WorkerFailur
     return WorkerFailure(failure.code, text, failure.retryable)
 
 
+def load_failed(instance: Instance, found: RecordLoadFailure) -> None:
+    """The worker has reported why its load failed, or is about to be killed for that."""
+    retryable = found.is_death and instance.revision.spec.memory_bytes is None
+    failure = WorkerFailure(found.code, found.text, retryable, of_load=True, detail=found.detail)
+    instance.require_worker().termination.load_failure = failure
+    instance.failure = _as_first_death(instance, failure) if found.is_death else failure
+    name = "load_timeout" if failure.code == "load_timeout" else "load_failed"
+    instance.record(name, failure.operator_text, code=failure.code)
+
+
+def _as_first_death(instance: Instance, failure: WorkerFailure) -> WorkerFailure:
+    """The failure of a load that ended with its process. Where requests wait for that load it is tried once more before
+    they are told, and they wait as for a restart."""
+    version = instance.revision
+    is_awaited = instance.hooks.is_awaited(instance)
+    if not restart_policy.is_tried_once_more(version.exits, len(version.instances), is_awaited=is_awaited):
+        return failure
+    instance.report_progress(f"{failure.text}; it is loaded once more")
+    return WorkerFailure("model_restarting", failure.text)
+
+
+def _load_death(instance: Instance, found: WorkerExit) -> WorkerFailure:
+    """Why a worker that had not become ready, and has reported nothing, has exited."""
+    evidence = found.evidence
+    last = f"the last line that it printed: {evidence.tail[-1][:LAST_LINE_CHARACTERS]}" if evidence.tail else ""
+    if not evidence.signal and evidence.status in _NO_DEATHS:
+        return replace(found.failure, retryable=False, of_load=True, detail=last)
+    retryable = not evidence.oom_kills or evidence.cap_bytes is None  # its own cap is there the next time too
+    return _as_first_death(instance, replace(found.failure, retryable=retryable, of_load=True, detail=last))
+
+
 def release_gpu(instance: Instance) -> None:
     """Expect the GPU memory of its worker back."""
     worker = instance.worker
@@ -225,9 +259,7 @@ def _record_crash(instance: Instance, worker: WorkerProcess, found: WorkerExit, 
     """Decides what follows an exit that nobody requested, writes its event and hands over its crash report."""
     load_failure = worker.termination.load_failure
     if not worker.ready_s and load_failure is None and not found.evidence.ended_by:
-        tail = found.evidence.tail
-        last = f"the last line that it printed: {tail[-1][:LAST_LINE_CHARACTERS]}" if tail else ""
-        instance.failure = replace(found.failure, of_load=True, detail=last)
+        instance.failure = _load_death(instance, found)
     elif load_failure is None:
         instance.failure = WorkerFailure("model_restarting", found.failure.text)
     decision: NextTry = Retry(0.0)  # it has not brought that about

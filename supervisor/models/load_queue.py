@@ -9,10 +9,19 @@ another one, which had served, from coming back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 LoadOrder = tuple[int, bool, int, str]
+SLOW_S: Final = 10.0
+"""After so long a load is slow whose usual time is not known. Imports of torch on a busy machine take half of it; what
+takes longer hangs, or waits for a disk."""
+SLOW_FACTOR: Final = 3
+SLOW_LEAST_S: Final = 2.0
+"""The same where it is known: after so many times that, and so long at least, since short ones vary most."""
+SLOW_LIMIT: Final = 4
+"""Times the usual limit that may be under way in all, slow ones included: each holds the memory of a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,19 @@ class LoadCandidate:
     """An instance of this revision has served before."""
     is_retry: bool = False
     """Its last load failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningLoad:
+    has_served: bool
+    running_s: float
+    usual_s: float | None
+    """What the last load of its model took; None if there was none."""
+
+    @property
+    def is_slow(self) -> bool:
+        usual_s = self.usual_s
+        return self.running_s > (SLOW_S if usual_s is None else max(SLOW_FACTOR * usual_s, SLOW_LEAST_S))
 
 
 def load_order(priority: int, awaited: int | None, name: str) -> LoadOrder:
@@ -51,3 +73,16 @@ def next_loads(
                 admitted.append(each.instance)
                 free -= 1
     return admitted
+
+
+def slots_held(running: Sequence[RunningLoad], awaited: Mapping[bool, int], limit: int) -> list[bool]:
+    """Of each slot that is taken whether it is one for loads that have served, as `next_loads` takes it. A load that
+    takes much longer than is usual holds none while requests wait for others. `awaited`: how many of these are queued,
+    by `has_served`."""
+    held: list[bool] = []
+    for has_served in (True, False):
+        loads = [each for each in running if each.has_served is has_served]
+        quick = sum(not each.is_slow for each in loads)
+        opened = min(limit - quick, SLOW_LIMIT * limit - len(loads), awaited.get(has_served, 0))
+        held += [has_served] * min(len(loads), limit - max(opened, 0))
+    return held

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.ipc.errors import AWAITING_ROOM, CallerError, MmsupError, ServerError, make_error
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.settings import Settings
@@ -57,6 +57,18 @@ class LoadContext:
         """Have the gateways know the model as it is now."""
         self.model_set.send_route(name)
         await self.wait_for_gateways(GATEWAY_BARRIER_S)
+
+    def save_desired(self, name: str, desired: DesiredModel, loss: str = "") -> None:
+        """Save what somebody asks for. If that cannot be done: ServerError, or where little is lost an event that says
+        what; `loss`: what will be after a crash of the server."""
+        try:
+            self.desired_state.set(name, desired)
+            failpoint("brain.wished")
+        except OSError as error:
+            why = f"the state directory cannot be written ({error.strerror})"
+            if not loss:
+                raise ServerError("unavailable", f"{why}; nothing was changed", model=name) from error
+            self.event_log.record("not_saved", f"{why}: after a crash of the server {loss}", model=name)
 
 
 class ModelLoader:
@@ -106,7 +118,7 @@ class ModelLoader:
         if model is None:
             raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
         if by_hand:
-            self._save_desired(name, DesiredModel(up=False))
+            self._context.save_desired(name, DesiredModel(up=False))
         if name in self.pending:
             text = f"failed to load '{name}': it was unloaded meanwhile"
             self.pending[name].fail(CallerError("conflict", text, model=name))
@@ -164,7 +176,10 @@ class ModelLoader:
     def _start(self, name: str, config: str, *, by_hand: bool, is_partial: bool) -> PendingLoad:
         entry = self._read_entry(name, config, is_partial=is_partial)
         if by_hand:
-            self._save_desired(name, DesiredModel(up=True, config=config))
+            model = self._model_set.model(name)
+            is_wake = model is not None and model.sleep.is_asleep and model.sleep.config == config
+            loss = "it is asleep until it is asked for" if is_wake else ""
+            self._context.save_desired(name, DesiredModel(up=True, config=config), loss)
         pending = self.pending[name] = PendingLoad(self._context, entry, config)
         pending.task = asyncio.get_running_loop().create_task(self._run(pending), name=f"load {name}")
         self._tasks.add(pending.task)
@@ -197,14 +212,6 @@ class ModelLoader:
             error.operator_text = f"failed to load '{name}': {entry.reason}{entry.paste}"
             raise error
         return entry
-
-    def _save_desired(self, name: str, desired: DesiredModel) -> None:
-        try:
-            self._context.desired_state.set(name, desired)
-            failpoint("brain.wished")
-        except OSError as error:
-            text = f"the state directory cannot be written ({error.strerror}); nothing was changed"
-            raise ServerError("unavailable", text, model=name) from error
 
 
 def _missing_error(context: LoadContext, name: str) -> MmsupError:
@@ -287,7 +294,7 @@ class PendingLoad:
             if is_staged:
                 revision_changes.retire(revision)
             self.fail(_load_error(self.name, failure))
-            if self._is_wake and failure.code in AWAITING_ROOM:
+            if self._is_wake and failure.has_no_room:
                 on_no_room(model)
         elif revision.is_fully_ready():
             if is_staged:

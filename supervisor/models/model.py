@@ -240,7 +240,8 @@ def version_state(version: VersionRevision) -> VersionState:
     retry_after_s = max(min(retries_s, default=0.0) - time.monotonic(), 0.0)
     code = "" if failure is None else failure.request_code
     reason = "" if failure is None else failure.text
-    return VersionState(spec.version, state, code, reason, retry_after_s, spec, version.metadata)
+    retryable = failure is not None and failure.of_load and failure.retryable
+    return VersionState(spec.version, state, code, reason, retry_after_s, spec, version.metadata, retryable=retryable)
 
 
 def fit_message(route: Route) -> Route:

@@ -131,16 +131,20 @@ class ModelSet:
                     instance.worker.process.close()
 
 
+def is_awaited(model_set: ModelSet, instance: Instance) -> bool:
+    """Whether its model is being loaded from sleep."""
+    model = model_set.model(instance.revision.spec.name)
+    return model is not None and model.sleep.phase is SleepPhase.WAKING
+
+
 def start_bound_s(model_set: ModelSet, instance: Instance) -> float:
     """How long its worker may be kept from the processor by those who serve while it starts."""
     serving = [each.revision for each in model_set.instances() if each.state is InstanceState.READY]
     spec = instance.revision.spec
-    model = model_set.model(spec.name)
-    is_awaited = model is not None and model.sleep.phase is SleepPhase.WAKING
     return idle_start.bound_s(
         does_any_serve=bool(serving),
         does_same_serve=any((each.spec.name, each.spec.version) == (spec.name, spec.version) for each in serving),
-        has_served=is_awaited or instance.revision.metadata is not None,
+        has_served=is_awaited(model_set, instance) or instance.revision.metadata is not None,
     )
 
 

@@ -6,6 +6,8 @@ wait for a load, load, or cannot be killed) is kept in sets that each pass updat
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -14,10 +16,9 @@ from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
 from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
-from mmsup.supervisor.models.load_queue import LoadCandidate, LoadOrder, load_order, next_loads
+from mmsup.supervisor.models.load_queue import LoadCandidate, LoadOrder, RunningLoad, load_order, next_loads, slots_held
 from mmsup.supervisor.models.model import Model
-from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.models.sleep_state import SleepPhase
+from mmsup.supervisor.models.model_set import ModelSet, is_awaited
 
 MAX_UNKILLABLE_REPLACED: Final = 3
 """Of one model, at a time: unkillable workers keep their memory, and one model must not fill the machine."""
@@ -84,14 +85,20 @@ class Reconciler:
             LoadCandidate(each.id, places[orders[each.id]], self._has_served(each), each.load_failure is not None)
             for each in queued.values()
         ]
-        loading = [self._has_served(each) for each in self._loading.values()]
+        awaited = Counter(self._has_served(each) for each in queued.values() if is_awaited(self._model_set, each))
+        running = [self._running_load(each, time.monotonic()) for each in self._loading.values()]
+        loading = slots_held(running, awaited, self._max_parallel_loads)
         for number in next_loads(candidates, loading, self._max_parallel_loads, may_start):
             queued[number].apply(lifecycle_events.LoadAdmitted())
 
     def _load_order(self, instance: Instance) -> LoadOrder:
         spec = instance.revision.spec
-        is_awaited = self._model_set.models[spec.name].sleep.phase is SleepPhase.WAKING
-        return load_order(spec.effective_priority(0), instance.id if is_awaited else None, spec.name)
+        awaited = instance.id if is_awaited(self._model_set, instance) else None
+        return load_order(spec.effective_priority(0), awaited, spec.name)
+
+    def _running_load(self, instance: Instance, now_s: float) -> RunningLoad:
+        usual_s = self._model_set.models[instance.revision.spec.name].sleep.load_s
+        return RunningLoad(self._has_served(instance), now_s - instance.require_worker().spawned_s, usual_s)
 
     def _has_served(self, instance: Instance) -> bool:
         """Whether its content has, also before the model was put to sleep."""

@@ -20,7 +20,7 @@ RECENT_EVENTS: Final = 12
 """Events of one instance that are shown with an error about it."""
 
 EVENT_NAMES: Final = frozenset({
-    "server_start", "ready", "stopping", "control_reopened", "state_unreadable",
+    "server_start", "ready", "stopping", "control_reopened", "state_unreadable", "not_saved",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "load_refused", "memory_overbooked",

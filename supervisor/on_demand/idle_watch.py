@@ -1,4 +1,6 @@
-"""Looks once a second which models were used, and puts to sleep those that had no request for their `ttl`."""
+"""Looks once a second which models were used, puts to sleep those that had no request for their `ttl`, and has those
+looked at that wait for their turn to be loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Final
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.models.sleep_state import SleepReason
+from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason
 from mmsup.supervisor.models.startup_policy import is_on_demand
 from mmsup.supervisor.on_demand import model_usage, sleep_policy
 from mmsup.supervisor.on_demand.model_usage import ModelUsage
@@ -34,6 +36,8 @@ class IdleWatch:
     def check(self, now_s: float) -> None:
         for model in list(self._model_set.models.values()):
             self._usage.update(model, now_s)
+            if model.sleep.phase is SleepPhase.WAKING and any(each.is_queued for each in model.instances()):
+                self._model_set.mark_changed(model.name)  # loads under way may have become slow: load_queue.slots_held
             if model.wanted and not model.sleep.is_asleep and self._is_due(model, now_s):
                 self._sleeper.put_to_sleep(model, SleepReason.TTL)
 

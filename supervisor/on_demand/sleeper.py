@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mmsup.ipc.errors import CallerError, ServerError
+from mmsup.ipc.errors import CallerError
 from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader, load_result
@@ -86,11 +86,8 @@ class Sleeper:
         if why_not:
             raise CallerError("conflict", f"'{name}' {why_not}", model=name)
         config = model.active.config if model.active is not None else model.sleep.config
-        try:
-            self._context.desired_state.set(name, DesiredModel(up=True, config=config, asleep=True))
-        except OSError as error:
-            text = f"the state directory cannot be written ({error.strerror}); nothing was changed"
-            raise ServerError("unavailable", text, model=name) from error
+        desired = DesiredModel(up=True, config=config, asleep=True)
+        self._context.save_desired(name, desired, "it is loaded again, or asleep, as its configuration says")
         self.put_to_sleep(model, SleepReason.ASKED)
         await self._context.send_route(name)
         return load_result(model, time.monotonic() - started_s)

@@ -124,10 +124,13 @@ def test_a_death_while_the_successor_loads_leaves_one_that_serves(server: Server
     with victim(server, f"leaks_{who}", recycle_memory=RECYCLE_BYTES) as hurt:
         pid = server.pid(hurt.name)
         code = server.repository / hurt.name / "1" / "model.py"
-        code.write_text(code.read_text().replace("ON_LOAD = 'ok'", "ON_LOAD = 'hold'"))
+        held = code.with_name("held")
+        says_so = f"ON_LOAD = 'hold'\nopen({str(held)!r}, 'w').close()"
+        code.write_text(code.read_text().replace("ON_LOAD = 'ok'", says_so))
         leak(hurt)
-        eventually(lambda: len(server.pids(hurt.name)) == 2, "the successor is being loaded")
-        code.write_text(code.read_text().replace("ON_LOAD = 'hold'", "ON_LOAD = 'ok'"))
+        eventually(held.exists, "the successor is being loaded, and has read the code that holds it up")
+        assert len(server.pids(hurt.name)) == 2
+        code.write_text(code.read_text().replace(says_so, "ON_LOAD = 'ok'"))
         if who == "worker":
             os.kill(pid, signal.SIGKILL)
             hurt.assert_serves()

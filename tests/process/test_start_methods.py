@@ -164,7 +164,7 @@ def test_workers_with_two_threads_answer_the_same_forked_and_executed(server: Se
         server.ctl("load", name=name)
         (instance,) = server.ctl("show", name=name)["instances"]
         assert instance["start"].startswith("forked" if name is names[0] else "exec"), instance
-    found = same_answers.compare(lambda name, x: call(server, name, x)["y"], names, 100)
+    found = same_answers.compare(server.address(), names, 100)
     assert (found.requests, found.is_good) == (100, True), found
     for name in names:
         server.ctl("unload", name=name)

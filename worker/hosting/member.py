@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Final
 
-from mmsup.ipc.memory import heap
+from mmsup.ipc.memory import garbage, heap
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import LoadFailed, MemberLeft, WorkerReady
@@ -50,7 +50,7 @@ class Member:
         if isinstance(found, ModelFailure):
             return self._on_failure(found)
         self._executor = found
-        _freeze()
+        garbage.freeze_and_disable()
         imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
         self.poller.unregister(self._control.channel.fileno())  # the loop registers it again
         self._loop = MemberLoop(self._control, found, self._page, self.poller)
@@ -71,7 +71,7 @@ class Member:
             call_model_code(self._executor.engine.unload, self._spec)
         self._loop = self._executor = None
         gc.unfreeze()
-        _freeze()
+        garbage.freeze_and_disable()
         heap.trim_heap()
         self.poller.close()
         self._control.send(MemberLeft())
@@ -89,9 +89,3 @@ class Member:
         code = LOAD_CODES.get(failure.code, failure.code)
         self._control.send(LoadFailed(code, failure.text[:TEXT_LIMIT], failure.detail[:TEXT_LIMIT]))
         return False
-
-
-def _freeze() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.disable()

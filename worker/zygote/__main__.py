@@ -11,7 +11,6 @@ an exec (forked_worker.py).
 from __future__ import annotations
 
 import faulthandler
-import gc
 import importlib
 import os
 import select
@@ -22,6 +21,7 @@ import traceback
 from typing import Any, Final, NoReturn
 
 from mmsup.ipc import exit_codes
+from mmsup.ipc.memory import garbage
 from mmsup.ipc.messages.data import InferSignature, ReplySignature
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.messages.worker_control import TO_WORKER
@@ -140,10 +140,7 @@ def load(engine_set: str) -> Forker:
     zygote.import_s = time.monotonic() - began_s
     for kind in (*TO_WORKER, InferSignature, ReplySignature):
         record_decoder(kind)  # made once here, and not in each child: 0.1 MB
-    # Without this a child's own collection would write to the header of every object, and copy every page.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    garbage.freeze_and_disable()
     return zygote
 
 

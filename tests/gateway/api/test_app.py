@@ -64,7 +64,8 @@ def test_unregistering_unknown_shared_memory_succeeds() -> None:
 
 def test_control_is_refused_on_a_listener_that_others_can_reach() -> None:
     async def test(backend: FakeRouter, session: ClientSession) -> None:
-        for path in ("/v2/repository/models/m/load", "/v2/repository/models/m/unload", "/v2/logging"):
+        ours = ("/mmsup/v1/models/m/sleep", "/mmsup/v1/models/m/wake")
+        for path in ("/v2/repository/models/m/load", "/v2/repository/models/m/unload", "/v2/logging", *ours):
             async with session.post(path) as response:
                 assert (response.status, (await json_of(response))["code"]) == (403, "forbidden")
         async with session.get("/v2/health/ready") as response:

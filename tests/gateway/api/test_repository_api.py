@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 from aiohttp import ClientSession
 
 from fake_router import FakeRouter
 from http_api import json_of, run_with_session
-from mmsup.ipc.errors import ModelError
+from mmsup.ipc.errors import CallerError, ModelError
+from mmsup.ipc.messages.gateway_control import Route
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -29,6 +33,37 @@ def test_index_load_and_unload_are_executed_by_the_controller() -> None:
             ("load", {"name": "m"}),
             ("unload", {"name": "m", **body}),
         ]
+
+    run_with_session(test)
+
+
+def test_sleep_and_wake_are_executed_by_the_controller_and_answered_with_its_result() -> None:
+    rows = {"sleep": {"name": "m", "state": "asleep"}, "wake": {"name": "m", "state": "ready"}}
+
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
+        backend.answers |= rows
+        for command, row in rows.items():
+            async with session.post(f"/mmsup/v1/models/m/{command}") as response:
+                assert (response.status, await response.json()) == (200, row)
+            async with session.post(f"/mmsup/v1/models/m/{command}", json={"force": True}) as response:
+                assert response.status == 400
+        assert backend.asked == [("sleep", {"name": "m"}), ("wake", {"name": "m"})]
+        backend.answers["sleep"] = CallerError("conflict", "'m' is pinned", model="m")
+        async with session.post("/mmsup/v1/models/m/sleep") as response:
+            assert (response.status, (await json_of(response))["error"]) == (409, "'m' is pinned")
+
+    run_with_session(test)
+
+
+def test_a_wake_is_answered_after_the_time_that_a_request_would_wait() -> None:
+    async def test(backend: FakeRouter, session: ClientSession) -> None:
+        (version,) = backend.routes.model("m").versions
+        backend.routes.put(Route("m", wanted=True, default="1", versions=(replace(version, wake_wait_s=0.02),)))
+        backend.answers["wake"] = asyncio.get_running_loop().create_future()
+        async with session.post("/mmsup/v1/models/m/wake") as response:
+            found = await json_of(response)
+        assert (response.status, found["code"], response.headers["Retry-After"]) == (503, "model_loading", "1")
+        assert "0.02 s" in found["error"]
 
     run_with_session(test)
 

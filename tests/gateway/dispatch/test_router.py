@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
+import weakref
 from contextlib import closing
 from dataclasses import replace
 
@@ -532,5 +534,28 @@ def test_a_worker_counts_as_loaded_while_a_body_for_it_is_received() -> None:
             await rest
         assert [link.reserved_requests for link in built.router.links.by_worker.values()] == [0, 0]
         peer.close()
+
+    with_router(run)
+
+
+def test_a_closed_link_is_freed_at_once_without_a_collection_of_garbage() -> None:
+    async def run(built: RouterSetup) -> None:
+        links = built.router.links
+        links.stop_routing(built.link.worker_id)
+        peer = built.second()
+        task = asyncio.create_task(infer_bytes(built.router, BIG))
+        request = await peer.request()
+        peer.answer(request, b"done")
+        assert await task == b"done"
+        link = weakref.ref(links.by_worker[1, 2])
+        gc.disable()
+        try:
+            links.close_all()
+            for _ in range(3):  # what the loop was to call
+                await asyncio.sleep(0)
+            assert link() is None, "its memory is kept until garbage is collected"
+        finally:
+            gc.enable()
+            peer.close()
 
     with_router(run)

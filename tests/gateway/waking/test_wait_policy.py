@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,15 @@ def test_a_load_without_room_is_told_with_its_figures_and_may_be_asked_for_again
     assert error is not None
     assert (error.code, error.text) == ("insufficient_memory", "failed to load 'm': it needs 3 GiB of 2 GiB")
     assert error.retry_after_s == 1
+
+
+@pytest.mark.parametrize("retryable", [False, True])
+def test_a_load_that_failed_says_whether_another_request_is_worth_a_try(retryable: bool) -> None:
+    broken = replace(state("backoff", "model_failed", "worker m/1 was killed by SIGKILL"), retryable=retryable)
+    for wait in (cold(1), RequestWait(NOW + S)):
+        error = wait_error("m", broken, wait, NOW + S, NOW)
+        assert error is not None
+        assert (error.code, error.retryable) == ("model_failed", retryable)
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,25 @@ def test_a_refusal_says_what_is_needed_what_is_in_use_by_whom_and_what_to_set() 
 
 
 def test_what_needs_more_than_the_whole_budget_is_not_advised_to_unload_others() -> None:
-    decision = decide([(replace(BUDGET, budget_bytes=1 << 20), measured(2 << 20))])
+    decision = decide([(replace(BUDGET, budget_bytes=1 << 20, claims=(Claim("bert/1", 5),)), measured(2 << 20))])
     assert isinstance(decision, Refuse)
-    assert decision.shortage.advice == "raise --memory-budget: alone it is more than the whole budget"
+    assert decision.shortage.is_beyond_budget
+    assert decision.shortage.text == "it needs 2MiB of host memory, more than the whole budget of 1MiB"
+    assert decision.shortage.advice == "raise --memory-budget"
+
+
+@pytest.mark.parametrize(
+    ("pool", "need"),
+    [
+        (replace(BUDGET, claims=(Claim("bert/1", 1000),)), guess(1001)),
+        (replace(BUDGET, claims=(Claim("bert/1", 1),)), measured(1000)),
+        (replace(BUDGET, free_bytes=999), measured(1001)),
+    ],
+)
+def test_what_may_fit_once_others_have_left_is_not_refused_for_ever(pool: Pool, need: Need) -> None:
+    decision = decide([(pool, need)])
+    assert isinstance(decision, Refuse)
+    assert not decision.shortage.is_beyond_budget
 
 
 def test_memory_that_is_gone_is_named_as_such_and_no_option_is_advised() -> None:

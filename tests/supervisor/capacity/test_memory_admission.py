@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ class Machine:
     """Instances with workers that hold what a test says, and their admission."""
 
     def __init__(self, home: Path, devices: dict[str, int] | None = None, *, is_configured: bool = True) -> None:
+        self.home = home
         self.instances: list[Any] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.shared: list[Claim] = []
@@ -177,6 +179,22 @@ def test_a_refusal_is_an_event_and_is_tried_again_when_it_fits(machine: Machine)
     refused.state = State.STOPPED
     machine.admission.retry_refused(retry)
     assert len(asked) == 3
+
+
+def test_what_never_fits_is_refused_for_ever_but_for_one_of_several_gpus(machine: Machine) -> None:
+    def code(name: str, device: str, **gpu: int) -> str:
+        load = machine.add(name, State.STARTING, **gpu)  # type: ignore[arg-type] # by name
+        load.revision.spec = replace(load.revision.spec, device=device)
+        known = Footprint(gpu["known"] * MIB, gpu["known"] * MIB, gpu_settled_bytes=gpu.get("knows_gpu", 0) * MIB)
+        machine.store.put(footprint_key(load.revision.spec), "d", known)
+        with pytest.raises(MemoryRefused) as error:
+            machine.admission.require(load)
+        return error.value.code
+
+    assert code("host", "cpu", known=1001) == "does_not_fit"
+    machine = Machine(machine.home, devices={"cuda:0": 300 * MIB})
+    assert code("gpu", "cuda", known=1, on_gpu=0, knows_gpu=301) == "insufficient_memory"
+    assert code("one", "cuda:0", known=1, on_gpu=0, knows_gpu=301) == "does_not_fit"
 
 
 def test_a_guess_that_does_not_fit_is_said_once_and_admitted(machine: Machine) -> None:

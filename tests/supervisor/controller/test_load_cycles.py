@@ -26,7 +26,7 @@ def test_no_table_of_the_controller_grows_over_loads_and_unloads(tmp_path: Path)
             harness.controller.models.footprints.observe(next(iter(harness.controller.models.model_set.instances())))
             await handle("unload", {"name": "bert"}, lambda _: None)
             await harness.until(lambda: not list(harness.controller.models.model_set.instances()))
-        harness.controller.resources.memory_sampler.start()
+        harness.controller.resources.memory.sampler.start()
         return table_sizes(harness.controller)
 
     async def run() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mmsup.supervisor.instances.restart_policy import GiveUp, Retry, beside_others, next_try
+from mmsup.supervisor.instances.restart_policy import GiveUp, Retry, beside_others, is_tried_once_more, next_try
 from mmsup.supervisor.processes.backoff import CEILING_S, HEALTHY_S, JITTER, Exit
 
 RNG = random.Random(7)
@@ -35,6 +35,24 @@ def test_a_healthy_worker_resets_the_delay() -> None:
     assert next_try(past, 1000.0, Middle()) == Retry(0.0)
     past.append(Exit(1010.0, 10.0))
     assert next_try(past, 1010.0, Middle()) == Retry(0.5)
+
+
+@pytest.mark.parametrize(
+    ("served_s", "instances", "is_awaited", "expected"),
+    [
+        ((), 1, True, True),
+        ((), 1, False, False),
+        ((0.0,), 1, True, False),
+        ((30.0,), 1, True, True),
+        ((0.0,), 2, True, True),
+        ((0.0, 0.0), 2, True, False),
+    ],
+)
+def test_a_load_whose_process_ends_is_tried_once_more_while_requests_wait_for_it(
+    served_s: tuple[float, ...], instances: int, is_awaited: bool, expected: bool
+) -> None:
+    past = [Exit(float(number), each) for number, each in enumerate(served_s)]
+    assert is_tried_once_more(past, instances, is_awaited=is_awaited) is expected
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import random
 
-from mmsup.supervisor.models.load_queue import LoadCandidate, load_order, next_loads
+import pytest
+
+from mmsup.supervisor.models.load_queue import (
+    SLOW_LIMIT,
+    LoadCandidate,
+    RunningLoad,
+    load_order,
+    next_loads,
+    slots_held,
+)
 
 
 def test_at_most_the_limit_loads_at_a_time_in_the_order_of_models() -> None:
@@ -83,3 +92,74 @@ def test_a_load_for_which_a_request_waits_is_overtaken_by_later_ones_of_a_higher
                 started.append(first)
                 assert not any(each[0] == first[0] and each[1] < first[1] for each in came)
         assert started
+
+
+def first_loads(*running_s: float) -> list[RunningLoad]:
+    return [RunningLoad(has_served=False, running_s=each, usual_s=None) for each in running_s]
+
+
+@pytest.mark.parametrize(
+    ("running", "awaited", "free"),
+    [
+        (first_loads(), 0, 2),
+        (first_loads(60), 0, 1),
+        (first_loads(60, 60), 0, 0),
+        (first_loads(60, 60), 1, 1),
+        (first_loads(60, 60), 9, 2),
+        (first_loads(60, 60, 1), 9, 1),
+        (first_loads(60, 60, 1, 1), 9, 0),
+        (first_loads(60, 9), 9, 1),
+        (first_loads(9, 9), 9, 0),
+        (first_loads(60, 9), 0, 0),
+        (first_loads(*[60] * 7), 9, 1),
+        (first_loads(*[60] * 8), 9, 0),
+        (first_loads(*[60] * 8), 0, 0),
+        ([RunningLoad(has_served=True, running_s=60, usual_s=None)] * 2, 9, 2),
+    ],
+)
+def test_a_load_that_takes_very_long_holds_no_slot_while_requests_wait_for_others(
+    running: list[RunningLoad], awaited: int, free: int
+) -> None:
+    waiting = [LoadCandidate(number, number, has_served=False) for number in range(9)]
+    assert len(next_loads(waiting, slots_held(running, {False: awaited}, 2), 2)) == free
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "running_s", "is_slow"),
+    [
+        (None, 9.0, False),
+        (None, 11.0, True),
+        (0.1, 1.9, False),
+        (0.1, 2.1, True),
+        (5.0, 14.0, False),
+        (5.0, 16.0, True),
+        (60.0, 170.0, False),
+    ],
+)
+def test_what_is_long_for_a_load_depends_on_how_long_it_took_before(
+    usual_s: float | None, running_s: float, is_slow: bool
+) -> None:
+    assert RunningLoad(has_served=False, running_s=running_s, usual_s=usual_s).is_slow is is_slow
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_more_than_a_multiple_of_the_limit_is_ever_under_way_and_those_that_hang_keep_no_other_waiting_for_long(
+    seed: int,
+) -> None:
+    rng, limit = random.Random(seed), 2
+    running = list[RunningLoad]()
+    hanging, most = rng.randrange(SLOW_LIMIT * limit), 0
+    for number in range(hanging + 20):
+        found: list[int] = []
+        for _ in range(12):  # seconds
+            running = [RunningLoad(each.has_served, each.running_s + 1, None) for each in running]
+            found = next_loads(
+                [LoadCandidate(number, 0, has_served=False)], slots_held(running, {False: 1}, limit), limit
+            )
+            if found:
+                break
+        assert found == [number]
+        most = max(most, len(running) + 1)
+        if number < hanging:
+            running.append(RunningLoad(has_served=False, running_s=0.0, usual_s=None))
+    assert most <= SLOW_LIMIT * limit

@@ -15,21 +15,23 @@ from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
 from mmsup.supervisor.capacity.footprint import Footprint, FootprintKey
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
+from mmsup.supervisor.models.load_queue import SLOW_S
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import start_bound_s
 from mmsup.supervisor.models.sleep_state import SleepReason
 from mmsup.supervisor.processes.idle_start import AWAITED_S, SPARE_S
+from mmsup.supervisor.state import atomic_file
 
 pytestmark = pytest.mark.slow
 Play = Callable[[ControllerHarness], Awaitable[None]]
 
 
-def run_in_harness(home: Path, *plays: Play, mode: str = "on-demand") -> None:
+def run_in_harness(home: Path, *plays: Play, mode: str = "on-demand", **options: int) -> None:
     """Each play with a server of its own, on the same directories; all but the last one end without an orderly stop."""
 
     async def run() -> None:
         for play in plays:
-            async with asyncio.timeout(60), ControllerHarness(home, (), control_mode=mode) as harness:
+            async with asyncio.timeout(60), ControllerHarness(home, (), control_mode=mode, **options) as harness:
                 await harness.until(lambda: harness.controller.models.waker.is_open)
                 await play(harness)
 
@@ -116,6 +118,36 @@ def test_loads_that_hang_do_not_keep_a_model_that_has_served_from_waking(tmp_pat
     run_in_harness(tmp_path, play)
 
 
+def test_loads_that_hang_keep_those_of_models_that_were_never_loaded_waiting_only_while_they_are_not_slow(
+    tmp_path: Path,
+) -> None:
+    hanging = ("h0", "h1")
+    for name in ("m", *hanging):
+        add_model(tmp_path, name)
+
+    async def play(harness: ControllerHarness) -> None:
+        harness.keeper.script = lambda child: None
+        waker, started = harness.controller.models.waker, harness.keeper.workers
+        wakes = [asyncio.create_task(waker.wake_for_request(name)) for name in hanging]
+        await harness.until(lambda: sum(bool(each.received_of(ConfigureWorker)) for each in started()) == len(hanging))
+        harness.keeper.script = Child.serve
+        third = asyncio.create_task(waker.wake_for_request("m"))
+        await harness.until(lambda: list(model(harness, "m").instances()))
+        harness.controller.models.idle_watch.check(time.monotonic())
+        await asyncio.sleep(0)
+        assert len(started()) == len(hanging)
+        for name in hanging:
+            (instance,) = model(harness, name).instances()
+            instance.require_worker().spawned_s -= 2 * SLOW_S
+        harness.controller.models.idle_watch.check(time.monotonic())
+        await third
+        assert (harness.state("m"), *map(harness.state, hanging)) == ("ready", "starting", "starting")
+        for each in wakes:
+            each.cancel()
+
+    run_in_harness(tmp_path, play)
+
+
 def test_what_was_put_to_sleep_by_hand_is_asleep_after_a_crash_of_the_server_and_a_load_ends_that(
     tmp_path: Path,
 ) -> None:
@@ -133,6 +165,33 @@ def test_what_was_put_to_sleep_by_hand_is_asleep_after_a_crash_of_the_server_and
         await harness.until(lambda: harness.state("m") == "ready")
 
     run_in_harness(tmp_path, put_to_sleep, load, serve, mode="none")
+
+
+def test_on_a_full_disk_a_model_is_put_to_sleep_and_loaded_and_nothing_else_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(tmp_path, "m")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def play(harness: ControllerHarness) -> None:
+        models = harness.controller.models
+        await harness.until(lambda: harness.state("m") == "ready")
+        monkeypatch.setattr(atomic_file, "write", fail)
+        await models.sleeper.sleep("m")
+        assert harness.state("m") == "asleep"
+        await models.loader.load("m")
+        assert harness.state("m") == "ready"
+        found = [each["text"] for each in harness.events("not_saved", "m")]
+        assert ["No space left" in each for each in found] == [True, True]
+        for asked in (models.loader.unload("m"), models.loader.load("m"), models.loader.load("m", "{}")):
+            with pytest.raises(MmsupError, match="nothing was changed"):
+                await asked
+        assert harness.state("m") == "ready"
+        monkeypatch.undo()
+
+    run_in_harness(tmp_path, play, mode="none")
 
 
 @pytest.mark.parametrize("mode", ["on-demand", "poll"])
@@ -254,6 +313,30 @@ def test_a_load_by_hand_that_finds_no_room_leaves_its_reason_at_the_model_that_i
         assert "no room today" in model(harness, "m").reason()
 
     run_in_harness(tmp_path, play)
+
+
+def test_a_model_that_can_never_fit_is_asleep_again_at_once_and_nobody_is_to_ask_again(tmp_path: Path) -> None:
+    add_model(tmp_path, "m")
+
+    async def measure(harness: ControllerHarness) -> None:
+        await wake(harness, "m")
+        active, store = model(harness, "m").active, FootprintStore(harness.controller.context.state_dir.footprints)
+        assert active is not None
+        store.put(FootprintKey("m", "1", "custom", "cpu"), active.content_id, Footprint(900 << 20, 900 << 20))
+        store.write(store.contents())
+
+    async def play(harness: ControllerHarness) -> None:
+        for _ in range(3):
+            with pytest.raises(MmsupError, match="more than the whole budget of 500MiB") as caught:
+                await harness.controller.models.waker.wake_for_request("m")
+            assert (caught.value.code, caught.value.retryable) == ("does_not_fit", False)
+            assert "--memory-budget" not in caught.value.text
+            assert harness.state("m") == "asleep"
+        assert "raise --memory-budget" in model(harness, "m").reason()
+        assert not harness.keeper.workers()
+        assert len(harness.events("load_refused")) == 1
+
+    run_in_harness(tmp_path, measure, play, memory_budget_bytes=500 << 20)
 
 
 def fail_for_room(child: Child) -> None:

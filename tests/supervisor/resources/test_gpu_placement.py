@@ -62,7 +62,7 @@ async def command(harness: ControllerHarness, verb: str, **arguments: Any) -> An
 
 async def used_memory_is(harness: ControllerHarness, used_bytes: int) -> None:
     """Wait until the controller has seen so much memory of the first device in use."""
-    lookout, change = harness.controller.resources.gpu_monitor, harness.controller.context.change_signal
+    lookout, change = harness.controller.resources.gpus.monitor, harness.controller.context.change_signal
     on_update = lookout.on_update
 
     def tell() -> bool:
@@ -70,7 +70,9 @@ async def used_memory_is(harness: ControllerHarness, used_bytes: int) -> None:
         return on_update()
 
     lookout.on_update = tell
-    await harness.until(lambda: harness.controller.resources.gpu_placement.rows()[0]["memory_used_bytes"] == used_bytes)
+    await harness.until(
+        lambda: harness.controller.resources.gpus.placement.rows()[0]["memory_used_bytes"] == used_bytes
+    )
 
 
 def test_without_a_driver_nothing_is_asked_and_a_gpu_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_only_devices_that_the_server_sees_are_assigned(tmp_path: Path) -> None:
 def test_the_next_controller_numbers_devices_alike_even_while_nvml_does_not_answer(tmp_path: Path) -> None:
     async def play(harness: ControllerHarness, nvml: FakeNvml) -> None:
         nvml.set_cards(Card(FIRST, lost=True), Card(SECOND))
-        harness.controller.resources.gpu_health.cordoned[SECOND] = "of no account"
+        harness.controller.resources.gpus.health.cordoned[SECOND] = "of no account"
         await harness.until(harness.controller.gateways.pool.are_up)
         harness.controller._save_gpus()
         await harness.kill_controller()
