@@ -16,14 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api connections dispatch http infer observability; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol waking; ipc",
+    "gateway": "api connections dispatch http infer observability rpc; ipc memory messages transport",
+    "gateway/api": "dispatch http infer observability protocol; ipc",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
+    "gateway/http2": "",
     "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
+    "gateway/rpc": "connections dispatch http http2 infer observability protocol waking; ipc messages protobuf tensors",
     "gateway/waking": "; ipc messages",
     "ipc": "",
     "ipc/memory": "; ipc",
@@ -95,6 +97,7 @@ HOMES = {
     "onnxruntime": {"worker/engines/ort.py"},
     "aiohttp": {"gateway/"},
     "uvloop": {"gateway/"},
+    "hpack": {"gateway/http2/header_blocks.py"},
     "orjson": {"gateway/"},
     "prometheus_client": {"gateway/observability/metrics.py"},
     "psutil": {"supervisor/processes/usage.py"},

@@ -20,8 +20,10 @@ CHECKS: Final = 64
 
 
 class LimitedConnection(Protocol):
-    uses: int
-    """Another number after each use."""
+    @property
+    def uses(self) -> int:
+        """Another number after each use."""
+        ...
 
     @property
     def is_evictable(self) -> bool: ...

@@ -37,7 +37,7 @@ _OPENING: Final = frames.settings(
 ) + frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
 
 
-class ConnectionOwner(Protocol):
+class Http2Owner(Protocol):
     """What a connection needs of its listener."""
 
     def admit(self, connection: Http2Connection, transport: asyncio.BaseTransport) -> bool: ...
@@ -48,7 +48,7 @@ class ConnectionOwner(Protocol):
 class Http2Connection(asyncio.Protocol):
     """`open_stream` makes the handler of each stream, and raises nothing."""
 
-    def __init__(self, owner: ConnectionOwner, open_stream: Callable[[Stream], StreamHandler]) -> None:
+    def __init__(self, owner: Http2Owner, open_stream: Callable[[Stream], StreamHandler]) -> None:
         self._owner = owner
         self._open_stream = open_stream
         self._loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class Http2Connection(asyncio.Protocol):
         if streams is None:
             return
         for stream in list(streams.open.values()):
-            if stream.waits_since_s and now_s > stream.waits_since_s + SEND_LIMIT_S:
+            if now_s > streams.windows.waiting.get(stream, now_s) + SEND_LIMIT_S:
                 stream.reset(frames.CANCEL)
                 stream.handler.on_reset()
             else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Protocol
 
 from mmsup.gateway.http2.frames import (
     DEFAULT_FRAME_BYTES,
@@ -12,8 +13,14 @@ from mmsup.gateway.http2.frames import (
     ConnectionFault,
 )
 
-if TYPE_CHECKING:
-    from mmsup.gateway.http2.stream import Stream
+
+class WindowedStream(Protocol):
+    """A stream whose data waits."""
+
+    send_window: int
+
+    def pump(self) -> None:
+        """Send what the windows allow."""
 
 
 class PeerWindows:
@@ -24,8 +31,8 @@ class PeerWindows:
         self.initial = DEFAULT_WINDOW
         """Of a stream that is opened now."""
         self.frame_bytes = DEFAULT_FRAME_BYTES
-        self.waiting: dict[Stream, None] = {}
-        """In the order in which they wait."""
+        self.waiting: dict[WindowedStream, float] = {}
+        """Streams whose data waits for a window, in that order, and since when by CLOCK_MONOTONIC."""
 
     def grow(self, size: int) -> None:
         """The peer takes as many bytes more on the connection."""
@@ -33,12 +40,10 @@ class PeerWindows:
         if self.connection > MAX_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "the window of the connection is too large")
         for stream in list(self.waiting):
-            if self.connection <= 0:
-                return
-            self.waiting.pop(stream, None)
-            stream.pump()
+            if self.connection > 0 and stream.send_window > 0:
+                stream.pump()
 
-    def change_initial(self, size: int, streams: list[Stream]) -> None:
+    def change_initial(self, size: int, streams: Iterable[WindowedStream]) -> None:
         """The peer's setting, which changes the windows of all its open streams too (6.9.2)."""
         by, self.initial = size - self.initial, size
         for stream in streams:

@@ -37,7 +37,7 @@ class Stream:
     # fmt: off
     __slots__ = (
         "_end", "_forget", "_outgoing", "_queue", "_windows", "handler", "headers", "is_closed", "is_ended_by_peer",
-        "number", "receive_window", "send_window", "waits_since_s",
+        "number", "receive_window", "send_window",
     )
     # fmt: on
 
@@ -56,8 +56,6 @@ class Stream:
         self.is_ended_by_peer = False
         self.is_closed = False
         """Nothing is sent or received any more."""
-        self.waits_since_s = 0.0
-        """Since when data waits for a window, by CLOCK_MONOTONIC; 0: none does."""
         self._queue: deque[memoryview] = deque()
         self._end: bytes | None = None
         """The block of the trailers, once all data is queued."""
@@ -104,9 +102,7 @@ class Stream:
         while queue:
             size = min(len(queue[0]), self.send_window, windows.connection, windows.frame_bytes)
             if size <= 0:
-                self.waits_since_s = self.waits_since_s or time.monotonic()
-                if self.send_window > 0:
-                    windows.waiting[self] = None
+                windows.waiting.setdefault(self, time.monotonic())
                 return
             part = queue.popleft()
             if size < len(part):
@@ -114,7 +110,7 @@ class Stream:
                 part = part[:size]
             self.send_window -= size
             windows.connection -= size
-            self.waits_since_s = 0.0
+            windows.waiting.pop(self, None)
             self._outgoing.write(frames.head(size, frames.DATA, 0, self.number), bytes(part))
         if not was_empty:
             self.handler.on_sent()

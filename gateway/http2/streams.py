@@ -74,7 +74,7 @@ class Streams:
     def on_data_head(self, stream: int, size: int) -> None:
         if self._block_of is not None:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block is interrupted")
-        self._check_known(stream, "DATA")
+        check_known(stream, "DATA", frames.MAX_WINDOW if self.is_ending else self.last_number)
         if not size:
             self._spend(EMPTY)
         self._received_bytes += size
@@ -160,7 +160,7 @@ class Streams:
             return
         found = self.open.get(stream)
         if found is None:
-            self._check_known(stream, "WINDOW_UPDATE")
+            check_known(stream, "WINDOW_UPDATE", frames.MAX_WINDOW if self.is_ending else self.last_number)
             return
         if not size:
             raise StreamFault(stream, frames.PROTOCOL_ERROR)
@@ -171,7 +171,7 @@ class Streams:
 
     def _on_reset(self, stream: int, payload: bytes) -> None:
         frames.read_number(payload)
-        self._check_known(stream, "RST_STREAM")
+        check_known(stream, "RST_STREAM", frames.MAX_WINDOW if self.is_ending else self.last_number)
         self._spend(RESETS)
         found = self.open.get(stream)
         if found is not None:
@@ -197,12 +197,6 @@ class Streams:
                     self.windows.frame_bytes = value
             self._outgoing.write(frames.SETTINGS_ACK)
 
-    def _check_known(self, stream: int, kind: str) -> None:
-        """ConnectionFault for a frame on a stream that the client has not opened; what it opens while this connection
-        ends is ignored."""
-        if not stream & 1 or (stream > self.last_number and not self.is_ending):
-            raise ConnectionFault(frames.PROTOCOL_ERROR, f"{kind} on a stream that was never opened")
-
     def _reset(self, number: int, code: int) -> None:
         found = self.open.get(number)
         if found is None:
@@ -215,6 +209,13 @@ class Streams:
         if not self._flood.spend(kind, time.monotonic()):
             text = "too_many_pings" if kind == ANSWERED else f"too many frames ({kind})"
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, text)
+
+
+def check_known(stream: int, kind: str, last_number: int) -> None:
+    """ConnectionFault for a frame on a stream that the client has not opened. What it opens while the connection ends
+    is ignored: then any number is known."""
+    if not stream & 1 or stream > last_number:
+        raise ConnectionFault(frames.PROTOCOL_ERROR, f"{kind} on a stream that was never opened")
 
 
 def are_sound(headers: Headers) -> bool:

@@ -6,6 +6,7 @@ https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from mmsup.gateway.dispatch.router import ServingStatus
@@ -41,7 +42,10 @@ class HealthService:
             return lambda: None
         current = self._watchers[send] = self._current()
         send(_REPLY(status=current))
-        return lambda: self._watchers.pop(send, None) and None
+        return partial(self._forget, send)
+
+    def _forget(self, send: Callable[[Message], None]) -> None:
+        self._watchers.pop(send, None)
 
     def on_heartbeat(self) -> None:
         """Tell those who watch of a change."""

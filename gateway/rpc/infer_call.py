@@ -23,6 +23,7 @@ from mmsup.gateway.protocol.inference_job import InferenceResult
 from mmsup.gateway.rpc import infer_messages
 from mmsup.gateway.rpc.call import Parts
 from mmsup.gateway.rpc.infer_messages import RpcRequest
+from mmsup.gateway.rpc.messages import Message
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import InferReply
@@ -97,7 +98,7 @@ class InferCall:
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
 
-    def _identify(self, message: infer_messages.Message) -> None:
+    def _identify(self, message: Message) -> None:
         self.client_id = message.id[: infer_request.ID_LIMIT]
         started_ns = self.timer.started_ns
         self.timer = RequestTimer(self._handler.counters, message.model_name, message.model_version, started_ns)
@@ -209,7 +210,7 @@ class InferCall:
             self._task = None
             self.fail(error)
 
-    async def _serve_slow(self, message: bytes, parsed: infer_messages.Message | None) -> None:
+    async def _serve_slow(self, message: bytes, parsed: Message | None) -> None:
         """`parsed`: if it was parsed already."""
         loop, executor = asyncio.get_running_loop(), self._handler.parser_executor
         if parsed is None:

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Final
 
+from mmsup.gateway.http2.header_blocks import Headers
 from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.infer.handler import InferHandler
@@ -72,7 +73,7 @@ class RpcServer:
             made.fail(error)
         return made
 
-    def _handle(self, made: RpcCall, headers: call.Headers, found: tuple[str, str, Method], *, is_local: bool) -> None:
+    def _handle(self, made: RpcCall, headers: Headers, found: tuple[str, str, Method], *, is_local: bool) -> None:
         """Set the handler of a call; CallerError for a deadline that is none."""
         service, name, method = found
         timeout_ns = call.timeout_ns(headers)
