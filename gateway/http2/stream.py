@@ -71,10 +71,6 @@ class Stream:
             self._queue.extend([memoryview(each).cast("B") for each in parts if len(each)])
             self.pump()
 
-    @property
-    def has_unsent(self) -> bool:
-        return bool(self._queue)
-
     def end(self, trailers: bytes) -> None:
         """Send these trailers after all data; the stream is closed then."""
         if not self.is_closed and self._end is None:

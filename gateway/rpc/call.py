@@ -134,11 +134,6 @@ class RpcCall:
         self._send_headers()
         self._stream.send_data([message_framing.prefix(sum(len(each) for each in parts)), *parts])
 
-    @property
-    def is_blocked(self) -> bool:
-        """Whether replies wait for the client to read."""
-        return self._stream.has_unsent
-
     def finish(self, trailers: bytes = status.OK_TRAILERS) -> None:
         """End the call, after what was sent before."""
         if not self.is_over:
