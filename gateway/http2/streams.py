@@ -20,6 +20,7 @@ STREAM_WINDOW: Final = 1 << 18
 """What a client may send on a stream before its handler grants more; announced."""
 CONNECTION_WINDOW: Final = 1 << 24
 """Given back as bytes arrive: it is the handlers that bound what is held."""
+PINGS_EACH_STREAM: Final = 4
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
 _FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 
@@ -45,6 +46,7 @@ class Streams:
 
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
+        self._flood.earn(ANSWERED, PINGS_EACH_STREAM)
         self.open.pop(stream.number, None)
         stream.close()
 
