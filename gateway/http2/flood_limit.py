@@ -3,7 +3,8 @@
 What each kind of frame is in the attacks that are known, and what honest clients send:
 
 - resets of streams that were just opened (rapid reset, CVE-2023-44487): clients cancel calls that took too long
-- PING and SETTINGS, which we must answer: a PING each few seconds, one SETTINGS at the start
+- PING and SETTINGS, which we must answer: one SETTINGS at the start, a PING each few seconds while nothing else goes
+  on, and one or two for each message, by which clients measure the line
 - empty DATA and CONTINUATION frames (CVE-2019-9518, CVE-2024-27316): hardly any
 - WINDOW_UPDATE and PRIORITY: one or two for each answer
 
@@ -37,3 +38,7 @@ class FloodLimit:
         left = min(self._left[kind] + per_s * (now_s - self._seen_s[kind]), most) - 1
         self._left[kind], self._seen_s[kind] = left, now_s
         return left >= 0
+
+    def earn(self, kind: str, count: int) -> None:
+        """Let as many more come."""
+        self._left[kind] = min(self._left[kind] + count, ALLOWANCES[kind][0])

@@ -20,6 +20,7 @@ STREAM_WINDOW: Final = 1 << 18
 """What a client may send on a stream before its handler grants more; announced."""
 CONNECTION_WINDOW: Final = 1 << 24
 """Given back as bytes arrive: it is the handlers that bound what is held."""
+PINGS_EACH_FRAME: Final = 4
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
 _FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 
@@ -75,7 +76,9 @@ class Streams:
         if self._block_of is not None:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block is interrupted")
         check_known(stream, "DATA", frames.MAX_WINDOW if self.is_ending else self.last_number)
-        if not size:
+        if size:
+            self._flood.earn(ANSWERED, PINGS_EACH_FRAME)
+        else:
             self._spend(EMPTY)
         self._received_bytes += size
         if self._received_bytes > CONNECTION_WINDOW:

@@ -7,7 +7,7 @@ are checked by the same rules, with the same texts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +37,8 @@ _CONTENTS: Final = {
 _REGION: Final = "shared_memory_region"
 _REQUEST: Final = message_class("inference.ModelInferRequest")
 _RESPONSE: Final = message_class("inference.ModelInferResponse")
+RAW_INPUT_TAG: Final = b"\x3a"
+"""Of `raw_input_contents`, field 7, the last of a request."""
 _RAW_TAG: Final = b"\x32"
 """Of `raw_output_contents`, field 6, the last of a response."""
 _REPLY_TAG: Final = b"\x12"
@@ -51,12 +53,15 @@ class RpcRequest:
     version: str
     id: str
     document: Json
-    blobs: list[bytes]
+    blobs: list[bytes | memoryview]
     """The data of its inputs, in their order."""
 
     @property
     def blob_bytes(self) -> int:
         return sum(map(len, self.blobs))
+
+    def without_blobs(self) -> RpcRequest:
+        return replace(self, blobs=[])
 
 
 def parse_message(data: bytes) -> Message:
@@ -83,7 +88,7 @@ def read_request(message: Message) -> RpcRequest:
     shared = [_REGION in each.parameters for each in inputs]
     if raw:
         _check_raw(model, inputs, len(raw), len(inputs) - sum(shared))
-    blobs: list[bytes] = []
+    blobs: list[bytes | memoryview] = []
     shown: list[Json] = []
     remaining = iter(raw)
     for tensor, is_shared in zip(inputs, shared, strict=True):

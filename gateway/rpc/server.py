@@ -21,7 +21,7 @@ from mmsup.gateway.rpc.call_handlers import (
     WatchCall,
 )
 from mmsup.gateway.rpc.health_service import HealthService
-from mmsup.gateway.rpc.infer_call import InferCall
+from mmsup.gateway.rpc.infer_call import InferCall, InferContext
 from mmsup.gateway.rpc.inference_service import InferenceService
 from mmsup.gateway.rpc.message_framing import ACCEPTED, ENCODINGS
 from mmsup.gateway.rpc.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
@@ -34,7 +34,7 @@ ENDS_AT_ERROR: Final = b"triton_grpc_error"
 class RpcServer:
     def __init__(self, inference: InferHandler, call_controller: CallController) -> None:
         router = inference.router
-        self._inference = inference
+        self._infer_context = InferContext(inference)
         self._limit_bytes = router.configuration.max_body_bytes
         self._budget = ReceiveBudget(router.configuration.max_request_bytes)
         controller_status = ControllerStatus(call_controller)
@@ -80,10 +80,10 @@ class RpcServer:
         timeout_s = timeout_ns / 1e9 if timeout_ns is not None else None
         deadline_ns = time.monotonic_ns() + timeout_ns if timeout_ns is not None else 0
         if name == "ModelInfer":
-            made.handler = ModelInferCall(made, partial(InferCall, self._inference, deadline_ns))
+            made.handler = ModelInferCall(made, partial(InferCall, self._infer_context, deadline_ns))
         elif name == "ModelStreamInfer":
             ends_at_error = call.header(headers, ENDS_AT_ERROR).lower() == b"true"
-            make_infer = partial(InferCall, self._inference, 0)
+            make_infer = partial(InferCall, self._infer_context, 0)
             made.handler = ModelStreamInferCall(made, make_infer, ends_at_error=ends_at_error, timeout_s=timeout_s)
         elif service in REFLECTIONS:
             answer = partial(reflection_service.answer, reply_class=method.reply)
