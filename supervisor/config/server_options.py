@@ -251,7 +251,7 @@ class _OptionReader:
             if ports["metrics_port"] == ports["http_port"] > 0:
                 self._error("metrics_port", f"{ports['metrics_port']} is the HTTP port; -1 leaves /metrics to that")
             for name in ("http_port", "metrics_port"):
-                if ports["grpc_port"] == ports[name] > 0 and ("grpc_port" in found or name in found):
+                if ports["grpc_port"] == ports[name] > 0 and "grpc_port" in found:  # else it gives way, with a warning
                     text = f"{ports['grpc_port']} is the port of {name.removesuffix('_port')} too; -1 serves no gRPC"
                     self._error("grpc_port", text)
         if found.get("load_models") and found.get("control_mode") != "explicit" and "control_mode" not in self.invalid:
