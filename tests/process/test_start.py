@@ -199,7 +199,7 @@ def test_the_port_in_use_is_said_in_one_sentence(tmp_path: Path) -> None:
         port = server.address()[1]
         command = [
             *(sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(tmp_path)),
-            *("--http-port", str(port), "--metrics-port", "0"),
+            *("--http-port", str(port), "--grpc-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(server.root / "run2"), "--state-dir", str(server.root / "state2")),
         ]
         second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -74,7 +74,9 @@ FRAMES = st.one_of(
 
 
 @given(st.lists(FRAMES, max_size=8), st.data())
-def test_frames_are_the_same_wherever_the_bytes_are_cut(given_frames: list[tuple[bytes, SEEN]], cuts: st.DataObject) -> None:
+def test_frames_are_the_same_wherever_the_bytes_are_cut(
+    given_frames: list[tuple[bytes, SEEN]], cuts: st.DataObject
+) -> None:
     whole = PREFACE + b"".join(each for each, _ in given_frames)
     places = sorted(cuts.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
     pieces = [whole[at:end] for at, end in zip([0, *places], [*places, len(whole)], strict=True)]

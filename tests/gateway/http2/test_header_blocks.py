@@ -27,7 +27,9 @@ FIELDS = st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=4)
 
 
 def decoded(decoder: Decoder, block: bytes) -> Headers:
-    return [(bytes(cast("bytes", name)), bytes(cast("bytes", value))) for name, value in decoder.decode(block, raw=True)]
+    return [
+        (bytes(cast("bytes", name)), bytes(cast("bytes", value))) for name, value in decoder.decode(block, raw=True)
+    ]
 
 
 @given(st.lists(st.tuples(FIELDS, st.none() | st.integers(0, 4096), st.booleans()), max_size=12))
