@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn
 
+import orjson
+
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
@@ -71,7 +73,7 @@ class ControllerCalls:
         if message.code:
             future.set_exception(make_error(message.code, message.text, retry_after_s=message.retry_after_s or None))
         else:
-            future.set_result(unpack(message.result))
+            future.set_result(unpack(message.result, orjson.loads))
 
     def on_controller_restart(self) -> None:
         """The controller that got the commands is dead, and its successor does not know them."""

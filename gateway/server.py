@@ -109,8 +109,8 @@ class GatewayServer:
             self._retired_s = now_s
             for acceptor, listener in self._listening:
                 acceptor.close()
-                if isinstance(listener, RpcListener):  # its clients open new calls on another connection by themselves
-                    listener.pre_shutdown()
+                if isinstance(listener, RpcListener):
+                    listener.retire()
             failpoint("gateway.retired")
         elif now_s >= self._retired_s + IDLE_S + RETIRE_MARGIN_S:
             for _, listener in self._listening:

@@ -20,6 +20,17 @@ WARM_UP_STRINGS_BYTES: Final = 64 << 20
 """The longest file of strings there that is read; that of any other datatype has the size that its shape says."""
 LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
+GROUP_KEYS: Final = {
+    "python": "python",
+    "env": "env",
+    "device": "device",
+    "instances": "instances",
+    "memory": "memory_bytes",
+    "recycle_memory": "recycle_memory_bytes",
+    "gpu_memory": "gpu_memory_bytes",
+}
+"""Keys of a model that belong to its process, with the fields of ModelSpec that they set: the same for all models of a
+co-location group."""
 
 
 def is_inline(size: int, inline_count: int) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from aiohttp.web_response import Response, StreamResponse
 
 from mmsup.gateway.dispatch.router import Router
@@ -9,7 +12,9 @@ from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.controller_status import ControllerStatus
-from mmsup.gateway.observability.request_counters import RequestCounters
+from mmsup.gateway.observability.exposition import CONTENT_TYPE
+from mmsup.gateway.observability.request_counters import RequestCounters, Totals
+from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
 
 
@@ -18,6 +23,8 @@ class ServerApi:
         self._router = router
         self._counters = counters
         self._status = status
+        self._page_lock = asyncio.Lock()
+        """One page is made at a time: each takes memory meanwhile."""
 
     async def live(self, request: HttpRequest) -> StreamResponse:
         return response.json_response({"live": True}, extra=request.echo_headers)
@@ -30,8 +37,11 @@ class ServerApi:
         return response.json_response(document, 503, {**request.echo_headers, "Retry-After": "1"})
 
     async def metrics(self, request: HttpRequest) -> StreamResponse:
-        text = metrics.metrics_text(self._counters.totals(), await self._status.get())
-        return Response(body=text, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
+        page = bytearray()
+        async with self._page_lock:
+            totals, status = await self._totals(), await self._status.get()
+            await in_slices((each.encode() for each in metrics.metrics_pieces(totals, status)), page.extend)
+        return Response(body=page, headers=response.response_headers(CONTENT_TYPE, request.echo_headers))
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:
         configuration = self._router.configuration
@@ -45,5 +55,13 @@ class ServerApi:
         routes = self._router.routes
         models = [routes.model(name) for name in routes.names()]
         counters, status = self._counters, await self._status.get()
-        document = statistics.model_statistics(models, counters.totals(), counters.batch_totals(), status)
-        return response.json_response(document, extra=request.echo_headers)
+        shown: list[dict[str, Any]] = []  # JSON
+        async with self._page_lock:
+            rows = statistics.model_statistics(models, await self._totals(), counters.batch_totals(), status)
+            await in_slices(rows, shown.append)
+        return response.json_response({"model_stats": shown}, extra=request.echo_headers)
+
+    async def _totals(self) -> Totals:
+        totals: Totals = {}
+        await in_slices(self._counters.rows(), lambda row: totals.__setitem__(*row))
+        return totals

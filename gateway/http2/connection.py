@@ -111,6 +111,12 @@ class Http2Connection(asyncio.Protocol):
         if not streams.open:
             self._close()
 
+    def end_idle_streams(self) -> None:
+        """Of a connection that is retired: streams that have no end of their own end when nothing goes on in them."""
+        for stream in list(self._streams.open.values()) if self._streams is not None else ():
+            stream.handler.on_retire()
+        self.retire()
+
     def on_tick(self, now_s: float) -> None:
         """Called every few seconds: end what takes too long."""
         streams = self._streams

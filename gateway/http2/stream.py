@@ -29,6 +29,9 @@ class StreamHandler(Protocol):
     def on_sent(self) -> None:
         """All that was sent so far has been copied, or will never be sent: its memory may be used again."""
 
+    def on_retire(self) -> None:
+        """The connection shall end: the stream, too, once it is idle."""
+
     def on_tick(self, now_s: float) -> None:
         """Called every few seconds while the stream is open, with CLOCK_MONOTONIC."""
 

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError, MmsupError
-from mmsup.ipc.memory.counters import BATCH_FIELDS, BUCKETS, BUCKETS_S, FIELDS, BatchCounter, CounterRow, CounterTable
+from mmsup.ipc.memory.counters import (
+    BATCH_FIELDS,
+    BUCKETS,
+    BUCKETS_S,
+    FIELDS,
+    INDEX,
+    BatchCounter,
+    CounterRow,
+    CounterTable,
+)
 from mmsup.ipc.messages.data import InferReply
 
 UNKNOWN_MODEL: Final = "_unknown"
@@ -60,8 +69,8 @@ class RequestCounters:
         self._tables = tables
         self._own_table = tables[seat]
         # What an earlier process of this seat left.
-        self._models_with_open = {model for model, version in self._own_table.totals() if version == CURRENT}
-        self._models_with_waiting = {model for model, version in self._own_table.totals() if version == COLD}
+        self._models_with_open = {model for model, version in self._own_table.row_keys() if version == CURRENT}
+        self._models_with_waiting = {model for model, version in self._own_table.row_keys() if version == COLD}
         self.by_version: dict[tuple[str, str], VersionCounters] = {}
         """By model and version."""
 
@@ -118,14 +127,16 @@ class RequestCounters:
         gateway.set("arena_used_bytes", used_bytes)
         gateway.set("arena_held_bytes", held_bytes)
 
+    def rows(self) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
+        """The totals of all gateways one by one, by model and version, as the items of `totals`."""
+        for key in list(dict.fromkeys(key for table in self._tables for key in table.row_keys())):
+            counted = [values for table in self._tables if (values := table.values(key)) is not None]
+            row = dict(zip(FIELDS, map(sum, zip(*counted, strict=True)), strict=True))
+            row["last_inference_ms"] = max(values[INDEX["last_inference_ms"]] for values in counted)
+            yield key, row
+
     def totals(self) -> Totals:
-        summed: Totals = {}
-        for table in self._tables:
-            for key, values in table.totals().items():
-                row = summed.setdefault(key, dict.fromkeys(FIELDS, 0))
-                for name, value in zip(FIELDS, values, strict=True):
-                    row[name] = max(row[name], value) if name == "last_inference_ms" else row[name] + value
-        return summed
+        return dict(self.rows())
 
     def batch_totals(self) -> BatchTotals:
         summed: BatchTotals = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mmsup.gateway.observability.request_counters import REASONS, BatchTotals, Totals
@@ -15,18 +15,17 @@ _COMPUTE: Final = ("compute_input", "compute_infer", "compute_output")
 
 def model_statistics(
     routes: Iterable[Route], totals: Totals, batches: BatchTotals, status: Mapping[str, Any], version: str = ""
-) -> Json:
-    """Statistics of all versions of these models, or of one. `status`: of the controller."""
-    shown = [
-        _version_statistics((route.name, each.version), totals, batches, status)
-        for route in routes
-        for each in route.versions
-        if version in ("", each.version)
-    ]
-    return {"model_stats": shown}
+) -> Iterator[Json]:
+    """Statistics of all versions of these models, or of one, one by one. `status`: of the controller."""
+    instances = {known.get("name"): known.get("instances", ()) for known in status.get("models", ())}
+    for route in routes:
+        for each in route.versions:
+            if version in ("", each.version):
+                memory = _memory(each.version, instances.get(route.name, ()))
+                yield _version_statistics((route.name, each.version), totals, batches, memory)
 
 
-def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTotals, status: Mapping[str, Any]) -> Json:
+def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTotals, memory: list[Json]) -> Json:
     model, version = key
     row = totals.get(key) or dict.fromkeys(FIELDS, 0)
     succeeded = row["success"]
@@ -48,7 +47,7 @@ def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTota
             "cache_miss": _duration(0, 0),
         },
         "batch_stats": _batches(batches.get(key, {})),
-        "memory_usage": _memory(model, version, status),
+        "memory_usage": memory,
         "response_stats": {},
     }
 
@@ -65,12 +64,6 @@ def _duration(count: int, ns: int) -> Json:
     return {"count": count, "ns": ns}
 
 
-def _memory(model: str, version: str, status: Mapping[str, Any]) -> list[Json]:  # JSON of the status command
-    sizes = [
-        each.get("memory_bytes") or 0
-        for known in status.get("models", ())
-        if known.get("name") == model
-        for each in known.get("instances", ())
-        if each.get("version") == version
-    ]
+def _memory(version: str, instances: Iterable[Json]) -> list[Json]:
+    sizes = [each.get("memory_bytes") or 0 for each in instances if each.get("version") == version]
     return [{"type": "CPU", "id": 0, "byte_size": sum(sizes)}] if sizes else []

@@ -43,6 +43,9 @@ class CallHandler(Protocol):
     def on_sent(self) -> None:
         """What was sent so far has been copied."""
 
+    def on_retire(self) -> None:
+        """End a call that has no end of its own, once nothing goes on in it."""
+
 
 class RpcCall:
     """The handler of its stream. `handler` is set before anything arrives."""
@@ -92,7 +95,15 @@ class RpcCall:
             self._refuse(CallerError("bad_request", "the call ends within a message"))
 
     def on_reset(self) -> None:
-        self._give_up()
+        if not self.is_over:
+            self.is_over = True
+            self._budget.give_back(self._held_bytes)
+            self._held_bytes = 0
+            self.handler.on_cancel()
+
+    def on_retire(self) -> None:
+        if not self.is_over:
+            self.handler.on_retire()
 
     def on_sent(self) -> None:
         self.handler.on_sent()
@@ -150,13 +161,6 @@ class RpcCall:
         """The client's messages are not what they should be: an answer, and the end of what is going on."""
         self.fail(error)
         self.handler.on_cancel()
-
-    def _give_up(self) -> None:
-        if not self.is_over:
-            self.is_over = True
-            self._budget.give_back(self._held_bytes)
-            self._held_bytes = 0
-            self.handler.on_cancel()
 
     def _send_headers(self) -> None:
         if not self._has_headers:

@@ -17,6 +17,7 @@ _STREAM_REPLY: Final = message_class("inference.ModelStreamInferResponse")
 COLD_METADATA: Final = (b"x-mmsup-cold", b"1")
 OPEN_LIMIT: Final = 1024
 """Inferences of one stream that are not answered yet: from here on its client has to wait."""
+MOVES: Final = "this stream ends here, as the process that serves it is replaced or stops: open another one"
 MakeInfer = Callable[
     [Callable[[InferCall, Parts], None], Callable[[InferCall, MmsupError], None], Callable[[], None]], InferCall
 ]
@@ -62,6 +63,9 @@ class UnaryCall:
     def on_sent(self) -> None:
         """The reply has memory of its own."""
 
+    def on_retire(self) -> None:
+        """It ends by itself."""
+
 
 class ModelInferCall:
     """One ModelInferRequest, one ModelInferResponse."""
@@ -103,6 +107,9 @@ class ModelInferCall:
     def on_sent(self) -> None:
         self._infer.close()
 
+    def on_retire(self) -> None:
+        """It ends by itself."""
+
 
 class ModelStreamInferCall:
     """Many ModelInferRequests, each with its replies: requests run side by side, and each is answered when it is done.
@@ -116,12 +123,17 @@ class ModelStreamInferCall:
         """With the size of the message of each."""
         self._unsent: list[InferCall] = []
         self._is_half_closed = False
+        self._is_retired = False
         self._timer: asyncio.TimerHandle | None = None
         if timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._on_deadline)
 
     def on_message(self, message: bytes) -> None:
         infer = self._make_infer(self._deliver, self._refuse, self._on_cold)
+        if self._is_retired:
+            infer.fail(ServerError("draining", MOVES))
+            self._call.release(len(message))
+            return
         if len(self._running) >= OPEN_LIMIT:
             infer.fail(ServerError("queue_full", f"{OPEN_LIMIT} requests of this stream wait for their answers"))
             self._call.release(len(message))
@@ -158,9 +170,18 @@ class ModelStreamInferCall:
         self._finish_if_done()
 
     def _finish_if_done(self) -> None:
-        if self._is_half_closed and not self._running:
+        if self._running:
+            return
+        if self._is_half_closed:
             self._cancel_timer()
             self._call.finish()
+        elif self._is_retired:
+            self._cancel_timer()
+            self._call.fail(ServerError("draining", MOVES))
+
+    def on_retire(self) -> None:
+        self._is_retired = True
+        self._finish_if_done()
 
     def _on_deadline(self) -> None:
         self._call.fail(ServerError("deadline_exceeded", "Request timeout expired: the deadline of the stream"))
@@ -220,6 +241,10 @@ class WatchCall:
     def on_sent(self) -> None:
         """The replies have memory of their own."""
 
+    def on_retire(self) -> None:
+        self.on_cancel()
+        self._call.fail(ServerError("draining", MOVES))
+
 
 class PingPongCall:
     """Many messages, each answered at once."""
@@ -246,3 +271,6 @@ class PingPongCall:
 
     def on_sent(self) -> None:
         """The replies have memory of their own."""
+
+    def on_retire(self) -> None:
+        self._call.fail(ServerError("draining", MOVES))

@@ -8,6 +8,7 @@ memory, or for what takes long to parse, copy or build.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Final
 
@@ -28,6 +29,7 @@ from mmsup.gateway.rpc.messages import Message
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import InferReply
+from mmsup.ipc.specs import Metadata
 
 SLOW_BYTES: Final = request_body.THREAD_PARSE_BYTES
 """Typed contents and strings from this size on are read in another thread: each element costs."""
@@ -47,7 +49,7 @@ class RequestBody:
         timeout_us, wait.priority = infer_request.timeout_and_priority(self._call.request.document)
         limits = [self._call.client_deadline_ns] if self._call.client_deadline_ns else []
         if timeout_us:
-            limits.append(self._call.timer.started_ns + timeout_us * 1000)
+            limits.append(self._call.started_ns + timeout_us * 1000)
         if limits:
             wait.client_deadline_ns = min(limits)
             wait.deadline_ns = min(wait.deadline_ns, wait.client_deadline_ns)
@@ -65,7 +67,7 @@ class InferCall:
     # fmt: off
     __slots__ = (
         "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task",
-        "client_deadline_ns", "client_id", "request", "timer",
+        "client_deadline_ns", "client_id", "request", "started_ns", "timer",
     )
     # fmt: on
 
@@ -84,7 +86,9 @@ class InferCall:
         self._deliver = deliver
         self._refuse = refuse
         self._on_cold = on_cold
-        self.timer = RequestTimer(context.inference.counters, "", "")
+        self.started_ns = time.monotonic_ns()
+        self.timer: RequestTimer | None = None
+        """Once the model is known."""
         self.request: RpcRequest
         self.client_id = ""
         """The id that the client has given its request."""
@@ -103,7 +107,7 @@ class InferCall:
             found = self._context.known.find(message)
             if found is not None:
                 self._known, request = found
-                self._identify(request.id, request.model, request.version)
+                self.client_id = request.id
                 self._take(request)
                 return
             parsed = infer_messages.parse_message(message)
@@ -111,18 +115,15 @@ class InferCall:
                 self._spawn(self._serve_slow(message, parsed))
             else:
                 self._known = message
-                self._identify(parsed.id, parsed.model_name, parsed.model_version)
+                self.client_id = parsed.id[: infer_request.ID_LIMIT]
                 self._take(infer_messages.read_request(parsed))
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
 
-    def _identify(self, client_id: str, model: str, version: str) -> None:
-        self.client_id = client_id[: infer_request.ID_LIMIT]
-        self.timer = RequestTimer(self._context.inference.counters, model, version, self.timer.started_ns)
-
     def _take(self, request: RpcRequest) -> None:
         """Wait for the model's turn."""
         self.request = request
+        self.timer = RequestTimer(self._context.inference.counters, request.model, request.version, self.started_ns)
         queue = self._context.inference.fair_queue
         if queue.try_start(request.model, COST):
             self._open()
@@ -147,7 +148,7 @@ class InferCall:
             return
         self._dispatched = dispatched
         size = request.blob_bytes
-        buffer = None if self._is_slow_to_check(dispatched) else dispatched.try_allocate(size)
+        buffer = None if _is_slow_to_check(request, dispatched.metadata) else dispatched.try_allocate(size)
         if buffer is None:
             self._spawn(self._serve())
             return
@@ -158,11 +159,6 @@ class InferCall:
         parsed = self._parse(dispatched, buffer)
         if not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(self._finish(None))
-
-    def _is_slow_to_check(self, dispatched: DispatchedRequest) -> bool:
-        size = self.request.blob_bytes
-        has_strings = size > SLOW_BYTES and any(each.datatype == "BYTES" for each in dispatched.metadata.inputs)
-        return size > LARGE_BYTES or has_strings
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
         """Check the request against the metadata of its model, and apply what it asks for."""
@@ -176,10 +172,11 @@ class InferCall:
             )
             if isinstance(known, bytes):
                 self._known = self._context.known.add(known, request, parsed, version)
-        self._parsed = parsed
-        self.timer.version = version
+        self._parsed, timer = parsed, self.timer
+        assert timer is not None, "a request is checked before its model is known"
+        timer.version = version
         dispatched.request_id = request.id
-        handler.apply_timeout(dispatched, parsed, self.timer)
+        handler.apply_timeout(dispatched, parsed, timer)
         if self.client_deadline_ns:
             other = dispatched.client_deadline_ns
             dispatched.client_deadline_ns = min(other, self.client_deadline_ns) if other else self.client_deadline_ns
@@ -193,16 +190,13 @@ class InferCall:
         assert dispatched is not None, "an event came for a request that was not started"
         assert parsed is not None, "an event came for a request that was not started"
         try:
-            if type(event) is not InferReply or event.needed_bytes or self._is_slow_to_build(parsed):
+            if type(event) is not InferReply or event.needed_bytes or _is_slow_to_build(parsed):
                 self._spawn(self._finish(event))
                 return
             result = dispatched.result(event)
             self._send(dispatched, parsed, result, handler.response_context(dispatched, parsed))
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.fail(error)
-
-    def _is_slow_to_build(self, parsed: ParsedRequest) -> bool:
-        return any(each.classes for each in parsed.request.outputs)
 
     def _send(
         self,
@@ -213,6 +207,8 @@ class InferCall:
     ) -> None:
         signature = dispatched.in_flight.signature if dispatched.in_flight is not None else None
         known = self._known if isinstance(self._known, KnownMessage) else None
+        if known is not None and known.version != dispatched.spec.version:  # another worker has run it in the end
+            known = None
         parts = None
         if known is not None and known.reply is not None and signature is not None:
             parts = known.reply.fill(signature.packed, result.outputs)
@@ -225,11 +221,14 @@ class InferCall:
             if known is not None and signature is not None and is_constant:
                 names = [each.spec.name for each in outputs]
                 known.reply = ReplyTemplate(signature.packed, result.outputs, names, parts)
+        assert self.timer is not None, "a request is answered before its model is known"
         self.timer.finish(result.reply, parsed.inference_count)
         self._deliver(self, parts)
 
     def fail(self, error: Exception) -> None:
-        self.timer.fail(error)
+        counters = self._context.inference.counters
+        timer = self.timer or RequestTimer(counters, getattr(error, "model", ""), "", self.started_ns)
+        timer.fail(error)
         self._refuse(self, handler.client_error(error))
 
     # What waits.
@@ -250,7 +249,7 @@ class InferCall:
         if parsed is None:
             parsed = await loop.run_in_executor(executor, infer_messages.parse_message, message)
         made: Message = parsed
-        self._identify(made.id, made.model_name, made.model_version)
+        self.client_id = made.id[: infer_request.ID_LIMIT]
         request = await loop.run_in_executor(executor, infer_messages.read_request, made)
         self._task = None
         self._take(request)
@@ -268,7 +267,7 @@ class InferCall:
         for each in request.blobs:
             await request_body.copy_in_steps(each, buffer[at : at + len(each)])
             at += len(each)
-        if self._is_slow_to_check(dispatched):
+        if _is_slow_to_check(request, dispatched.metadata):
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
         else:
@@ -281,7 +280,7 @@ class InferCall:
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before it is parsed"
         result = await dispatched.resume(parsed.job, event)
-        if self._is_slow_to_build(parsed):
+        if _is_slow_to_build(parsed):
             loop = asyncio.get_running_loop()
             executor = self._context.inference.parser_executor
             context = await loop.run_in_executor(executor, _labelled_context, dispatched, parsed)
@@ -294,7 +293,8 @@ class InferCall:
     def cancel(self) -> None:
         """The client is gone: nothing is delivered."""
         self._deliver, self._refuse = _discard, _discard
-        self.timer.fail(asyncio.CancelledError())
+        if self.timer is not None:
+            self.timer.fail(asyncio.CancelledError())
         if self._task is not None:
             self._task.cancel()
             self._task.add_done_callback(lambda _: self.close())
@@ -310,6 +310,16 @@ class InferCall:
 
 COST: Final = 2
 """In the fair queue: between a fast request of HTTP and one that aiohttp serves."""
+
+
+def _is_slow_to_check(request: RpcRequest, metadata: Metadata) -> bool:
+    size = request.blob_bytes
+    has_strings = size > SLOW_BYTES and any(each.datatype == "BYTES" for each in metadata.inputs)
+    return size > LARGE_BYTES or has_strings
+
+
+def _is_slow_to_build(parsed: ParsedRequest) -> bool:
+    return any(each.classes for each in parsed.request.outputs)
 
 
 def _labelled_context(dispatched: DispatchedRequest, parsed: ParsedRequest) -> infer_response.ResponseContext:

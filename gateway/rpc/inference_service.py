@@ -12,6 +12,7 @@ from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.observability import statistics
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
 from mmsup.gateway.observability.request_counters import RequestCounters
+from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
 from mmsup.gateway.rpc.messages import INFERENCE, Message, methods
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
@@ -27,6 +28,7 @@ _NOT_SERVED: Final = {
 }
 CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
 """Answered to clients on this machine alone."""
+_ROWS: Final = ("model_stats", "models")
 Unary = Callable[[Message], Awaitable[Json]]
 
 
@@ -62,7 +64,7 @@ class InferenceService:
         reply = methods(INFERENCE)[method].reply()
         handler = self._handlers.get(method)
         if handler is not None:  # else it is about regions of shared memory: there are none
-            json_format.ParseDict(await handler(request), reply, ignore_unknown_fields=True)
+            await _fill(reply, await handler(request))
         return reply
 
     async def _server_live(self, _: Message) -> Json:
@@ -96,7 +98,8 @@ class InferenceService:
         version = routes.version(request.name, request.version).version if request.version and request.name else ""
         models = [routes.model(name) for name in names]
         status = await self._status.get()
-        return statistics.model_statistics(models, counters.totals(), counters.batch_totals(), status, version)
+        rows = statistics.model_statistics(models, counters.totals(), counters.batch_totals(), status, version)
+        return {"model_stats": rows}
 
     async def _index(self, request: Message) -> Json:
         _check_repository(request.repository_name)
@@ -127,6 +130,20 @@ class InferenceService:
             parameters[key] = getattr(value, kind)
         await self._call_controller(command, {"name": name, **({"parameters": parameters} if parameters else {})})
         return {}
+
+
+async def _fill(reply: Message, document: Json) -> None:
+    """Set the fields of a message; those that are rows, of which there may be hundreds, in slices."""
+    for key, value in document.items():
+        if key in _ROWS:
+            rows = getattr(reply, key)
+            await in_slices(value, lambda row, rows=rows: _parse(row, rows.add()))  # type: ignore[misc]
+        else:
+            _parse({key: value}, reply)
+
+
+def _parse(document: Json, message: Message) -> None:
+    json_format.ParseDict(document, message, ignore_unknown_fields=True)
 
 
 def _check_repository(name: str) -> None:

@@ -35,10 +35,16 @@ class RpcListener:
     def is_empty(self) -> bool:
         return not self._connections.connections
 
-    def pre_shutdown(self) -> None:
-        """Let each connection end with the calls that are open now."""
+    def retire(self) -> None:
+        """Let each connection end with the calls that are open now; clients make new ones on other connections."""
         for connection in list(self._connections.connections):
             connection.retire()
+
+    def pre_shutdown(self) -> None:
+        """The same, and streams of calls end once they are idle."""
+        for connection in list(self._connections.connections):
+            connection.retire()
+            connection.end_idle_streams()
 
     def on_tick(self, now_s: float) -> None:
         for connection in list(self._connections.connections):

@@ -98,13 +98,17 @@ class CounterTable:
             known = self._counters[key] = CounterRow(self._words, row * _WORDS + _FIRST)
         return known
 
-    def totals(self) -> dict[tuple[str, str], list[int]]:
-        """The current values of all rows, in the order of FIELDS."""
+    def row_keys(self) -> list[tuple[str, str]]:
+        """Model and version of all rows."""
         self._scan()
-        return {
-            key: self._words[row * _WORDS + _FIRST : row * _WORDS + _FIRST + len(FIELDS)].tolist()
-            for key, row in self._rows.items()
-        }
+        return list(self._rows)
+
+    def values(self, key: tuple[str, str]) -> list[int] | None:
+        """The current values of a row, in the order of FIELDS; None if there is none of that key."""
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        return self._words[row * _WORDS + _FIRST : row * _WORDS + _FIRST + len(FIELDS)].tolist()
 
     def batch(self, model: str, version: str, size: int) -> BatchCounter | None:
         """The counter of the batches of that size; claimed at the first call. None if there is no room for it."""

@@ -59,6 +59,8 @@ class Activity(enum.IntEnum):
     STOPPING = 5
     STANDBY = 6
     """A gateway that has no configuration yet."""
+    LEFT = 7
+    """A member of a co-location group that has given back what it held; its process goes on."""
 
 
 IDLE: Final = int(Activity.IDLE)
@@ -152,7 +154,7 @@ class StatusPageReader:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.STANDBY else Activity.BUSY
+        activity = Activity(raw) if raw <= Activity.LEFT else Activity.BUSY
         counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 

@@ -21,7 +21,7 @@ from mmsup.supervisor.chaos.observe import leak_check
 from mmsup.supervisor.chaos.observe.event_follower import EventFollower
 from mmsup.supervisor.chaos.observe.history import History, LeakReport, RequestOutcome, RunStarted, ServedCounts
 from mmsup.supervisor.chaos.observe.worker_watch import WorkerWatch
-from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, possible_faults
+from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, hit_together, possible_faults
 from mmsup.supervisor.chaos.plan.nemesis import FaultWindow, PlannedFault, plan
 from mmsup.supervisor.chaos.server.host_info import describe_host
 from mmsup.supervisor.chaos.server.local_server import STOP_S, running_server
@@ -107,6 +107,8 @@ class ChaosRun:
         planned = plan(options.seed, window, self.target.models, faults)
         async with asyncio.TaskGroup() as group:
             for index, (model, role) in enumerate(self.target.models.items()):
+                if role == ModelRole.ON_DEMAND:  # each request would be a load, or have another model put to sleep
+                    continue
                 rng = random.Random(f"{options.seed} {index}")
                 per_s = options.rate * (1.0 if role == ModelRole.HEALTHY else FAULTY_RATE_SHARE)
                 rate = RequestRate(per_s, math.inf if options.wait_for_recovery else end_s)
@@ -125,7 +127,7 @@ class ChaosRun:
                     delay_s = self.history.now() - fault.at_s
                 text = f"{index}/{len(planned)}  {fault.fault_class.name} {fault.victim}"
                 self.progress(f"{self.history.now():5.0f} s  {text}")
-                if fault.victim in self.active:
+                if not self.active.keys().isdisjoint(hit_together(fault.victim, self.target.models)):
                     context.record_start(fault, done=False, note="its victim has not recovered")
                     continue
                 self.active[fault.victim] = group.create_task(self._inject_one(context, fault))
@@ -180,12 +182,19 @@ class ChaosRun:
         if not self.target.runtime_dir:
             return None
         self.target.client.close()
+        await self._sleep_on_demand()
         await self._wait_for_standby()
         snapshot = await self._snapshot()
         async with asyncio.timeout(SETTLE_LIMIT_S):
             while leak_check.differences(snapshot, again := await self._snapshot()):
                 snapshot = again
         return snapshot
+
+    async def _sleep_on_demand(self) -> None:
+        """Put models on demand to sleep: which of them are loaded is chance, and no leak."""
+        for model, role in self.target.models.items():
+            if role == ModelRole.ON_DEMAND:
+                await self.target.by_hand(model, "sleep")
 
     async def _wait_for_standby(self) -> None:
         """Wait for the standby gateway, which is started when the server has been idle for a while."""
@@ -198,6 +207,7 @@ class ChaosRun:
 
     async def _check_leaks(self, before: leak_check.Snapshot) -> None:
         """Record what leaked, as soon as nothing did or `settle_s` is over."""
+        await self._sleep_on_demand()
         deadline_s = self.history.now() + self.options.settle_s
         while True:
             after = await self._snapshot()

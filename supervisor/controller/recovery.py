@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.paths import is_worker_name, worker_name
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models, Resources
@@ -161,6 +162,10 @@ def _resume(instance: Instance, revision: Revision) -> None:
     instance.process.channel.drain()  # what it sent while there was no controller
     if instance.state is not before:
         return  # that was the next step
+    leaving = worker_exit.leaving(instance)
+    if leaving is Activity.LEFT:
+        _forget_member(instance)
+        return
     if instance.state is InstanceState.READY and instance.revision.metadata is not None:
         if revision.role is RevisionRole.ACTIVE:
             actions.link_to_gateways(instance)
@@ -169,13 +174,20 @@ def _resume(instance: Instance, revision: Revision) -> None:
     elif instance.state is InstanceState.DRAINING:
         actions.perform(instance, lifecycle_events.StartDrain())
     elif instance.state in (InstanceState.STOPPING, InstanceState.QUARANTINED):
-        actions.perform(instance, lifecycle_events.Kill())
+        actions.perform(instance, lifecycle_events.ExpectExit() if leaving else lifecycle_events.Kill())
 
 
 def _has_lost_ready(instance: Instance) -> bool:
     """Its status page says that it serves, and its message of that went to a controller that died over it."""
     assert instance.process is not None, f"instance {instance.id} has no process"
     return instance.state in STARTING_UP and instance.process.has_served
+
+
+def _forget_member(instance: Instance) -> None:
+    """Its message that it has left its process went to a controller that died over it."""
+    instance.require_worker().termination.stop_sent = True
+    instance.situation = Situation(instance.situation.wanted, InstanceState.STOPPING)
+    worker_exit.left(instance, instance.generation)
 
 
 def _restart(instance: Instance) -> None:

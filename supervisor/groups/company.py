@@ -11,12 +11,10 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from mmsup.ipc.memory.status_page import Activity, Progress
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import GROUP_KEYS, ModelSpec
 
 ACTIVE: Final = frozenset({Activity.LOADING, Activity.WARMING, Activity.BUSY, Activity.STOPPING})
 """A model in one of these has the process to itself."""
-SHARED_FIELDS: Final = ("python", "env", "device", "instances", "memory_bytes", "gpu_memory_bytes")
-"""Fields of ModelSpec that are those of the process."""
 
 _Member = TypeVar("_Member", bound=Hashable)
 
@@ -36,7 +34,7 @@ def seen_beside(own: Progress, others: Iterable[Progress], now_ns: int) -> Progr
 
 def can_share(one: ModelSpec, other: ModelSpec) -> bool:
     """Whether two models of a group can be in one process."""
-    return all(getattr(one, name) == getattr(other, name) for name in SHARED_FIELDS)
+    return all(getattr(one, name) == getattr(other, name) for name in GROUP_KEYS.values())
 
 
 def choose(held: Sequence[int], instances: int) -> int | None:

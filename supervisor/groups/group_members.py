@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import Activity, Progress
 from mmsup.ipc.paths import WorkerId
 from mmsup.supervisor.groups import company
@@ -65,6 +66,7 @@ class GroupMembers:
             return
         self._set_blame(worker, f"was ended: {text}")
         self._tell_others()
+        failpoint("brain.shared_end")
 
     def is_running(self, worker: WorkerId) -> bool:
         return self.running() == worker

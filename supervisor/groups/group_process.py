@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.worker_control import HostMember
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import ModelSpec
@@ -57,7 +59,7 @@ class GroupProcess(GroupMembers):
         """Set once it has exited: the keeper is to forget it with its last member."""
         self._on_empty = on_empty
         self._requested: set[WorkerId] = set()
-        """Members that the process has not been told of."""
+        """Members whose descriptors the keeper was asked for."""
         self._oom: OomWatch | None = None
 
     @property
@@ -81,11 +83,13 @@ class GroupProcess(GroupMembers):
         assert host is not None, f"a member of a process that was not started: {worker}"
         kept, rest = descriptors[:MEMBER_OF_KEEPER], descriptors[MEMBER_OF_KEEPER:]
         try:
-            if worker in self._requested:
-                host.channel.send(encode(HostMember()), (*rest, kept[-1]))
             process = self._processes[worker] = MemberProcess(
                 worker_token(*worker), host.pid, kept, listener, host.crash.output, lambda: self._pages_beside(worker)
             )
+            # The controller that has requested it may have died before it said so; twice does no harm.
+            if process.own_progress().activity is Activity.STARTING:
+                host.channel.send(encode(HostMember()), (*rest, kept[-1]))
+                failpoint("brain.member_said")
         finally:
             close_fds(rest)
             self._requested.discard(worker)
@@ -96,9 +100,11 @@ class GroupProcess(GroupMembers):
         for worker in self.members.keys() - self._processes.keys() - self._requested:
             self._requested.add(worker)
             send(member_spawn(worker, self.place.number))
+            failpoint("brain.member_asked")
 
     def leave(self, worker: WorkerId) -> None:
         self.members.pop(worker, None)
+        self._requested.discard(worker)
         self._processes.pop(worker, None)
         if not self.members:
             self._on_empty(self)

@@ -6,6 +6,7 @@ import json
 import os
 from typing import Final
 
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.ipc.paths import worker_name
@@ -23,7 +24,9 @@ GENERATION: Final = 1
 def start(number: int, first: GroupMember, context: InstanceContext) -> Place:
     """Request one; OSError or NoGpu if there can be none."""
     spec, worker = first.spec, (number, GENERATION)
+    failpoint("brain.host_scratch")
     os.makedirs(scratch_dir(context.launch_environment, worker), mode=0o700, exist_ok=True)
+    failpoint("brain.host_group")
     group = context.cgroups.create(worker_name(*worker), spec.memory_bytes)
     group.set_cpu_weights(SERVING_WEIGHTS)
     device = context.devices.assign(first.worker[0], spec)
@@ -31,6 +34,7 @@ def start(number: int, first: GroupMember, context: InstanceContext) -> Place:
     spawn = worker_spawn(spec, worker, context.launch_environment, group.procs_files, device, method)
     note = json.dumps({"group": spec.group, "device": device})
     context.keeper.send(host_spawn(spawn, number, spec.group, note))
+    failpoint("brain.host_said")
     return Place(number, spec.group, spec, group, device)
 
 

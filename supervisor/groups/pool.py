@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, ForgetChild, SignalChild, SpawnFailed
 from mmsup.ipc.messages.worker_control import StopWorker
 from mmsup.ipc.paths import WorkerId, worker_name
@@ -104,8 +105,10 @@ class GroupPool:
             context.keeper.send(SignalChild(token, signal.SIGKILL, whole_session=True))
             return
         process.on_started(pid, descriptors, token)
+        failpoint("brain.host_adopted")
         if is_new and process.process is not None:
             process.process.channel.send(encode(launcher.configuration(process.place, context)))
+            failpoint("brain.host_boot_said")
             text = f"process of group {process.place.name}, pid {pid}"
             context.event_log.record("group_started", text, group=process.place.name, pid=pid)
             process.request(context.keeper.send)
@@ -117,6 +120,7 @@ class GroupPool:
         if process is None:
             self._context().keeper.send(ForgetChild(token))
             return
+        failpoint("brain.host_ended")
         process.on_exited(token)
         name, blame = process.place.name, process.blame_text()
         text = f"the process of group {name} ended{f': {blame}' if blame else ''}"
@@ -150,6 +154,7 @@ class GroupPool:
             return
         process.is_stopping = True
         process.process.channel.send(encode(StopWorker()))
+        failpoint("brain.host_stop_said")
         asyncio.get_running_loop().call_later(STOP_LIMIT_S, self._kill, process.place.number)
 
     def _kill(self, number: int) -> None:
@@ -163,6 +168,7 @@ class GroupPool:
         process.process = None  # it refers to the group, and its page is unmapped with it
         if process.exited_token:
             context.keeper.send(ForgetChild(process.exited_token))
+            failpoint("brain.host_buried")
         scratch = scratch_dir(context.launch_environment, (number, launcher.GENERATION))
         context.cleanup.add(process.group, scratch, "")
 

@@ -337,9 +337,9 @@ def _ends_shared_process(instance: Instance, shared: SharedProcess) -> bool:
             worker.process.channel.send(encode(StopWorker()))
         expect_exit(instance, instance.revision.spec.load_timeout_s, lifecycle_events.ExitOverdue())
         return False
-    reason = termination.condemned or termination.load_failure
-    code, text = (reason.code, reason.text) if reason is not None else ("", "it has not left")
-    shared.ending(instance.worker_id, code, text)
+    stopped = WorkerFailure("", "it has not left" if termination.stop_sent else "it is not wanted any more")
+    reason = termination.condemned or termination.load_failure or stopped
+    shared.ending(instance.worker_id, reason.code, reason.text)
     return True
 
 

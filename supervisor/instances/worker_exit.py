@@ -127,11 +127,21 @@ def exited(instance: Instance, message: ChildExited) -> None:
     instance.apply(ProcessExited(decision))
 
 
+def leaving(instance: Instance) -> Activity | None:
+    """Of a member of a co-location group whose process goes on: STOPPING while it is unloaded, LEFT afterwards."""
+    worker = instance.worker
+    if worker is None or worker.shared is None or worker.process is None or worker.process.is_dead:
+        return None
+    activity = worker.process.progress().activity
+    return activity if activity in (Activity.STOPPING, Activity.LEFT) else None
+
+
 def left(instance: Instance, generation: int) -> None:
     """A member of a co-location group has left its process, after StopWorker or a failed load. The process goes on."""
     worker = instance.worker
     if worker is None or worker.process is None or instance.generation != generation or worker.process.is_dead:
         return  # its exit is reported by the keeper
+    failpoint("brain.member_left")
     failed = worker.termination.load_failure is not None
     status = exit_codes.LOAD_FAILED if failed or not worker.termination.stop_sent else exit_codes.SUCCESS
     exited(instance, ChildExited(worker_token(*instance.worker_id), worker.process.pid, status, 0))

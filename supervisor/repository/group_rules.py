@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import GROUP_KEYS, ModelSpec
 from mmsup.supervisor.config.config_error import ConfigError, plain_error
-
-SHARED_KEYS: Final = {
-    "python": "python",
-    "env": "env",
-    "device": "device",
-    "instances": "instances",
-    "memory": "memory_bytes",
-    "recycle_memory": "recycle_memory_bytes",
-    "gpu_memory": "gpu_memory_bytes",
-}
-"""Keys that belong to the process, with the fields of ModelSpec that they set."""
 
 
 def contradiction(specs: Iterable[ModelSpec], others: Iterable[ModelSpec]) -> ConfigError | None:
@@ -26,7 +14,7 @@ def contradiction(specs: Iterable[ModelSpec], others: Iterable[ModelSpec]) -> Co
     for spec in specs:
         beside = [each for each in others if spec.group and each.group == spec.group and each.name != spec.name]
         for other in beside:
-            for key, field in SHARED_KEYS.items():
+            for key, field in GROUP_KEYS.items():
                 if getattr(spec, field) != getattr(other, field):
                     text = (
                         f"differs from that of model '{other.name}', which is in the same group: models of a group "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +11,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from engines.build import write_python
 from harness.bystander import Bystander
+from harness.invariants import cgroup_tops
 from harness.server import EVENT_S, Server, eventually, serving
 from mmsup.ipc.specs import TensorSpec
 
@@ -32,7 +34,11 @@ class Model:
 SMALL = {"m0": 2.0, "m1": 3.0, "m2": 4.0, "m3": 5.0}
 LARGE = {"large": 6.0, "larger": 7.0}
 FACTORS = SMALL | LARGE
+PAIR = ("pair_a", "pair_b")
+"""Of one co-location group."""
 BUDGET = 230 << 20
+ROOM = 40 << 20
+"""Less than what is kept available, and less than any of the models needs."""
 
 
 def write_model(repository: Path, name: str, factor: float, mib: int, **settings: object) -> None:
@@ -50,6 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name, factor in FACTORS.items():
         write_model(repository, name, factor, mib=60 if name in SMALL else 130)
     write_model(repository, "heavy", 8.0, mib=170, evict=False)
+    for name in PAIR:
+        write_model(repository, name, 1.0, mib=40, group="pair")
     flags = ("--model-control-mode", "on-demand", "--memory-budget", str(BUDGET), "--zygotes", "eager")
     with serving(repository, *flags, "--gateways", "2") as made:
         yield made
@@ -129,6 +137,25 @@ def test_why_tells_both_sides_of_an_eviction(server: Server) -> None:
 
 
 @pytest.mark.fault("F65")
+def test_a_group_goes_as_one_and_each_of_its_models_comes_back_when_it_is_asked(server: Server) -> None:
+    for name in ("large", *PAIR, *PAIR):
+        ask(server, name)
+        eventually(lambda: held_bytes(server) <= BUDGET, "each is measured, and room was made")
+    (pid,) = {server.pid(name) for name in PAIR}
+    with Bystander(server, "bystander"):
+        ask(server, "large")
+        assert {server.model(name)["state"] for name in PAIR} == {"asleep"}
+        assert not psutil.pid_exists(pid)
+        for name in PAIR:
+            (went,) = server.events("model_asleep", name)[-1:]
+            assert (went["reason"], went["for_model"]) == ("evicted", "large")
+        faults = in_threads([partial(ask, server, name) for name in PAIR * 4])
+    assert faults == []
+    assert len({server.pid(name) for name in PAIR}) == 1
+    assert server.model("large")["state"] == "asleep"
+
+
+@pytest.mark.fault("F65")
 @pytest.mark.parametrize("evictions", [6, pytest.param(100, marks=pytest.mark.long)])
 def test_two_that_do_not_fit_together_take_turns_and_nobody_fails(evictions: int, server: Server) -> None:
     for name in LARGE:
@@ -175,25 +202,49 @@ def test_a_model_that_finds_no_room_to_come_back_says_that_it_was_evicted(server
     http.close()
 
 
+@contextlib.contextmanager
+def limited(server: Server, room_bytes: int) -> Iterator[Path]:
+    """Put a limit on the control group of all workers together that leaves so much room, and the controller into it, as
+    in a container. The group."""
+    (top,) = cgroup_tops(server)
+    pid, limit = str(server.ctl("status")["controller"]["pid"]), top / "memory.limit_in_bytes"
+    used = int((top / "memory.usage_in_bytes").read_text())
+    limit.write_text(str(used + room_bytes))
+    try:
+        (top / "cgroup.procs").write_text(pid)
+        yield top
+    finally:
+        (top.parent / "cgroup.procs").write_text(pid)
+        limit.write_text("-1")
+
+
+def oom_kills(group: Path) -> int:
+    """In the group and those below it."""
+    files = group.rglob("memory.oom_control")
+    return sum(int(words[-1]) for each in files if (words := each.read_text().split())[-2] == "oom_kill")
+
+
 @pytest.mark.root
 @pytest.mark.cgroup1
 @pytest.mark.fault("F17")
-def test_a_container_near_its_limit_has_idle_models_put_to_sleep(server: Server) -> None:
-    """The limit of a real control group of the controller, which tells what the kernel tells in a container."""
+def test_a_container_near_its_limit_puts_models_to_sleep_before_the_kernel_kills_and_serves_all(server: Server) -> None:
+    """The limit is a real one, in a control group of the server with all of its workers."""
+    for name in ("m0", "m1"):
+        ask(server, name)
+    began_s = server.events()[-1]["time"]
+    with Bystander(server, "bystander"), limited(server, ROOM) as group:
+        before = oom_kills(group)
+        eventually(lambda: len(for_pressure(server, began_s)) > 0, "memory is given back")
+        for name in SMALL:
+            ask(server, name)
+        assert oom_kills(group) == before
+    choice = for_pressure(server, began_s)[0]
+    assert choice["model"] in SMALL
+    assert "its memory was needed by others" in choice["text"]
+    assert server.events("memory_pressure")[-1]["given_bytes"] > 0
+    assert server.model("started")["state"] == "ready"
     ask(server, "m0")
-    group = Path("/sys/fs/cgroup/memory") / f"mmsup_test_{os.getpid()}"
-    group.mkdir()
-    try:
-        with Bystander(server, "bystander"):
-            (group / "memory.limit_in_bytes").write_text(str(48 << 20))
-            (group / "cgroup.procs").write_text(str(server.ctl("status")["controller"]["pid"]))
-            eventually(lambda: server.model("m0")["state"] == "asleep", "it has given its memory back")
-        (choice,) = [each for each in server.events("model_asleep", "m0") if each.get("needed_by") == "pressure"]
-        assert "its memory was needed by others" in choice["text"]
-        assert server.events("memory_pressure")[-1]["given_bytes"] > 0
-        assert server.model("started")["state"] == "ready"
-    finally:
-        (Path("/sys/fs/cgroup/memory") / "cgroup.procs").write_text(str(server.ctl("status")["controller"]["pid"]))
-        eventually(lambda: not (group / "cgroup.procs").read_text().split(), "the group is empty")
-        group.rmdir()
-    ask(server, "m0")
+
+
+def for_pressure(server: Server, since: str) -> list[dict[str, Any]]:
+    return [each for each in evicted(server) if each.get("needed_by") == "pressure" and each["time"] > since]

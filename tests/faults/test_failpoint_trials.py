@@ -37,6 +37,10 @@ FELL = (
         "poison",
         InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.linked"), 1),
     ),  # a death in service passed for one in the load
+    (
+        "unload a group",
+        InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.member_left"), 1),
+    ),  # the next controller waited for a member that had left, and then ended the process for it
 )
 """Failures that were not survived once."""
 

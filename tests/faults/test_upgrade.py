@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
 MODELS = ("one", "two")
+GROUP = ("left", "right")
+"""Models that share a process."""
 PACE_S = 0.2
 """Pause between the calls of a client whose connection is idle most of the time."""
 
@@ -69,9 +71,11 @@ class Visitor(threading.Thread):
 
 
 @contextlib.contextmanager
-def traffic(server: Server) -> Iterator[None]:
-    """Clients of every kind on both models; none may see a failure."""
+def traffic(server: Server, others: Sequence[str] = ()) -> Iterator[None]:
+    """Clients of every kind on both models, and one of each other; none may see a failure."""
     with contextlib.ExitStack() as callers:
+        for model in others:
+            callers.enter_context(Bystander(server, model, stays=False))
         for model in MODELS:
             callers.enter_context(Bystander(server, model, stays=False))
             callers.enter_context(Visitor(server, model, keeps=True))
@@ -142,9 +146,16 @@ def assert_followed(before: dict[str, int], after: dict[str, int]) -> None:
 
 @pytest.mark.fault("F30")
 def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Installation) -> None:
+    for name in GROUP:
+        write_identity_onnx(repository, name)
+        (repository / name / "mmsup.yaml").write_text("group: shared\n")
     with running(repository, installed, "--gateways", "2") as server:
+        http = server.http()
+        for name in GROUP:
+            assert http.infer(name, x=("FP32", [1], [1.0]))[0] == 200
+        http.close()
         before, old, old_zygotes = settled(server), processes(server), zygotes(server)
-        with traffic(server):
+        with traffic(server, GROUP):
             installed.change("__init__.py", '"0.1.0"', '"0.2.0"')
             installed.change("supervisor/keeper/bootstrap.py", "keeper_renewed", "keeper_of_another_version")
             done = upgrade(server)
@@ -152,6 +163,7 @@ def test_an_upgrade_under_load_costs_no_request(repository: Path, installed: Ins
         assert server.status()["version"] == "0.2.0"
         assert '"keeper_of_another_version"' in server.log()
         assert_followed(old, processes(server))
+        assert server.pid("left") == server.pid("right"), "one process, as before"
         eventually(lambda: not old_zygotes & zygotes(server), "no zygote has the old code")
         assert "the keeper becomes the new program" in done.stderr
         assert done.stdout.startswith("upgraded after ")

@@ -132,6 +132,7 @@ def removed(server: Server) -> Iterator[None]:
 
 def hits_of(stage: Stage, operation: Operation) -> dict[FailpointSite, int]:
     """The hits of each failpoint in one run of the operation without a failure."""
+    stage.models = operation.models
     operation.prepare(stage)
     before = stage.points.hits()
     outcome = operation.run(stage)
@@ -145,6 +146,7 @@ def hits_of(stage: Stage, operation: Operation) -> dict[FailpointSite, int]:
 def attempt(house: ServerPool, operation: Operation, failure: InjectedFailure, expected: int = 0) -> bool:
     """Make one trial. `expected`: hits in a run without a failure. Returns whether the failure happened."""
     stage = house.stage()
+    stage.models = operation.models
     warm(stage)
     before = settled(stage.server)
     operation.prepare(stage)
@@ -213,19 +215,18 @@ def assert_whole(stage: Stage) -> None:
 
 
 def settle(stage: Stage) -> None:
-    """Wait until the victim is loaded or unloaded, as recorded on the disk."""
-    if stage.is_wanted():
-        eventually(stage.is_up, "the victim is up")
-    else:
-        eventually(stage.is_down, "the victim is down")
+    """Wait until each model of the operation is loaded or unloaded, as recorded on the disk."""
+    for model in stage.models:
+        eventually(lambda: stage.is_as_wanted(model), f"{model}: wanted is {stage.is_wanted(model)}")  # noqa: B023 - called here
 
 
 def converge(stage: Stage) -> None:
-    """Settle; then the victim, if wanted, and the bystander answer correctly."""
+    """Settle; then the models of the operation, if wanted, and the bystander answer correctly."""
     settle(stage)
-    if stage.is_wanted():
-        outcome = infer(stage, 3)
-        assert outcome.right, outcome
+    for model in stage.models:
+        if stage.is_wanted(model):
+            outcome = infer(stage, 3, model=model)
+            assert outcome.right, outcome
     client = Http(stage.server.address())
     status, reply = client.infer(BYSTANDER, x=("FP32", [1], [1.0]))
     client.close()

@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +25,10 @@ from harness.server import Http, Server, eventually
 from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 
 VICTIM = "victim"
+GROUP = ("member", "beside")
+"""Models that share a process."""
+BREAKER = "breaker"
+"""One of their group whose load ends it."""
 BYSTANDER = "bystander"
 HANG_LIMIT_S = 0.5
 LARGE = 20_000
@@ -49,35 +54,46 @@ class Stage:
     server: Server
     points: FailpointFile
     edition: int = 0
+    models: tuple[str, ...] = (VICTIM,)
+    """Of the operation; the first one is its victim."""
 
-    def is_wanted(self) -> bool:
-        """Whether the desired state on the disk has the victim loaded; without a file it has not."""
+    @property
+    def victim(self) -> str:
+        return self.models[0]
+
+    def is_wanted(self, model: str = "") -> bool:
+        """Whether the desired state on the disk has a model loaded, the victim; without a file it has not."""
         try:
             text = (self.server.state_dir / "wanted.json").read_text()
         except FileNotFoundError:
             return False
         models = json.loads(text)["models"]
-        return VICTIM in models and models[VICTIM]["up"] is True
+        name = model or self.victim
+        return name in models and models[name]["up"] is True
 
-    def is_up(self) -> bool:
-        return bool(self.server.model(VICTIM)["state"] == "ready")
-
-    def is_down(self) -> bool:
-        return not self.server.model(VICTIM)["instances"]
+    def is_as_wanted(self, model: str) -> bool:
+        found = self.server.model(model)
+        return bool(found["state"] == "ready") if self.is_wanted(model) else not found["instances"]
 
     def write(self) -> None:
         """Change the code of the victim."""
         self.edition += 1
-        with (self.server.repository / VICTIM / "1" / "model.py").open("a") as file:
+        with (self.server.repository / self.victim / "1" / "model.py").open("a") as file:
             file.write(f"EDITION = {self.edition}\n")
 
     def up(self) -> None:
-        self.server.ctl("load", name=VICTIM)
+        self.server.ctl("load", name=self.victim)
         assert infer(self, 3).right
 
+    def all_up(self) -> None:
+        for model in self.models:
+            self.server.ctl("load", name=model)
+            assert infer(self, 3, model=model).right
+
     def down(self) -> None:
-        self.server.ctl("unload", name=VICTIM)
-        eventually(self.is_down, "the victim is down")
+        for model in self.models:
+            self.server.ctl("unload", name=model)
+        eventually(lambda: all(map(self.is_as_wanted, self.models)), f"{self.models} are down")
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,11 @@ class Operation:
     """It replaces every process."""
     survives: tuple[str, ...] = ()
     """Roles whose death must not change its outcome."""
+    models: tuple[str, ...] = (VICTIM,)
+    """Those that it is about; the first one is its victim."""
+
+
+DONE = Outcome("200", right=True)
 
 
 def call(stage: Stage, method: str, path: str, body: object, is_right: Callable[[Any], bool]) -> Outcome:
@@ -122,7 +143,7 @@ def exchange(stage: Stage, send: Callable[[Http], tuple[int, Any]], is_right: Ca
     return Outcome(f"{status} {reply['code']}: {reply['error']}")
 
 
-def infer(stage: Stage, elements: int, mode: str = "ok") -> Outcome:
+def infer(stage: Stage, elements: int, mode: str = "ok", model: str = "") -> Outcome:
     row = [float(each % 97) for each in range(elements)]
     inputs = [{"name": "x", "datatype": "FP32", "shape": [elements], "data": row}]
     body = {"inputs": [*inputs, {"name": "mode", "datatype": "BYTES", "shape": [1], "data": [mode]}]}
@@ -130,7 +151,7 @@ def infer(stage: Stage, elements: int, mode: str = "ok") -> Outcome:
     def is_right(reply: Any) -> bool:
         return {"y": row} == {each["name"]: each["data"] for each in reply["outputs"] if each["name"] == "y"}
 
-    return call(stage, "POST", f"/v2/models/{VICTIM}/infer", body, is_right)
+    return call(stage, "POST", f"/v2/models/{model or stage.victim}/infer", body, is_right)
 
 
 def known(stage: Stage, number: int = 0) -> Outcome:
@@ -152,8 +173,8 @@ def up_and_known(stage: Stage) -> None:
         assert known(stage, number).right
 
 
-def repository_verb(stage: Stage, verb: str) -> Outcome:
-    return call(stage, "POST", f"/v2/repository/models/{VICTIM}/{verb}", {}, lambda _: True)
+def repository_verb(stage: Stage, verb: str, model: str = "") -> Outcome:
+    return call(stage, "POST", f"/v2/repository/models/{model or stage.victim}/{verb}", {}, lambda _: True)
 
 
 def reload(stage: Stage) -> Outcome:
@@ -163,14 +184,14 @@ def reload(stage: Stage) -> Outcome:
 
 def hang(stage: Stage) -> Outcome:
     """Stop a worker with SIGSTOP: it is found to hang, killed and replaced; queued requests go to the next one."""
-    os.kill(stage.server.pid(VICTIM), signal.SIGSTOP)
+    os.kill(stage.server.pid(stage.victim), signal.SIGSTOP)
     return infer(stage, 3)
 
 
 def crash(stage: Stage) -> Outcome:
     """Kill an idle worker and wait for its crash report."""
     before = len(bundles(stage))
-    os.kill(stage.server.pid(VICTIM), signal.SIGKILL)
+    os.kill(stage.server.pid(stage.victim), signal.SIGKILL)
     outcome = infer(stage, 3)
     with contextlib.suppress(AssertionError):
         eventually(lambda: len(bundles(stage)) > before, "the death is written down", FILED_S)
@@ -179,8 +200,16 @@ def crash(stage: Stage) -> Outcome:
 
 def bundles(stage: Stage) -> list[str]:
     """Events about crash reports of the victim, written or lost."""
-    events = stage.server.events(model=VICTIM)
+    events = stage.server.events(model=stage.victim)
     return [each["event"] for each in events if each["event"] in ("bundle_written", "bundle_lost")]
+
+
+def insist(stage: Stage, verb: str, **arguments: str) -> None:
+    """A command whose controller may die before it has answered: whoever wants it asks again."""
+    try:
+        stage.server.ctl(verb, **arguments)
+    except ServerRefused:
+        stage.server.ctl(verb, **arguments)
 
 
 def poison(stage: Stage) -> Outcome:
@@ -189,10 +218,7 @@ def poison(stage: Stage) -> Outcome:
         outcome = infer(stage, 3, "abort")
         assert not outcome.right
     refused = infer(stage, 3, "abort")
-    try:
-        stage.server.ctl("quarantine_clear", model=VICTIM)
-    except ServerRefused:  # its controller died before it had answered: whoever wants it asks again
-        stage.server.ctl("quarantine_clear", model=VICTIM)
+    insist(stage, "quarantine_clear", model=VICTIM)
     return Outcome(refused.text, right="request_quarantined" in refused.text, cut=outcome.cut or refused.cut)
 
 
@@ -220,6 +246,39 @@ def upgrade(stage: Stage) -> Outcome:
     return Outcome(f"upgraded: {result}", right=True)
 
 
+def load_group(stage: Stage) -> Outcome:
+    """Start the process of a group with its first model, and load the others into it."""
+    return next((each for model in stage.models if not (each := repository_verb(stage, "load", model)).right), DONE)
+
+
+def unload_group(stage: Stage) -> Outcome:
+    """Unload all models of a group; its process ends with the last."""
+    found = (repository_verb(stage, "unload", model) for model in reversed(stage.models))
+    return next((each for each in found if not each.right), DONE)
+
+
+def hang_group(stage: Stage) -> Outcome:
+    """A model hangs and is ended, and with it the process: who waited for the other one is answered by the next."""
+    with ThreadPoolExecutor(1, "hanging") as other:
+        hanging = other.submit(infer, stage, 3, "hang")
+        eventually(lambda: hanging.done() or _is_running(stage), "it runs")
+        outcome = infer(stage, 3, model=stage.models[1])
+        hanging.result(ANSWER_S)
+    return outcome
+
+
+def _is_running(stage: Stage) -> bool:
+    return any(each["running"] for each in stage.server.model(stage.victim)["instances"])
+
+
+def break_group(stage: Stage) -> Outcome:
+    """Load a model that ends the process of its group: the others come back without it."""
+    broken = repository_verb(stage, "load", BREAKER)
+    assert not broken.right, broken
+    insist(stage, "unload", name=BREAKER)
+    return infer(stage, 3, model=stage.models[1])
+
+
 def nothing(_: Stage) -> None:
     """No preparation: the victim is unloaded."""
 
@@ -237,13 +296,21 @@ OPERATIONS = (
     Operation("another brain", Stage.up, restart_controller),
     Operation("another gateway", Stage.up, restart_gateway, cuts=True),
     Operation("upgrade", Stage.up, upgrade, renews=True, survives=("brain", "gateway")),
+    Operation("load a group", nothing, load_group, models=GROUP),
+    Operation("unload a group", Stage.all_up, unload_group, models=GROUP),
+    Operation("hang in a group", Stage.all_up, hang_group, models=GROUP),
+    Operation("break a group", Stage.all_up, break_group, models=GROUP),
+    Operation("another brain of a group", Stage.all_up, restart_controller, models=GROUP),
 )
 """The operations that leave the server running; start and stop are separate."""
 
 
 def repository(folder: Path) -> Path:
-    """Write the models of a trial: bystander and victim."""
+    """Write the models of a trial: bystander, victim, and a group."""
     folder.mkdir(exist_ok=True)
     write_identity_onnx(folder, BYSTANDER)
     write_fault_model(folder, VICTIM, hang_limit=f"{HANG_LIMIT_S}s")
+    for name in GROUP:
+        write_fault_model(folder, name, group="shared", hang_limit=f"{HANG_LIMIT_S}s")
+    write_fault_model(folder, BREAKER, group="shared", on_load="exit", on_load_amount=3)
     return folder

@@ -96,8 +96,12 @@ class GroupLoop:
             exit_parent_lost()
 
     def _add(self, channel: int, page: int) -> None:
+        identity = os.fstat(channel).st_ino
+        if any(each.identity == identity for each in self._members.values()):
+            close_fds([channel, page])  # told once more by the next controller
+            return
         control = WorkerControlChannel(ControlChannel.from_fd(channel), self._control.lifeline)
-        member = Member(control, StatusPageWriter(page))
+        member = Member(control, StatusPageWriter(page), identity)
         os.close(page)  # the mapping stays
         self._members[member.poller.fileno()] = member
         self._epoll.register(member.poller.fileno(), select.EPOLLIN)

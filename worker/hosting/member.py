@@ -11,29 +11,41 @@ from typing import Final
 from mmsup.ipc.memory import garbage, heap
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
-from mmsup.ipc.messages.worker_control import LoadFailed, MemberLeft, WorkerReady
+from mmsup.ipc.messages.worker_control import (
+    ConfigureWorker,
+    LoadFailed,
+    MemberLeft,
+    StopWorker,
+    WorkerReady,
+)
 from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.transport.codec import encode
+from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
+from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code
 from mmsup.worker.hosting.member_loop import MemberLoop
 from mmsup.worker.serving.shared_poller import SharedPoller
-from mmsup.worker.startup.controller_channel import TEXT_LIMIT, WorkerControlChannel
+from mmsup.worker.startup.controller_channel import TEXT_LIMIT, WorkerControlChannel, read_configuration
 from mmsup.worker.startup.model_load import LOAD_CODES, load_model
 
 _POLLIN: Final = 1
 
 
 class Member:
-    def __init__(self, control: WorkerControlChannel, page: StatusPageWriter) -> None:
-        """`control`: its own channel, on which its ConfigureWorker comes."""
+    def __init__(self, control: WorkerControlChannel, page: StatusPageWriter, identity: int) -> None:
+        """`control`: its own channel, on which its ConfigureWorker comes. `identity`: the number of its socket."""
+        self.identity = identity
         self.poller = SharedPoller()
         self._control = control
         self._page = page
         self._loop: MemberLoop | None = None
         self._executor: Executor | None = None
         self._spec: ModelSpec | None = None
+        self._is_forgotten = False
+        """The controller has closed its channel."""
         self.poller.register(control.channel.fileno(), _POLLIN)
 
     def turn(self) -> bool:
@@ -42,7 +54,9 @@ class Member:
             return self._loop.turn()
         if not self.poller.poll(0):
             return True
-        began_s, configuration = time.monotonic(), self._control.receive_configuration()
+        began_s, configuration = time.monotonic(), self._receive_configuration()
+        if configuration is None:
+            return False
         spec = self._spec = configuration.spec
         self._page.set_activity(Activity.LOADING, time.monotonic_ns())
         self._control.send(Hello("worker", WIRE_VERSION, configuration.instance, configuration.generation))
@@ -74,8 +88,26 @@ class Member:
         garbage.freeze_and_disable()
         heap.trim_heap()
         self.poller.close()
-        self._control.send(MemberLeft())
+        self._page.set_activity(Activity.LEFT, time.monotonic_ns())
+        if not self._is_forgotten:
+            self._control.send(MemberLeft())
         self._control.channel.close()
+
+    def _receive_configuration(self) -> ConfigureWorker | None:
+        """What it is to load; None if it is to leave before: the controller that has requested it may have died."""
+        try:
+            received = self._control.channel.receive()
+        except ChannelClosed:
+            self._is_forgotten = True
+            return None
+        assert received is not None, "something has come"
+        data, descriptors = received
+        close_fds(descriptors)
+        try:
+            return None if data == encode(StopWorker()) else read_configuration(data)
+        except WireError as error:
+            self._control.send(LoadFailed("load_failed", str(error)[:TEXT_LIMIT]))
+            return None
 
     def _load(self, spec: ModelSpec) -> Executor | ModelFailure:
         moved = call_model_code(lambda: os.chdir(spec.directory), spec)

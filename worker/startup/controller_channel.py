@@ -39,7 +39,10 @@ class WorkerControlChannel:
             if received is not None:
                 data, descriptors = received
                 close_fds(descriptors)
-                return self._check_version(data)
+                try:
+                    return read_configuration(data)
+                except WireError as error:
+                    self.report_load_failure("load_failed", str(error))
             if not self._wait(select.POLLIN, deadline - time.monotonic()):
                 print(f"no ConfigureWorker within {deadline_s:.0f} s", file=sys.stderr)  # noqa: T201 - the log of a worker
                 exit_parent_lost()
@@ -74,17 +77,19 @@ class WorkerControlChannel:
                 exit_parent_lost()
         return True
 
-    def _check_version(self, data: bytes) -> ConfigureWorker:
-        try:
-            message = decode(data, (ConfigureWorker,))
-        except WireError as error:
-            text = f"the controller's first message is not of wire version {WIRE_VERSION}, this worker's: {error}"
-            self.report_load_failure("load_failed", text)
-        assert isinstance(message, ConfigureWorker)
-        if message.wire_version != WIRE_VERSION:
-            text = f"the controller has wire version {message.wire_version}, this worker {WIRE_VERSION}"
-            self.report_load_failure("load_failed", f"{text}: their installations differ")
-        return message
+
+def read_configuration(data: bytes) -> ConfigureWorker:
+    """The controller's first message; WireError if it is another one, or of another wire version."""
+    try:
+        message = decode(data, (ConfigureWorker,))
+    except WireError as error:
+        text = f"the controller's first message is not of wire version {WIRE_VERSION}, this worker's: {error}"
+        raise WireError(text) from error
+    assert isinstance(message, ConfigureWorker)
+    if message.wire_version != WIRE_VERSION:
+        text = f"the controller has wire version {message.wire_version}, this worker {WIRE_VERSION}"
+        raise WireError(f"{text}: their installations differ")
+    return message
 
 
 def exit_parent_lost() -> NoReturn:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -26,8 +25,10 @@ from mmsup.supervisor.chaos.plan.catalog import (
     FAILURE_CODES,
     KEEPER_FAULTS,
     LATE_CODE,
+    NO_ROOM_CODES,
     QUARANTINED,
     RESETTING_FAULTS,
+    SHARED_CODES,
     UNLOADED_CODES,
     FaultMethod,
     ModelRole,
@@ -96,7 +97,7 @@ def failures_explained(timeline: Timeline) -> Iterator[str]:
         model = request.invoke.model
         if timeline.role(model) == ModelRole.HEALTHY or request.invoke.strike or _is_reset_by_fault(timeline, request):
             continue
-        if not any(_explains(timeline, each, request) for each in timeline.faults if each.victim == model):
+        if not any(_explains(timeline, each, request) for each in timeline.hits_on(model)):
             at = f"at {request.ended_s:.3f} s"
             yield f"{_described(request)} failed {at} without a fault: {_end_described(request)}"
 
@@ -131,25 +132,28 @@ def deaths_match_faults(timeline: Timeline) -> Iterator[str]:
     """Deaths without a fault, faults without a death, deaths that the events report otherwise."""
     if not timeline.deaths:
         return  # they could not be observed
-    reports = Counter(each.event.get("pid") for each in timeline.events if each.event.get("event") in _WORKER_ENDS)
+    reports = timeline.death_reports()
     for death in timeline.deaths:
-        fault = _fault_behind(timeline, death)
-        if fault is None:
+        fault, found = _fault_behind(timeline, death), reports[death.model, death.pid]
+        if fault is None and not _was_replaced(timeline, death):
             yield f"a worker of {death.model} died at {death.t:.3f} s without a fault"
-        elif fault.fault_class.name in KEEPER_FAULTS:
+        elif fault is not None and fault.fault_class.name in KEEPER_FAULTS:
             continue  # the controller, which writes the events, died as well
-        elif timeline.events and reports[death.pid] != 1 and not _is_after_fault(timeline, death.t, _CONTROLLER_FAULTS):
-            yield f"the death of {death.model} at {death.t:.3f} s stands {reports[death.pid]} times in the events"
+        elif timeline.events and found != 1 and not _is_after_fault(timeline, death.t, _CONTROLLER_FAULTS):
+            yield f"the death of {death.model} at {death.t:.3f} s stands {found} times in the events"
     for fault in timeline.faults:
         is_deadly = fault.fault_class.causes and fault.fault_class.must_kill
         if is_deadly and fault.death is None and not _had_no_effect(timeline, fault):
             yield f"{_fault_described(fault)} killed no worker"
+        if fault.fault_class.name == "evict" and not _has_evicted(timeline, fault):
+            yield f"{_fault_described(fault)} had no model put to sleep"
+    for fault in (*timeline.faults, *timeline.shared):
         yield from _wrong_cause(timeline, fault)
 
 
 def victims_recover(timeline: Timeline) -> Iterator[str]:
-    """Victims that do not serve again, or late."""
-    for fault in timeline.faults:
+    """Victims that do not serve again, or late, with the models that are hit together with them."""
+    for fault in (*timeline.faults, *timeline.shared):
         if fault.died_s is None:
             continue
         if fault.recovery is None:
@@ -257,7 +261,6 @@ _CONTROLLER_FAULTS: Final = frozenset({"kill_brain", "stop_brain"})
 """While the controller is away, nothing is restarted and no event is written."""
 _GATEWAY_FAULTS: Final = RESETTING_FAULTS - KEEPER_FAULTS
 _MODEL_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded", "model_asleep"})
-_WORKER_ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
 
 
 def _failed(timeline: Timeline) -> list[SentRequest]:
@@ -284,8 +287,15 @@ def _explains(timeline: Timeline, fault: InjectedFault, request: SentRequest) ->
     if not timeline.run.own_codes:
         return bool(fault.fault_class.causes)
     code = request.end.code if request.end else ""
-    if fault.fault_class.name == "unload_load":
-        return code in UNLOADED_CODES | FAILURE_CODES
+    match fault.fault_class.name:
+        case "unload_load":
+            return code in UNLOADED_CODES | FAILURE_CODES
+        case "evict":
+            return code in NO_ROOM_CODES
+        case "group_load" if not fault.is_shared:  # its files are bad while its own worker comes back
+            return code in FAILURE_CODES | {"model_failed"}
+    if fault.is_shared:
+        return code in SHARED_CODES
     return bool(fault.fault_class.causes) and code in _codes_near(timeline, fault)
 
 
@@ -297,13 +307,20 @@ def _codes_near(timeline: Timeline, fault: InjectedFault) -> frozenset[str]:
 
 def _fault_behind(timeline: Timeline, death: WorkerDeath) -> InjectedFault | None:
     """The fault that explains a death; loads and unloads end workers too."""
-    possible = [each for each in timeline.faults if each.may_affect(death.t, death.t)]
+    possible = [each for each in (*timeline.faults, *timeline.shared) if each.may_affect(death.t, death.t)]
     for fault in sorted(possible, key=lambda each: each.fault_class.name not in KEEPER_FAULTS):
         kills = fault.fault_class.method == FaultMethod.CONTROL or fault.fault_class.causes
         if fault.fault_class.name in KEEPER_FAULTS or (fault.victim == death.model and kills):
             return fault
-    same_victim = (each for each in timeline.faults if each.victim == death.model)
-    return next(same_victim, None) if _was_replaced(timeline, death) else None
+    return None
+
+
+def _has_evicted(timeline: Timeline, fault: InjectedFault) -> bool:
+    """Whether a model went to sleep for another one meanwhile, or nobody could tell."""
+    evicted = {"event": "model_asleep", "reason": "evicted"}
+    return any(
+        evicted.items() <= each.event.items() and fault.may_affect(each.t, each.t) for each in timeline.events
+    ) or timeline.is_affected(fault.start_s, fault.end_s, _CONTROLLER_FAULTS | KEEPER_FAULTS)
 
 
 def _was_replaced(timeline: Timeline, death: WorkerDeath) -> bool:
@@ -333,7 +350,8 @@ def _wrong_cause(timeline: Timeline, fault: InjectedFault) -> Iterator[str]:
     if fault.death is None:
         return
     for each in timeline.events:
-        if each.event.get("event") == "worker_exit" and each.event.get("pid") == fault.death.pid:
+        event = each.event
+        if (event.get("event"), event.get("model"), event.get("pid")) == ("worker_exit", fault.victim, fault.death.pid):
             cause = each.event.get("cause")
             if cause not in fault.fault_class.causes:
                 yield f"{_fault_described(fault)} stands in the events as {cause!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -21,10 +22,11 @@ from mmsup.supervisor.chaos.observe.history import (
     ServerRestarted,
     WorkerDeath,
 )
-from mmsup.supervisor.chaos.plan.catalog import FAULT_BY_NAME, RIGHT, FaultClass, ModelRole
+from mmsup.supervisor.chaos.plan.catalog import FAULT_BY_NAME, RIGHT, FaultClass, ModelRole, hit_together
 
 RACE_S: Final = 0.05
 """Two observations by different paths may be recorded in the wrong order if they are this close."""
+_WORKER_ENDS: Final = frozenset({"worker_exit", "worker_stopped"})
 Kind = TypeVar("Kind", bound=Record)
 Answers = list[tuple[float, int]]
 """Right answers of a model: time and process id."""
@@ -79,6 +81,8 @@ class InjectedFault:
     reported_s: float | None = None
     """When the event of the death was received."""
     recovery: Recovery | None = None
+    is_shared: bool = False
+    """What it does to a model that is hit together with its victim, which stands in the place of the victim here."""
 
     @property
     def fault_request(self) -> SentRequest | None:
@@ -117,6 +121,8 @@ class Timeline:
     unmatched: list[RequestOutcome] = field(default_factory=list[RequestOutcome])
     """Outcomes of unknown requests."""
     faults: list[InjectedFault] = field(default_factory=list[InjectedFault])
+    shared: list[InjectedFault] = field(default_factory=list[InjectedFault])
+    """The same faults once more for each model that is hit together with their victims."""
     skipped: int = 0
     """Planned faults that could not be injected."""
     deaths: list[WorkerDeath] = field(default_factory=list[WorkerDeath])
@@ -131,6 +137,20 @@ class Timeline:
 
     def of_model(self, model: str) -> list[SentRequest]:
         return [each for each in self.requests.values() if each.invoke.model == model]
+
+    def hits_on(self, model: str) -> list[InjectedFault]:
+        """What faults did to a model: its own, and those of models that are hit together with it."""
+        return [each for each in (*self.faults, *self.shared) if each.victim == model]
+
+    def death_reports(self) -> Counter[tuple[str, int]]:
+        """How often each death stands in the events, by model and process. Several instances of a model may be in one
+        process, that of its group, while it is reloaded: each has an end of its own."""
+        ends = [each.event for each in self.events if each.event.get("event") in _WORKER_ENDS]
+        by_instance = Counter((each.get("model", ""), each.get("pid", 0), each.get("instance")) for each in ends)
+        found = Counter[tuple[str, int]]()
+        for (model, pid, _), count in by_instance.items():
+            found[model, pid] = max(found[model, pid], count)
+        return found
 
     def is_affected(self, start_s: float, end_s: float, names: frozenset[str]) -> bool:
         """Whether one of these faults may affect this span of time."""
@@ -181,15 +201,27 @@ def _add_faults(timeline: Timeline, records: list[Record]) -> None:
         attempts.setdefault(request.invoke.strike, []).append(request)
         bystanders.setdefault(request.invoke.along, []).append(request)
     answers = {name: sorted(_right_answers(timeline, name)) for name in timeline.run.models}
+    roles = {name: ModelRole(role) for name, role in timeline.run.models.items()}
     for each in done:
-        later_s = [later.t for later in done if later.victim == each.victim and later.t > each.t]
+        together = hit_together(each.victim, roles)
+        next_s = min((later.t for later in done if later.victim in together and later.t > each.t), default=math.inf)
         fault = InjectedFault(
             FAULT_BY_NAME[each.fault], each.victim, each.number, each.t,
             attempts=tuple(attempts.get(each.number, ())), bystanders=tuple(bystanders.get(each.number, ())),
         )  # fmt: skip
         if each.number in finished:
             fault = replace(fault, end_s=finished[each.number].t, note=finished[each.number].note)
-        timeline.faults.append(_with_consequences(timeline, fault, min(later_s, default=math.inf), answers))
+        timeline.faults.append(_with_consequences(timeline, fault, next_s, answers))
+        for model in together:
+            if model != each.victim:
+                other = _as_hit(fault, model)
+                timeline.shared.append(_with_consequences(timeline, other, next_s, answers))
+
+
+def _as_hit(fault: InjectedFault, model: str) -> InjectedFault:
+    """What the fault does to a model that is hit together with its victim."""
+    fault_class = replace(fault.fault_class, causes=fault.fault_class.shared_causes)
+    return replace(fault, victim=model, fault_class=fault_class, attempts=(), bystanders=(), is_shared=True)
 
 
 def _right_answers(timeline: Timeline, model: str) -> Answers:
@@ -208,11 +240,11 @@ def _with_consequences(
     died_s, old_pid = dead.died_s, dead.death.pid if dead.death else 0
     if died_s is None:
         return fault
-    report = _event(timeline, "worker_exit", old_pid)
+    report = _event(timeline, "worker_exit", fault.victim, old_pid)
     recovery = None
     for at_s, pid in answers[fault.victim]:
         if at_s > died_s and (not old_pid or (pid and pid != old_pid)):
-            ready, total_s = _event(timeline, "worker_ready", pid), at_s - died_s
+            ready, total_s = _event(timeline, "worker_ready", fault.victim, pid), at_s - died_s
             waited_s = _seconds(report, "next_delay_s") + _seconds(ready, "load_s")
             recovery = Recovery(at_s, total_s, max(0.0, total_s - waited_s))
             break
@@ -223,7 +255,8 @@ def _seconds(event: ServerEvent | None, field_name: str) -> float:
     return float(event.event.get(field_name) or 0.0) if event else 0.0
 
 
-def _event(timeline: Timeline, name: str, pid: int) -> ServerEvent | None:
-    """The first event of this name about the process; None if its id is unknown (0)."""
-    found = (each for each in timeline.events if each.event.get("event") == name and each.event.get("pid") == pid)
+def _event(timeline: Timeline, name: str, model: str, pid: int) -> ServerEvent | None:
+    """The first event of this name about the model's process; None if its id is unknown (0)."""
+    facts = {"event": name, "model": model, "pid": pid}
+    found = (each for each in timeline.events if facts.items() <= each.event.items())
     return next(found, None) if pid else None

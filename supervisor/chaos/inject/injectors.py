@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from mmsup.supervisor.chaos.clients.http_client import ConnectionRefused, ConnectionReset
+from mmsup.supervisor.chaos.clients.load import RequestPurpose
 from mmsup.supervisor.chaos.clients.payload import make_payload
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand
 from mmsup.supervisor.chaos.inject.context import FAULT_PAYLOAD_VALUES, FaultContext, Injector
 from mmsup.supervisor.chaos.inject.poison import poison
 from mmsup.supervisor.chaos.observe.history import FaultFinished, LeakReport, RevisionInForce
+from mmsup.supervisor.chaos.plan.catalog import hit_together
 from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 from mmsup.supervisor.chaos.server.local_server import ServerNotStarted, wait_until_ready, write_model
 from mmsup.supervisor.cli.ctl import control_client
@@ -30,6 +32,9 @@ BUSY_S: Final = 0.2
 UNLOADED_S: Final = 0.3
 SLOW_S: Final = 0.1
 STOPPED_S: Final = 3.0
+EVICT_CLIENTS: Final = 2
+"""Of each model."""
+EVICT_PACE_S: Final = 0.05
 MAX_ATTEMPTS: Final = 20
 RETRY_S: Final = 0.5
 LOADED: Final = "load 200"
@@ -108,7 +113,32 @@ async def unload_load(context: FaultContext, fault: PlannedFault) -> str:
 async def put_to_sleep(context: FaultContext, fault: PlannedFault) -> str:
     """Give the model's memory back: requests that come wait for the next load, and none may fail."""
     context.record_start(fault)
-    return await context.target.sleep_and_wake(fault.victim)
+    return await context.target.by_hand(fault.victim, "sleep", "wake")
+
+
+async def evict(context: FaultContext, fault: PlannedFault) -> str:
+    """Ask for more models than the memory budget holds: they go to sleep for each other, and no request may fail."""
+    context.record_start(fault)
+    end_s = context.history.now() + fault.fault_class.duration_s
+
+    async def ask(model: str) -> None:
+        while context.history.now() < end_s:
+            purpose = RequestPurpose(beside_fault=fault.number)
+            await context.load.send(model, FAULT_PAYLOAD_VALUES, purpose=purpose)
+            await asyncio.sleep(EVICT_PACE_S)
+
+    async with asyncio.TaskGroup() as group:
+        for model in hit_together(fault.victim, context.target.models):
+            for _ in range(EVICT_CLIENTS):
+                group.create_task(ask(model))
+    return ""
+
+
+async def group_load(context: FaultContext, fault: PlannedFault) -> str:
+    """Load a revision that ends the process of the group: the others come back, and it serves when it is mended."""
+    note = await load_bad_revision(context, fault)
+    await _load_next_revision(context, fault.victim)
+    return note
 
 
 async def load_bad_revision(context: FaultContext, fault: PlannedFault) -> str:
@@ -306,7 +336,7 @@ def find_freezer(pid: int) -> tuple[Path, str, str] | None:
 
 
 _BY_NAME: Final[Mapping[str, Injector]] = {
-    "kill_idle": partial(_signal_worker, number=signal.SIGKILL),  # busy or idle
+    **dict.fromkeys(("kill_idle", "group_kill"), partial(_signal_worker, number=signal.SIGKILL)),  # busy or idle
     "stop_worker": partial(_signal_worker, number=signal.SIGSTOP),
     "kill_brain": partial(_signal_controller, number=signal.SIGKILL),
     "stop_brain": partial(_signal_controller, number=signal.SIGSTOP),  # the keeper must detect it
@@ -318,8 +348,8 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     **{
         each.__name__: each
         for each in (
-            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, leave, slow_client,
-            garbage,
+            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, evict, group_load, leave,
+            slow_client, garbage,
         )
     },
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,10 @@ class ModelRole(enum.StrEnum):
     LEAKY = "leaky"
     HANGING = "hanging"
     CHANGING = "changing"
+    GROUPED = "grouped"
+    """They share one process."""
+    ON_DEMAND = "on_demand"
+    """Each is loaded when it is asked; the memory budget does not hold all of them."""
 
 
 class FaultMethod(enum.StrEnum):
@@ -56,6 +60,8 @@ class FaultClass:
     """Outcomes or error codes that the request which triggers the fault may get."""
     causes: tuple[str, ...] = ()
     """Causes that the event log may give for the worker's death; empty: no worker may die."""
+    shared_causes: tuple[str, ...] = ()
+    """The same for the models that share the process of its victim."""
     must_kill: bool = True
     """With causes: whether a death must follow, or only may."""
     duration_s: float = math.inf
@@ -96,6 +102,14 @@ def _load(name: str, row: str, mode: str = "", cooldown_s: float = 3.0) -> Fault
     return FaultClass(name, row, FaultMethod.CONTROL, ModelRole.CHANGING, mode, cooldown_s=cooldown_s)
 
 
+def _group(name: str, mode: str, code: str, cause: str, amount: float = 0.0, requires: str = "") -> FaultClass:
+    return FaultClass(
+        name, "F64", FaultMethod.REQUEST, ModelRole.GROUPED, mode, amount, frozenset({code}), (cause,), _SHARED_CAUSES,
+        cooldown_s=6.0, requires=requires or SERVICE_MANAGER,
+    )  # fmt: skip
+
+
+_SHARED_CAUSES: Final = ("shared",)
 _KILLED_CAUSES: Final = ("signal SIGKILL",)
 _HUNG_CAUSES: Final = ("hung",)
 
@@ -148,6 +162,23 @@ FAULTS: Final = (
     _load("load_raises", "F6", "raise"),
     _load("load_crashes", "F6", "segv"),
     _load("load_hangs", "F7", "hang", cooldown_s=6.0),
+    _group("group_segv", "segv", "worker_crashed", "signal SIGSEGV"),
+    _group("group_exit", "exit", "worker_crashed", "exit 3", 3),
+    _group("group_hang", "hang", "worker_hung", "hung"),
+    _group("group_oom", "allocate", "worker_oom", "oom", 600, "caps"),
+    FaultClass(
+        "group_kill", "F64", FaultMethod.WORKER, ModelRole.GROUPED, causes=(*_KILLED_CAUSES, *_SHARED_CAUSES),
+        shared_causes=(*_KILLED_CAUSES, *_SHARED_CAUSES), cooldown_s=6.0, requires=SERVICE_MANAGER,
+    ),
+    FaultClass(
+        "group_load", "F64", FaultMethod.CONTROL, ModelRole.GROUPED, "segv",
+        causes=("signal SIGSEGV", *_SHARED_CAUSES), shared_causes=_SHARED_CAUSES, cooldown_s=10.0,
+        requires=SERVICE_MANAGER,
+    ),
+    FaultClass(
+        "evict", "F65", FaultMethod.CONTROL, ModelRole.ON_DEMAND, duration_s=3.0, cooldown_s=6.0,
+        requires=SERVICE_MANAGER,
+    ),
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),
@@ -160,10 +191,22 @@ FAILURE_CODES: Final = frozenset({
 """Error codes that other requests may get while a worker dies and its successor starts."""
 UNLOADED_CODES: Final = frozenset({"unknown_model", "model_loading", "unavailable"})
 """Error codes that requests to an unloaded model may get."""
+SHARED_CODES: Final = frozenset({"model_restarting"})
+"""Error codes that requests to a model may get whose process another model has ended."""
+NO_ROOM_CODES: Final = frozenset({"evicted", "insufficient_memory"})
+"""Error codes that requests to a model on demand may get while nothing that may go makes room for it."""
 KEEPER_FAULTS: Final = frozenset({"kill_keeper"})
 """Faults that end every process of the server."""
 RESETTING_FAULTS: Final = frozenset({"kill_gateway", "stop_gateway"}) | KEEPER_FAULTS
 """Faults that break connections of any client."""
+
+
+def hit_together(victim: str, models: Mapping[str, ModelRole]) -> list[str]:
+    """The victim, with the models that share its process, or memory that does not hold all of them."""
+    role = models.get(victim)
+    if role not in (ModelRole.GROUPED, ModelRole.ON_DEMAND):
+        return [victim]
+    return [name for name, each in models.items() if each == role]
 
 
 def is_poison(fault: FaultClass) -> bool:

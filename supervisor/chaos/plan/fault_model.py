@@ -180,13 +180,21 @@ def source(
 
 
 def write_fault_model(
-    repository: Path, name: str, *, revision: int = 1, on_load: str = NO_FAULT, batch: int = 0, **settings: Any
-) -> None:  # as YAML has it
+    repository: Path,
+    name: str,
+    *,
+    revision: int = 1,
+    on_load: str = NO_FAULT,
+    on_load_amount: float = 0,
+    batch: int = 0,
+    **settings: Any,  # as YAML has it
+) -> None:
     """Write the model into a repository, or another revision over the one that is there. `batch` is `max_batch_size`
     (0: no batch axis); `settings` go into its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(folder / "model.py", source(on_load=on_load, batched=bool(batch), revision=revision))
+    code = source(on_load=on_load, on_load_amount=on_load_amount, batched=bool(batch), revision=revision)
+    _write_atomically(folder / "model.py", code)
     if settings:
         _write_atomically(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML
     _write_atomically(folder.parent / "config.pbtxt", _CONFIG.format(name=name, batch=batch))

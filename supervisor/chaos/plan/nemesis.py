@@ -1,7 +1,8 @@
 """Turns a seed into the plan of a run: which fault, when, into which model. Pure.
 
-Faults come at random intervals. Each goes to a model of its role whose cooldown is over; classes that were injected
-least often come first, so that a short run has had most of them. The same seed, faults and models give the same plan.
+Faults come at random intervals. Each goes to a model of its role whose cooldown is over, which is that of the models
+with it that are hit together; classes that were injected least often come first, so that a short run has had most of
+them. The same seed, faults and models give the same plan.
 A model that has died several times is reloaded, as an operator would after an inspection: the growing restart backoff
 would otherwise be all that a long run measures.
 """
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole
+from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, hit_together
 
 DEATHS_BEFORE_RELOAD: Final = 3
 RELOAD_S: Final = 2.0
@@ -64,6 +65,8 @@ def plan(
         choices = _choices(at_s, state, models, faults)
         if choices:
             planned.append(_plan_fault(len(planned) + 1, at_s, rng.choice(choices), state))
+            victim = planned[-1].victim
+            state.free_at_s.update(dict.fromkeys(hit_together(victim, models), state.free_at_s[victim]))
         at_s += rng.uniform(*window.interval_s)
     return planned
 

@@ -1,6 +1,7 @@
 """Starts a server of fault models in a temporary folder, and stops it.
 
-The server has its default settings, except for free ports and for the limits of models that hang or leak.
+The server has its default settings, except for free ports, for the limits of models that hang or leak, and for a memory
+budget that holds all models but one of those on demand.
 """
 
 from __future__ import annotations
@@ -29,13 +30,19 @@ POLL_S: Final = 0.05
 HANG_LIMIT: Final = "2s"
 HANGING_DEADLINE: Final = "5s"
 """By which a loop ends, since it uses processor time and so is not hung."""
-MEMORY_CAP: Final = "192MiB"
+MEMORY_CAP_MIB: Final = 192
+MEMORY_CAP: Final = f"{MEMORY_CAP_MIB}MiB"
 MAX_BATCH: Final = 8
 """Of most models, so that a worker's death affects several requests."""
 ROLE_ORDER: Final = (
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.LEAKY, ModelRole.HANGING),
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
+    *(ModelRole.GROUPED, ModelRole.GROUPED, ModelRole.ON_DEMAND, ModelRole.ON_DEMAND),
 )
+WORKER_MIB: Final = 28
+"""What a worker holds at most that does not leak, its first requests included."""
+SPARE_MIB: Final = 96
+"""Of the memory budget: for reloads, which hold two workers for a while, and for zygotes."""
 
 
 class ServerNotStarted(Exception):  # noqa: N818 - the reason why there is no run
@@ -58,11 +65,37 @@ def has_batch_axis(name: str) -> bool:
 
 
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
-    settings: dict[str, Any] = {} if role == ModelRole.HEALTHY else {"memory": MEMORY_CAP}  # YAML values
-    if role == ModelRole.HANGING:
-        settings |= {"hang_limit": HANG_LIMIT, "deadline": HANGING_DEADLINE, "load_timeout": "20s"}
     batch = MAX_BATCH if has_batch_axis(name) else 0
-    fault_model.write_fault_model(repository, name, batch=batch, **{**settings, **options})
+    fault_model.write_fault_model(repository, name, batch=batch, **{**_SETTINGS[role], **options})
+
+
+def held_mib(models: Mapping[str, ModelRole]) -> int:
+    """What each model on demand holds: more than leaks may add to what all others hold, so that two never fit."""
+    roles = list(models.values())
+    others = sum(each != ModelRole.ON_DEMAND for each in roles)
+    return others * WORKER_MIB + roles.count(ModelRole.LEAKY) * MEMORY_CAP_MIB + SPARE_MIB
+
+
+def memory_budget(models: Mapping[str, ModelRole]) -> tuple[str, ...]:
+    """Flags of a budget that holds all models but one of those on demand; none if there are none."""
+    count = list(models.values()).count(ModelRole.ON_DEMAND)
+    if not count:
+        return ()
+    held = held_mib(models)
+    return "--memory-budget", f"{held + (count - 1) * (held + WORKER_MIB)}MiB"
+
+
+_CAPPED: Final = {"memory": MEMORY_CAP}
+_SETTINGS: Final[Mapping[ModelRole, Mapping[str, Any]]] = {  # YAML values
+    ModelRole.HEALTHY: {},
+    ModelRole.CRASHY: _CAPPED,
+    ModelRole.LEAKY: _CAPPED,
+    ModelRole.HANGING: {**_CAPPED, "hang_limit": HANG_LIMIT, "deadline": HANGING_DEADLINE, "load_timeout": "20s"},
+    ModelRole.CHANGING: _CAPPED,
+    ModelRole.GROUPED: {**_CAPPED, "group": "grouped", "hang_limit": HANG_LIMIT, "load_timeout": "20s"},
+    ModelRole.ON_DEMAND: {"load": "on-demand"},
+}
+"""In the `mmsup.yaml` of a model, by its role."""
 
 
 class LocalServer:
@@ -74,11 +107,13 @@ class LocalServer:
         self.runtime_dir = self.root / "run"
         self.state_dir = self.root / "state"
         for name, role in models.items():
-            write_model(self.repository, name, role)
+            held = {"on_load": "leak", "on_load_amount": held_mib(models)} if role == ModelRole.ON_DEMAND else {}
+            write_model(self.repository, name, role, **held)
         command = [
             *(python, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)),
             *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
+            *memory_budget(models),
         ]
         self.manager = ServiceManager(command, self.root)
 
@@ -114,7 +149,7 @@ def _ready_status(runtime_dir: str) -> Json | None:
     """None unless every wanted model is ready and the control socket answers."""
     try:
         models = call_server(runtime_dir, "list")["models"]
-        is_up = models and all(each["state"] == "ready" for each in models if each["wanted"] == "up")
+        is_up = models and all(each["state"] in ("ready", "asleep") for each in models if each["wanted"] == "up")
         return call_server(runtime_dir, "status") if is_up else None
     except (NoServer, ServerRefused):
         return None

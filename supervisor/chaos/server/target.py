@@ -91,10 +91,10 @@ class Target:
         """Unload a model; returns when no request is routed to it any more."""
         return await self.call(f"/v2/repository/models/{quote(model, safe='')}/unload")
 
-    async def sleep_and_wake(self, model: str) -> str:
-        """Put a model to sleep, and load it again unless a request was first; why that was refused, if it was."""
+    async def by_hand(self, model: str, *verbs: str) -> str:
+        """`ctl sleep MODEL`, `ctl wake MODEL`, one after the other; why one was refused, if it was."""
         try:
-            for verb in ("sleep", "wake"):
+            for verb in verbs:
                 await asyncio.to_thread(control_client.call_server, self.runtime_dir, verb, {"name": model})
         except (control_client.ServerRefused, control_client.NoServer) as refused:
             return str(refused)

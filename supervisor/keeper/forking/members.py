@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import Final
 
+from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.status_page import make_status_page
 from mmsup.ipc.transport.control_channel import ControlChannel
 
@@ -16,9 +17,11 @@ MEMBER_DESCRIPTORS: Final = 4
 def member_descriptors(host_pidfd: int) -> tuple[int, ...]:
     """Those of a new member; OSError if that fails."""
     with contextlib.ExitStack() as made:
+        failpoint("keeper.member_channel")
         near, far = [end.detach() for end in ControlChannel.pair()]
         made.callback(os.close, near)
         made.callback(os.close, far)
+        failpoint("keeper.member_page")
         page = make_status_page()
         made.callback(os.close, page)
         pidfd = os.dup(host_pidfd)

@@ -210,10 +210,14 @@ def test_open_requests_are_shown_until_they_are_closed_even_if_a_gateway_died_me
 # The metrics and statistics.
 
 
+def page_text(counters: RequestCounters, status: metrics.StatusJson) -> str:
+    return "".join(metrics.metrics_pieces(counters.totals(), status))
+
+
 def page(
     tables: list[CounterTable], status: metrics.StatusJson = STATUS
 ) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = metrics.metrics_text(RequestCounters(tables, 0).totals(), status).decode()
+    text = page_text(RequestCounters(tables, 0), status)
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(each.name, tuple(sorted(each.labels.items()))): each.value for each in samples}
 
@@ -228,7 +232,7 @@ def test_triton_counters_have_their_names_units_and_type(tables: list[CounterTab
     counters = RequestCounters(tables, 0)
     counters.version_counters("m", "1").record_success(RESULT, 2, 10_000_000)
     counters.record_failure("m", "1", "worker_oom", 5_000_000)
-    text = metrics.metrics_text(counters.totals(), {}).decode()
+    text = page_text(counters, {})
     labels = '{model="m",version="1"}'
     for line in (
         f"nv_inference_request_success{labels} 1.0",
@@ -271,7 +275,7 @@ def test_refusals_memory_restarts_and_states_are_shown(tables: list[CounterTable
 
 
 def test_every_metric_has_a_description(tables: list[CounterTable]) -> None:
-    text = metrics.metrics_text(RequestCounters(tables, 0).totals(), STATUS).decode()
+    text = page_text(RequestCounters(tables, 0), STATUS)
     sentences = [line.split(" ", 3)[3] for line in text.splitlines() if line.startswith("# HELP")]
     assert len(sentences) >= 15
     assert all(each.endswith(".") for each in sentences)
@@ -287,7 +291,7 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tables: list[Cou
         router.serve(name, metadata(("X", "FP32", (1,))))
     routes = [router.routes.model(name) for name in ("m", "idle")]
     batches = counters.batch_totals()
-    busy, idle = statistics.model_statistics(routes, counters.totals(), batches, STATUS)["model_stats"]
+    busy, idle = list(statistics.model_statistics(routes, counters.totals(), batches, STATUS))
     assert (busy["inference_count"], busy["execution_count"]) == (2, 1)
     assert busy["inference_stats"]["success"] == {"count": 1, "ns": 10_000_000}
     assert busy["inference_stats"]["fail"] == {"count": 1, "ns": 7}
@@ -295,7 +299,7 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tables: list[Cou
     assert busy["memory_usage"] == [{"type": "CPU", "id": 0, "byte_size": 1000}]
     assert busy["last_inference"] > 1_600_000_000_000
     assert (idle["name"], idle["inference_count"], idle["memory_usage"]) == ("idle", 0, [])
-    assert statistics.model_statistics(routes, counters.totals(), batches, {}, "9")["model_stats"] == []
+    assert list(statistics.model_statistics(routes, counters.totals(), batches, {}, "9")) == []
     assert idle["batch_stats"] == []
     assert busy["batch_stats"] == [
         {

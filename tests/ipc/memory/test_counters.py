@@ -16,13 +16,17 @@ from mmsup.ipc.memory.counters import (
 )
 
 
+def totals_of(table: CounterTable) -> dict[tuple[str, str], list[int]]:
+    return {key: values for key in table.row_keys() if (values := table.values(key)) is not None}
+
+
 def test_a_new_writer_continues_where_the_old_one_stopped() -> None:
     fd = make_counter_table()
     CounterTable(fd).row("m", "1").add("success", 3)
     second = CounterTable(fd)
     second.row("m", "1").add("success")
     second.row("m", "2").set("last_inference_ms", 9)
-    totals = CounterTable(fd).totals()
+    totals = totals_of(CounterTable(fd))
     assert totals["m", "1"][INDEX["success"]] == 4
     assert totals["m", "2"][INDEX["last_inference_ms"]] == 9
     assert len(totals["m", "1"]) == len(FIELDS)
@@ -32,9 +36,9 @@ def test_a_new_writer_continues_where_the_old_one_stopped() -> None:
 def test_a_reader_sees_rows_that_were_claimed_later() -> None:
     fd = make_counter_table()
     reader, writer = CounterTable(fd), CounterTable(fd)
-    assert reader.totals() == {}
+    assert totals_of(reader) == {}
     writer.row("new", "7").add("refused")
-    assert list(reader.totals()) == [("new", "7")]
+    assert reader.row_keys() == [("new", "7")]
     os.close(fd)
 
 
@@ -43,7 +47,7 @@ def test_the_last_row_counts_for_the_rest_when_all_are_claimed() -> None:
     tally = CounterTable(fd)
     for number in range(ROWS + 10):
         tally.row(f"m{number}", "1").add("success")
-    totals = tally.totals()
+    totals = totals_of(tally)
     assert len(totals) == ROWS
     assert totals[OTHER][INDEX["success"]] == 11
     os.close(fd)
@@ -52,7 +56,7 @@ def test_the_last_row_counts_for_the_rest_when_all_are_claimed() -> None:
 def test_the_longest_name_fits() -> None:
     fd = make_counter_table()
     CounterTable(fd).row("n" * 128, "9" * 19).add("success")
-    assert list(CounterTable(fd).totals()) == [("n" * 128, "9" * 19)]
+    assert CounterTable(fd).row_keys() == [("n" * 128, "9" * 19)]
     os.close(fd)
 
 

@@ -17,7 +17,6 @@ HEAVY = {
     "msgpack",
     "numpy",
     "onnxruntime",
-    "prometheus_client",
     "psutil",
     "rich",
     "torch",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mmsup.ipc.memory.status_page import Activity, Progress
-from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.groups.company import ACTIVE, SHARED_FIELDS, can_share, choose, running, seen_beside
+from mmsup.ipc.specs import GROUP_KEYS, ModelSpec
+from mmsup.supervisor.groups.company import ACTIVE, can_share, choose, running, seen_beside
 
 SPEC = ModelSpec("m", "1", "/models/m/1", "model.py", "custom", "python", group="g")
 NOW_NS = 10_000_000_000
@@ -98,12 +98,13 @@ OTHER_VALUES: dict[str, Any] = {
     "device": "cuda",
     "instances": 2,
     "memory_bytes": 1 << 30,
+    "recycle_memory_bytes": 1 << 30,
     "gpu_memory_bytes": 1 << 30,
 }
 
 
 def test_models_share_what_is_of_the_process_and_may_differ_in_all_else() -> None:
-    assert set(OTHER_VALUES) == set(SHARED_FIELDS)
+    assert set(OTHER_VALUES) == set(GROUP_KEYS.values())
     for field, value in OTHER_VALUES.items():
         assert not can_share(SPEC, replace(SPEC, **{field: value})), field
     assert can_share(SPEC, replace(SPEC, name="n", engine="ort", deadline_s=1.0, max_queue=7, priority=1))

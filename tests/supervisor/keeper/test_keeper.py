@@ -557,7 +557,7 @@ from mmsup.ipc.memory.counters import CounterTable
 named = dict(each.rsplit("=", 1) for each in sys.argv[1:])
 table = CounterTable(int(named["tally:0"]))
 table.row("m", "1").add("success")
-print(table.totals()[("m", "1")][0], flush=True)
+print(table.values(("m", "1"))[0], flush=True)
 """
     for generation in (1, 2):
         child = controller.spawn(f"gateway.0.{generation}", *python(code), counter_tables=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.groups.company import SHARED_FIELDS
-from mmsup.supervisor.repository.group_rules import SHARED_KEYS, contradiction
+from mmsup.ipc.specs import GROUP_KEYS, ModelSpec
+from mmsup.supervisor.repository.group_rules import contradiction
 
 ONE = ModelSpec("one", "1", "/models/one/1", "model.py", "custom", "python", group="g")
 TWO = replace(ONE, name="two", directory="/models/two/1")
@@ -46,5 +45,5 @@ def test_models_of_other_groups_and_of_none_may_be_as_they_like() -> None:
     assert contradiction([replace(ONE, version="2", memory_bytes=1 << 30)], [ONE]) is None  # of one model
 
 
-def test_every_field_that_decides_where_a_model_goes_has_a_key_whose_error_can_be_mended() -> None:
-    assert set(SHARED_FIELDS) <= set(SHARED_KEYS.values()) <= {each.name for each in fields(ModelSpec)}
+def test_every_key_of_the_process_sets_a_field_of_the_specification() -> None:
+    assert set(GROUP_KEYS.values()) <= {each.name for each in fields(ModelSpec)}

@@ -6,7 +6,14 @@ import itertools
 
 import pytest
 
-from mmsup.supervisor.chaos.plan.catalog import FAULTS, FaultClass, ModelRole, possible_faults, select_faults
+from mmsup.supervisor.chaos.plan.catalog import (
+    FAULTS,
+    FaultClass,
+    ModelRole,
+    hit_together,
+    possible_faults,
+    select_faults,
+)
 from mmsup.supervisor.chaos.plan.nemesis import DEATHS_BEFORE_RELOAD, NO_VICTIM, FaultWindow, PlannedFault, plan
 from mmsup.supervisor.chaos.server.local_server import model_roles
 
@@ -15,7 +22,7 @@ ALL = frozenset({"request", "worker", "server", "control", "client", "caps", "fr
 
 
 def planned(
-    seed: int, faults: tuple[FaultClass, ...] = FAULTS, count: int = 8, window: FaultWindow = WINDOW
+    seed: int, faults: tuple[FaultClass, ...] = FAULTS, count: int = 12, window: FaultWindow = WINDOW
 ) -> list[PlannedFault]:
     return plan(seed, window, model_roles(count), faults)
 
@@ -36,19 +43,19 @@ def test_faults_come_in_order_within_the_window_and_at_the_given_intervals(seed:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_victim_has_its_cooldown_and_the_role_that_the_fault_is_for(seed: int) -> None:
-    models = model_roles(8)
+    models = model_roles(12)
     last: dict[str, PlannedFault] = {}
     for fault in planned(seed):
         if fault.fault_class.role is not None:
             assert models[fault.victim] == fault.fault_class.role
         before = last.get(fault.victim)
         assert before is None or fault.at_s >= before.at_s + before.fault_class.cooldown_s
-        last[fault.victim] = fault
+        last.update(dict.fromkeys(hit_together(fault.victim, models), fault))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_run_of_two_minutes_has_seen_every_class_and_none_much_more_often(seed: int) -> None:
-    faults = planned(seed, window=FaultWindow(20.0, 200.0))
+def test_a_run_of_some_minutes_has_seen_every_class_and_none_much_more_often(seed: int) -> None:
+    faults = planned(seed, window=FaultWindow(20.0, 240.0))
     counts = [sum(each.fault_class.name == fault.name for each in faults) for fault in FAULTS]
     assert min(counts) >= 1
     assert max(counts) - min(counts) <= 3
@@ -67,7 +74,7 @@ def test_a_model_that_died_several_times_is_reloaded(seed: int) -> None:
 
 
 def test_healthy_models_get_no_faults() -> None:
-    assert all(model_roles(8)[each.victim] != ModelRole.HEALTHY for each in planned(1) if each.victim != NO_VICTIM)
+    assert all(model_roles(12)[each.victim] != ModelRole.HEALTHY for each in planned(1) if each.victim != NO_VICTIM)
 
 
 def test_without_faults_or_victims_there_is_no_plan() -> None:
@@ -102,7 +109,16 @@ def test_the_names_of_faults_are_unique_and_their_rows_stand_in_the_fault_table(
 
 
 def test_models_come_in_every_role_by_turns() -> None:
-    assert list(model_roles(8)) == [
-        *("healthy_1", "crashy_1", "leaky_1", "hanging_1", "healthy_2", "crashy_2", "healthy_3", "changing_1")
+    assert list(model_roles(12)) == [
+        *("healthy_1", "crashy_1", "leaky_1", "hanging_1", "healthy_2", "crashy_2", "healthy_3", "changing_1"),
+        *("grouped_1", "grouped_2", "on_demand_1", "on_demand_2"),
     ]
-    assert set(model_roles(8).values()) == set(ModelRole)
+    assert set(model_roles(12).values()) == set(ModelRole)
+
+
+def test_models_that_share_a_process_or_memory_are_hit_together_and_all_others_alone() -> None:
+    models = model_roles(12)
+    assert hit_together("grouped_2", models) == ["grouped_1", "grouped_2"]
+    assert hit_together("on_demand_1", models) == ["on_demand_1", "on_demand_2"]
+    alone = [each for each in models if not each.startswith(("grouped", "on_demand"))]
+    assert [hit_together(each, models) for each in (*alone, NO_VICTIM)] == [[each] for each in (*alone, NO_VICTIM)]
