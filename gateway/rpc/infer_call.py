@@ -234,14 +234,7 @@ class InferCall:
     # What waits.
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._guard(work), name="infer")
-
-    async def _guard(self, work: Coroutine[object, object, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001 - as in `start`
-            self._task = None
-            self.fail(error)
+        self._task = asyncio.get_running_loop().create_task(_answered(self, work), name="infer")
 
     async def _serve_slow(self, message: bytes, parsed: Message | None) -> None:
         """`parsed`: if it was parsed already."""
@@ -310,6 +303,13 @@ class InferCall:
 
 COST: Final = 2
 """In the fair queue: between a fast request of HTTP and one that aiohttp serves."""
+
+
+async def _answered(call: InferCall, work: Coroutine[object, object, None]) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
+        call.fail(error)
 
 
 def _is_slow_to_check(request: RpcRequest, metadata: Metadata) -> bool:
