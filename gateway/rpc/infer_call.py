@@ -8,7 +8,6 @@ memory, or for what takes long to parse, copy or build.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Final
 
@@ -49,7 +48,7 @@ class RequestBody:
         timeout_us, wait.priority = infer_request.timeout_and_priority(self._call.request.document)
         limits = [self._call.client_deadline_ns] if self._call.client_deadline_ns else []
         if timeout_us:
-            limits.append(self._call.started_ns + timeout_us * 1000)
+            limits.append(self._call.timer.started_ns + timeout_us * 1000)
         if limits:
             wait.client_deadline_ns = min(limits)
             wait.deadline_ns = min(wait.deadline_ns, wait.client_deadline_ns)
@@ -67,7 +66,7 @@ class InferCall:
     # fmt: off
     __slots__ = (
         "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task",
-        "client_deadline_ns", "client_id", "request", "started_ns", "timer",
+        "client_deadline_ns", "client_id", "request", "timer",
     )
     # fmt: on
 
@@ -86,9 +85,7 @@ class InferCall:
         self._deliver = deliver
         self._refuse = refuse
         self._on_cold = on_cold
-        self.started_ns = time.monotonic_ns()
-        self.timer: RequestTimer | None = None
-        """Once the model is known."""
+        self.timer = RequestTimer(context.inference.counters, "", "")
         self.request: RpcRequest
         self.client_id = ""
         """The id that the client has given its request."""
@@ -123,7 +120,7 @@ class InferCall:
     def _take(self, request: RpcRequest) -> None:
         """Wait for the model's turn."""
         self.request = request
-        self.timer = RequestTimer(self._context.inference.counters, request.model, request.version, self.started_ns)
+        self.timer.model, self.timer.version = request.model, request.version
         queue = self._context.inference.fair_queue
         if queue.try_start(request.model, COST):
             self._open()
@@ -172,11 +169,10 @@ class InferCall:
             )
             if isinstance(known, bytes):
                 self._known = self._context.known.add(known, request, parsed, version)
-        self._parsed, timer = parsed, self.timer
-        assert timer is not None, "a request is checked before its model is known"
-        timer.version = version
+        self._parsed = parsed
+        self.timer.version = version
         dispatched.request_id = request.id
-        handler.apply_timeout(dispatched, parsed, timer)
+        handler.apply_timeout(dispatched, parsed, self.timer)
         if self.client_deadline_ns:
             other = dispatched.client_deadline_ns
             dispatched.client_deadline_ns = min(other, self.client_deadline_ns) if other else self.client_deadline_ns
@@ -221,27 +217,18 @@ class InferCall:
             if known is not None and signature is not None and is_constant:
                 names = [each.spec.name for each in outputs]
                 known.reply = ReplyTemplate(signature.packed, result.outputs, names, parts)
-        assert self.timer is not None, "a request is answered before its model is known"
         self.timer.finish(result.reply, parsed.inference_count)
         self._deliver(self, parts)
 
     def fail(self, error: Exception) -> None:
-        counters = self._context.inference.counters
-        timer = self.timer or RequestTimer(counters, getattr(error, "model", ""), "", self.started_ns)
-        timer.fail(error)
+        self.timer.model = self.timer.model or getattr(error, "model", "")
+        self.timer.fail(error)
         self._refuse(self, handler.client_error(error))
 
     # What waits.
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._guard(work), name="infer")
-
-    async def _guard(self, work: Coroutine[object, object, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001 - as in `start`
-            self._task = None
-            self.fail(error)
+        self._task = asyncio.get_running_loop().create_task(_answered(self, work), name="infer")
 
     async def _serve_slow(self, message: bytes, parsed: Message | None) -> None:
         """`parsed`: if it was parsed already."""
@@ -293,8 +280,7 @@ class InferCall:
     def cancel(self) -> None:
         """The client is gone: nothing is delivered."""
         self._deliver, self._refuse = _discard, _discard
-        if self.timer is not None:
-            self.timer.fail(asyncio.CancelledError())
+        self.timer.fail(asyncio.CancelledError())
         if self._task is not None:
             self._task.cancel()
             self._task.add_done_callback(lambda _: self.close())
@@ -310,6 +296,13 @@ class InferCall:
 
 COST: Final = 2
 """In the fair queue: between a fast request of HTTP and one that aiohttp serves."""
+
+
+async def _answered(call: InferCall, work: Coroutine[object, object, None]) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
+        call.fail(error)
 
 
 def _is_slow_to_check(request: RpcRequest, metadata: Metadata) -> bool:
