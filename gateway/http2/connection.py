@@ -15,14 +15,12 @@ from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.frame_reader import FRAME_BYTES, FrameReader
 from mmsup.gateway.http2.frames import ConnectionFault
 from mmsup.gateway.http2.header_blocks import LIST_LIMIT_BYTES
-from mmsup.gateway.http2.outgoing import Outgoing
+from mmsup.gateway.http2.outgoing import WRITE_HIGH_BYTES, Outgoing
 from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_LIMIT, Streams
 
-WRITE_HIGH_BYTES: Final = 1 << 21
-"""What the client's socket may owe us before we read no more from it."""
 SEND_LIMIT_S: Final = 60.0
-"""How long data of a stream may wait for the client's window."""
+"""How long data of a stream may wait for the client, which grants no window or does not read."""
 PREFACE_LIMIT_S: Final = 30.0
 """How long a connection may take for its first 24 bytes."""
 LINGER_S: Final = 2.0
@@ -68,6 +66,7 @@ class Http2Connection(asyncio.Protocol):
         made.set_write_buffer_limits(WRITE_HIGH_BYTES)
         self._outgoing = Outgoing(self._loop, made)
         self._streams = Streams(self._outgoing, self._open_stream)
+        self._outgoing.on_room = self._streams.windows.pump
         self._outgoing.write(_OPENING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -89,12 +88,14 @@ class Http2Connection(asyncio.Protocol):
             self._end(fault.code, fault.text)
 
     def pause_writing(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and self._outgoing is not None:
             self._transport.pause_reading()
+            self._outgoing.pause()
 
     def resume_writing(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and self._outgoing is not None:
             self._transport.resume_reading()
+            self._outgoing.resume()
 
     @property
     def is_evictable(self) -> bool:

@@ -39,6 +39,10 @@ class PeerWindows:
         self.connection += size
         if self.connection > MAX_WINDOW:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "the window of the connection is too large")
+        self.pump()
+
+    def pump(self) -> None:
+        """Let the streams send that wait, as far as they may."""
         for stream in list(self.waiting):
             if self.connection > 0 and stream.send_window > 0:
                 stream.pump()

@@ -93,14 +93,14 @@ class Stream:
             self._outgoing.write(frames.window_update(self.number, size))
 
     def pump(self) -> None:
-        """Send what the windows allow."""
+        """Send what the windows allow, and the connection takes now."""
         if self.is_closed:
             return
         windows, queue = self._windows, self._queue
         was_empty = not queue
         while queue:
             size = min(len(queue[0]), self.send_window, windows.connection, windows.frame_bytes)
-            if size <= 0:
+            if size <= 0 or self._outgoing.is_full:
                 windows.waiting.setdefault(self, time.monotonic())
                 return
             part = queue.popleft()
@@ -110,7 +110,7 @@ class Stream:
             self.send_window -= size
             windows.connection -= size
             windows.waiting.pop(self, None)
-            self._outgoing.write(frames.head(size, frames.DATA, 0, self.number), bytes(part))
+            self._outgoing.write_data(frames.head(size, frames.DATA, 0, self.number), bytes(part))
         if not was_empty:
             self.handler.on_sent()
         if self._end is not None:
