@@ -105,6 +105,9 @@ class Peer:
     def write(self, *parts: bytes) -> None:
         self.written += b"".join(parts)
 
+    write_data = write
+    is_full = False
+
     def send(self, *given: bytes) -> list[Frame]:
         """Whole frames from the client; what the server wrote for them."""
         for each in frames_of(b"".join(given)):
