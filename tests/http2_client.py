@@ -9,7 +9,7 @@ from typing import cast
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.header_blocks import block_of
 from mmsup.gateway.http2.outgoing import Outgoing
-from mmsup.gateway.http2.stream import Stream
+from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import Streams
 
 START = frames.PREFACE + frames.settings({})
@@ -81,6 +81,9 @@ class Recorder:
     def on_sent(self) -> None:
         self.events.append("sent")
 
+    def on_retire(self) -> None:
+        self.events.append("retire")
+
     def on_tick(self, now_s: float) -> None:
         self.events.append("tick")
 
@@ -95,7 +98,7 @@ class Peer:
     def __post_init__(self) -> None:
         self.streams = Streams(cast("Outgoing", self), self._open)
 
-    def _open(self, stream: Stream) -> Recorder:
+    def _open(self, stream: Stream) -> StreamHandler:
         made = self.handlers[stream.number] = Recorder(stream)
         return made
 

@@ -137,13 +137,11 @@ def unpadded(payload: bytes, flags: int) -> bytes:
     return payload[1 : len(payload) - payload[0]]
 
 
-def header_block(payload: bytes, flags: int, stream: int) -> bytes:
+def header_block(payload: bytes, flags: int) -> bytes:
     """The fragment of a header block in a HEADERS frame, without padding and priority (6.2)."""
     block = unpadded(payload, flags)
     if not flags & HAS_PRIORITY:
         return block
     if len(block) < 5:
         raise ConnectionFault(FRAME_SIZE_ERROR, "the priority of a HEADERS frame is cut off")
-    if _ONE.unpack_from(block)[0] & MAX_WINDOW == stream:
-        raise StreamFault(stream, PROTOCOL_ERROR)
     return block[5:]

@@ -38,6 +38,8 @@ class Streams:
         self._block_of: tuple[int, int] | None = None
         self._received_bytes = 0
         """On the connection, since its window was last given back."""
+        self._padding_bytes = 0
+        """Of the DATA frame that is being received: what is not its data."""
         self.windows = PeerWindows()
         self.open: dict[int, Stream] = {}
         self.last_number = 0
@@ -56,7 +58,7 @@ class Streams:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block is interrupted")
         try:
             if kind == frames.HEADERS:
-                self._on_headers(flags, stream, frames.header_block(payload, flags, stream))
+                self._on_headers(flags, stream, frames.header_block(payload, flags))
             elif kind == frames.CONTINUATION:
                 self._on_continuation(flags, payload)
             elif kind == frames.WINDOW_UPDATE:
@@ -89,6 +91,7 @@ class Streams:
         found = self.open.get(stream)
         if found is None:  # we have ended it, and that is on its way
             return
+        self._padding_bytes = size
         found.receive_window -= size
         if found.receive_window < 0:
             self._reset(stream, frames.FLOW_CONTROL_ERROR)
@@ -97,10 +100,14 @@ class Streams:
 
     def on_data(self, stream: int, data: memoryview) -> None:
         found = self.open.get(stream)
+        self._padding_bytes -= len(data)
         if found is not None:
             found.handler.on_data(data)
 
     def on_data_end(self, stream: int, flags: int) -> None:
+        padded = self.open.get(stream) if flags & frames.PADDED else None
+        if padded is not None:  # no handler knows of padding: its part of the window is given back here
+            padded.grant(self._padding_bytes)
         if flags & frames.END_STREAM:
             self._end_by_peer(self.open.get(stream))
 
@@ -138,7 +145,6 @@ class Streams:
             return  # RFC 9113, 6.8: the client sends it again elsewhere
         self.last_number = number
         if len(self.open) >= STREAMS_LIMIT:
-            self._spend(RESETS)
             raise StreamFault(number, frames.REFUSED_STREAM)
         if not are_sound(headers):
             raise StreamFault(number, frames.PROTOCOL_ERROR)
@@ -201,6 +207,7 @@ class Streams:
             self._outgoing.write(frames.SETTINGS_ACK)
 
     def _reset(self, number: int, code: int) -> None:
+        self._spend(RESETS)  # else a client that breaks rules has more requests begun for nothing than one that resets
         found = self.open.get(number)
         if found is None:
             self._outgoing.write(frames.rst_stream(number, code))
