@@ -73,6 +73,8 @@ STATUS: Final[dict[str, int]] = {
     "evicted": UNAVAILABLE,
 }
 MESSAGE_LIMIT_BYTES: Final = 4096
+CHARACTER_BYTES: Final = 12
+"""Of one that is not plain, at most: a text that is too long is cut where it fits in any case."""
 _PLAIN: Final = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
@@ -105,4 +107,4 @@ def message(error: MmsupError) -> str:
 def encoded(text: str) -> bytes:
     """Percent-encoded as the protocol wants a message: bytes of UTF-8 outside of 0x20 to 0x7e, and %."""
     made = b"".join(bytes((each,)) if each in _PLAIN else b"%%%02X" % each for each in text.encode())
-    return made[:MESSAGE_LIMIT_BYTES]
+    return made if len(made) <= MESSAGE_LIMIT_BYTES else encoded(text[: MESSAGE_LIMIT_BYTES // CHARACTER_BYTES])
