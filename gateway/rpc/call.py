@@ -78,7 +78,7 @@ class RpcCall:
             while len(data) and not self.is_over:
                 held = max(self._reader.size, 0)
                 message, data = self._reader.feed(data)
-                size = self._reader.size if message is None else len(message)  # which is another one if compressed
+                size = max(self._reader.size, 0) if message is None else len(message)  # another one if compressed
                 self._hold(size - held)
                 if message is not None:
                     self.handler.on_message(message)
@@ -116,9 +116,12 @@ class RpcCall:
     # What is received.
 
     def _hold(self, size: int) -> None:
+        """Hold as many bytes more; fewer where a message is smaller than it was when compressed."""
         if size > 0 and not self._budget.take(size):
             raise ServerError("no_buffer", "the gateway has no memory for this message", retry_after_s=1)
-        self._held_bytes += max(size, 0)
+        if size < 0:
+            self._budget.give_back(-size)
+        self._held_bytes += size
 
     def release(self, size: int) -> None:
         """A message of `size` bytes is not needed any more."""

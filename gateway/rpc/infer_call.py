@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Final
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
@@ -99,7 +100,7 @@ class InferCall:
         """Serve a serialised ModelInferRequest, which is not needed any more when this returns True."""
         try:
             if len(message) > LARGE_BYTES:
-                self._spawn(self._serve_slow(message, None))
+                self._spawn(partial(self._serve_slow, message, None))
                 return
             found = self._context.known.find(message)
             if found is not None:
@@ -109,7 +110,7 @@ class InferCall:
                 return
             parsed = infer_messages.parse_message(message)
             if len(message) > SLOW_BYTES and not parsed.raw_input_contents:
-                self._spawn(self._serve_slow(message, parsed))
+                self._spawn(partial(self._serve_slow, message, parsed))
             else:
                 self._known = message
                 self.client_id = parsed.id[: infer_request.ID_LIMIT]
@@ -141,13 +142,13 @@ class InferCall:
         request = self.request
         dispatched = self._context.inference.router.try_open(request.model, request.version)
         if dispatched is None:
-            self._spawn(self._serve())
+            self._spawn(self._serve)
             return
         self._dispatched = dispatched
         size = request.blob_bytes
         buffer = None if _is_slow_to_check(request, dispatched.metadata) else dispatched.try_allocate(size)
         if buffer is None:
-            self._spawn(self._serve())
+            self._spawn(self._serve)
             return
         at = 0
         for each in request.blobs:
@@ -155,7 +156,7 @@ class InferCall:
             at += len(each)
         parsed = self._parse(dispatched, buffer)
         if not dispatched.try_infer(parsed.job, self._on_event):
-            self._spawn(self._finish(None))
+            self._spawn(partial(self._finish, None))
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
         """Check the request against the metadata of its model, and apply what it asks for."""
@@ -187,7 +188,7 @@ class InferCall:
         assert parsed is not None, "an event came for a request that was not started"
         try:
             if type(event) is not InferReply or event.needed_bytes or _is_slow_to_build(parsed):
-                self._spawn(self._finish(event))
+                self._spawn(partial(self._finish, event))
                 return
             result = dispatched.result(event)
             self._send(dispatched, parsed, result, handler.response_context(dispatched, parsed))
@@ -221,13 +222,15 @@ class InferCall:
         self._deliver(self, parts)
 
     def fail(self, error: Exception) -> None:
-        self.timer.model = self.timer.model or getattr(error, "model", "")
+        model = getattr(error, "model", "")
+        if not self.timer.model and model in self._context.inference.router.routes:  # not any name that clients make up
+            self.timer.model = model
         self.timer.fail(error)
         self._refuse(self, handler.client_error(error))
 
     # What waits.
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         self._task = asyncio.get_running_loop().create_task(_answered(self, work), name="infer")
 
     async def _serve_slow(self, message: bytes, parsed: Message | None) -> None:
@@ -298,9 +301,9 @@ COST: Final = 2
 """In the fair queue: between a fast request of HTTP and one that aiohttp serves."""
 
 
-async def _answered(call: InferCall, work: Coroutine[object, object, None]) -> None:
+async def _answered(call: InferCall, work: Callable[[], Coroutine[object, object, None]]) -> None:
     try:
-        await work
+        await work()
     except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
         call.fail(error)
 
