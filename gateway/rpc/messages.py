@@ -200,7 +200,11 @@ def methods(service: str) -> dict[str, Method]:
 
 def file_names_of(symbol: str) -> list[str]:
     """The file that defines a service, method, message or enum, and those that it imports, all by name; KeyError."""
-    return _with_imports(_pool.FindFileContainingSymbol(symbol).name)
+    try:
+        file = _pool.FindFileContainingSymbol(symbol)
+    except KeyError:  # which the library raises for methods
+        file = _pool.FindMethodByName(symbol).containing_service.file
+    return _with_imports(file.name)
 
 
 def serialized_files(name: str) -> list[bytes]:
