@@ -37,7 +37,7 @@ CLOSED: Final = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
 def serve_command(folder: Path, *flags: str) -> list[str]:
     (folder / "models").mkdir(exist_ok=True)
     directories = ["--runtime-dir", str(folder / "run"), "--state-dir", str(folder / "state")]
-    ports = ["--http-port", "0", "--metrics-port", "0"]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     repository = ["--model-repository", str(folder / "models")]
     return [sys.executable, "-m", "mmsup.supervisor.cli", "serve", *repository, *directories, *ports, *flags]
 
