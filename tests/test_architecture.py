@@ -95,6 +95,7 @@ HOMES = {
     "aiohttp": {"gateway/"},
     "uvloop": {"gateway/"},
     "orjson": {"gateway/"},
+    "prometheus_client": {"gateway/observability/metrics.py"},
     "psutil": {"supervisor/processes/usage.py"},
     "pynvml": {"supervisor/gpu/__main__.py"},
     "google": {"supervisor/repository/config_pbtxt.py"},
