@@ -24,6 +24,9 @@ STATES: Final = (
     "loading",
     "warming",
     "ready",
+    "offloading",
+    "offloaded",
+    "restoring",
     "draining",
     "stopping",
     "stopped",
@@ -42,7 +45,7 @@ _NV_METRICS: Final = {
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
 }
-_WHEN: Final = ("load_peak", "settled", "serving_peak")
+_WHEN: Final = ("load_peak", "settled", "serving_peak", "offloaded")
 _EDGES: Final = (*map(str, BUCKETS_S), "+Inf")
 _MODEL: Final = ("model", "version")
 _WORKER: Final = (*_MODEL, "instance")
@@ -236,6 +239,9 @@ def _footprint_metrics(models: Sequence[tuple[str, Json]]) -> Iterator[bytes]:
     yield from _gauge("mmsup_model_footprint_bytes", meaning, (*_MODEL, "device", "memory", "when"), held)
     loads = ((key, each.get("load_s") or 0) for key, each in measured)
     yield from _gauge("mmsup_model_load_seconds", "How long the last load of a model took.", _MODEL, loads)
+    restores = ((key, each["restore_s"]) for key, each in measured if each.get("restore_s"))
+    meaning = "How long the last way back of a model from host memory took."
+    yield from _gauge("mmsup_model_restore_seconds", meaning, _MODEL, restores)
 
 
 def _capacity_metrics(memory: Json, *, is_stale: bool) -> Iterator[bytes]:

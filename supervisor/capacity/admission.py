@@ -77,6 +77,10 @@ class Pool:
     def returning_bytes(self) -> int:
         return self.claimed(ClaimState.RETURNING)
 
+    def missing_bytes(self, need: Need) -> int:
+        """What its budget lacks for a load, once all that leave have left."""
+        return max(self.claimed() - self.returning_bytes + need.needed_bytes - self.budget_bytes, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Shortage:

@@ -46,6 +46,7 @@ class FootprintMeter:
     ) -> None:
         """`digest_of`: of the files that an instance is made from. `run_on_disk`: run a function in the disk thread."""
         self._store = store
+        self.contexts = store.contexts
         self._digest_of = digest_of
         self._run_on_disk = run_on_disk
         self._readings: dict[int, _Reading] = {}
@@ -62,7 +63,8 @@ class FootprintMeter:
             self._write_if_due()
             return
         reading, now_s = self._reading(instance), time.monotonic()
-        if now_s < reading.next_s and instance.state is InstanceState.READY and reading.footprint.settled_bytes:
+        is_settled = instance.state is InstanceState.READY and reading.footprint.settled_bytes
+        if now_s < reading.next_s and (is_settled or instance.state is InstanceState.OFFLOADED):
             return
         held = usage.held_bytes(worker.group, process.pid)
         if held is None:
@@ -75,7 +77,21 @@ class FootprintMeter:
             served_s = now_s - worker.ready_s
             reading.next_s = now_s + min(served_s * INTERVAL_SHARE, MAX_INTERVAL_S)
             self._measure_ready(instance, reading)
+        elif instance.state is InstanceState.OFFLOADED:
+            reading.next_s = now_s + MAX_INTERVAL_S
+            self._put(instance, Footprint(offloaded_bytes=held, gpu_offloaded_bytes=worker.gpu.usage.held_bytes))
         self._write_if_due()
+
+    def note_move(self, instance: Instance, took_s: float) -> None:
+        """Its model was offloaded or restored, as its state says, in so many seconds."""
+        self._reading(instance).next_s = 0.0
+        self.observe(instance)
+        if instance.state is InstanceState.READY and took_s:
+            self._put(instance, Footprint(restore_s=took_s))
+
+    def note_context(self, names: Iterable[str], held_bytes: int, allocated_bytes: int) -> None:
+        """As CudaContexts has it."""
+        self._is_changed |= self.contexts.note(names, held_bytes, allocated_bytes)
 
     def forget_others(self, instances: Iterable[Instance]) -> None:
         """Forget the workers of instances that are not among these: they have left."""
@@ -127,6 +143,16 @@ class FootprintMeter:
         reading.footprint = _raised(reading.footprint, reading.held_bytes, gpu_bytes, is_load=False)
         latest = reading.footprint if known is None else known.followed_by(reading.footprint)
         if known is None or not latest.is_near(known):
+            self._store.put(footprint_key(instance.revision.spec), self._digest_of(instance), latest)
+            self._is_changed = True
+
+    def _put(self, instance: Instance, moved: Footprint) -> None:
+        """What was measured of a move, beside what is known of the model. Of a load nothing is known: there is none."""
+        known = self.find(instance)
+        if known is None:
+            return
+        latest = known.with_move(moved)
+        if not latest.is_near(known):
             self._store.put(footprint_key(instance.revision.spec), self._digest_of(instance), latest)
             self._is_changed = True
 

@@ -56,6 +56,7 @@ from mmsup.supervisor.models.model_set import ModelSet, content_id, is_awaited, 
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
+from mmsup.supervisor.models.sleep_state import FailedMove
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
 from mmsup.supervisor.on_demand.idle_watch import IdleWatch
@@ -249,6 +250,7 @@ class MemoryParts:
         self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
         self._model_set = model_set
         self._footprints = models.footprints
+        self.accounts = accounts
         self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
         self._escaped = EscapedWorkers()
         self.sampler = MemorySampler(model_set.instances, self._check)
@@ -258,6 +260,7 @@ class MemoryParts:
             self._escaped.check(instance)
             self._recycler.check(instance)
             self._footprints.observe(instance)
+            self.accounts.note_context(instance)
         self._footprints.forget_others(instances)
         check_memory(instances)
         self.retry_refused()
@@ -274,6 +277,7 @@ class Resources:
         self.gpus = GpuParts(context, models.model_set, on_gpus_changed)
         self.starts = StartParts(context, models.model_set, cgroups)
         self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
+        self.gpus.placement.missing_bytes = self.memory.accounts.missing_bytes
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:
@@ -307,6 +311,11 @@ def connect_instances(
         revision_changes.link_if_active(model_set, instance)
         models.footprints.observe(instance)
 
+    def on_move_failed(instance: Instance, text: str) -> None:
+        model, revision = model_set.model(instance.revision.spec.name), model_set.revision_of(instance)
+        if model is not None and revision is not None:
+            model.sleep.failed_move = FailedMove(revision.stamp, text)
+
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
         is_awaited=partial(is_awaited, model_set),
@@ -316,6 +325,8 @@ def connect_instances(
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,
         on_ready=on_ready,
+        on_moved=models.footprints.note_move,
+        on_move_failed=on_move_failed,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity.moves import SleepTier
 from mmsup.supervisor.eviction.evictor import RECHECK_S, ModelEvictor
 from mmsup.supervisor.eviction.victims import Candidate
 from mmsup.supervisor.models.sleep_state import SleepReason
@@ -33,11 +34,13 @@ class Rig:
         self.models = {name: SimpleNamespace(name=name) for name in names}
         self.evictor = ModelEvictor(self, self, self, self)  # type: ignore[arg-type]  # a double of all four
 
-    def find(self, _held_bytes: object, but: str = "") -> list[Candidate]:
+    def find(self, _held_bytes: object, but: str = "", *, on_device: bool = False) -> list[Candidate]:
         gone = {name for name, _ in self.asleep}
         return [each for each in self.candidates if each.name != but and each.name not in gone]
 
-    def put_to_sleep(self, model: Any, reason: SleepReason, detail: str, _choice: str, numbers: dict[str, Any]) -> str:
+    def put_to_sleep(
+        self, model: Any, reason: SleepReason, detail: str, _choice: str, numbers: dict[str, Any], *, tier: SleepTier
+    ) -> str:
         assert reason is SleepReason.EVICTED
         if model.name in self.refuses:
             return "is pinned"
