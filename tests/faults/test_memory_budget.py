@@ -79,9 +79,9 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
         assert (status, reply["code"], reply["retryable"]) == (507, "does_not_fit", False), reply
         assert "more than the whole budget of 180MiB" in reply["error"]
         assert "Retry-After" not in headers
-        with pytest.raises(control_client.ServerRefused, match=r"180MiB.*raise --memory-budget") as refused:
+        with pytest.raises(control_client.ServerRefused, match=r"180MiB.*raise --memory-budget") as caught:
             server.ctl("wake", name="huge")
-        assert (refused.value.code, refused.value.retryable) == ("does_not_fit", False)
+        assert (caught.value.code, caught.value.retryable) == ("does_not_fit", False)
         assert server.model("huge")["state"] == "asleep"
         assert server.pids("bystander") == before
         http.close()
