@@ -67,7 +67,7 @@ class Server:
         self.repository, self._run = self.root / "models", self.root / "run"
         self.repository.mkdir()
         command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)]
-        command += ["--model-control-mode", "explicit", "--http-port", "0", "--metrics-port", "0"]
+        command += ["--model-control-mode", "explicit", "--http-port", "0", "--grpc-port", "-1", "--metrics-port", "0"]
         command += ["--runtime-dir", str(self._run), "--state-dir", str(self.root / "state"), "--zygotes", zygotes]
         self._log = (self.root / "log").open("wb")
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)

@@ -92,7 +92,9 @@ async def serve(
         # A client that connected before would get `unknown_model`; in the queue of the listening socket it can wait.
         await wait_for_any(controller.synced, stop)
         for name, fd in inherited.items():
-            if name.startswith("listen:"):
+            if name in ("listen:grpc", "listen:grpc_unix"):
+                await server.listen_rpc(socket.socket(fileno=fd))
+            elif name.startswith("listen:"):
                 await server.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
         failpoint("gateway.listening")
         garbage.freeze()

@@ -1,4 +1,4 @@
-"""The HTTP server of a gateway: its application and the listening sockets that the keeper handed to it."""
+"""The servers of a gateway, HTTP and gRPC, and the listening sockets that the keeper handed to it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from mmsup.gateway.http.host_policy import ANY_HOST, HostPolicy, listener_policy
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.observability.request_counters import RequestCounters
+from mmsup.gateway.rpc.listener import RpcListener
+from mmsup.gateway.rpc.server import RpcServer
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.counters import CounterTable
 
@@ -45,9 +47,10 @@ class GatewayServer:
         cold_starts.on_waited, cold_starts.on_started = self.counters.record_cold_wait, self.counters.record_cold_start
         self._infer_handler = InferHandler(router, self.counters, self._parser_executor)
         self._app = HttpApp(self._infer_handler, call_controller)
+        self._rpc = RpcServer(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None
         """Of fast connections; None if aiohttp serves all requests."""
-        self._listening: list[tuple[ConnectionAcceptor, HttpListener]] = []
+        self._listening: list[tuple[ConnectionAcceptor, HttpListener | RpcListener]] = []
         self._retired_s: float | None = None
         self._next_sweep_s = 0.0
 
@@ -66,6 +69,13 @@ class GatewayServer:
         hosts = _host_policy(sock, self._router.configuration.allow_hosts)
         context = None if metrics_only else self._context
         listener = HttpListener(handler, is_local=is_local(sock), hosts=hosts, context=context)
+        await self._accept(sock, listener)
+
+    async def listen_rpc(self, sock: socket.socket) -> None:
+        """Serve gRPC on this listening socket, and own it."""
+        await self._accept(sock, RpcListener(self._rpc, is_local=is_local(sock)))
+
+    async def _accept(self, sock: socket.socket, listener: HttpListener | RpcListener) -> None:
         acceptor = ConnectionAcceptor(sock, listener)
         await acceptor.start()
         self._listening.append((acceptor, listener))
@@ -75,10 +85,14 @@ class GatewayServer:
         if router.status.retired:
             self._retire(now_s)
         router.links.close_drained()
+        self._rpc.health.on_heartbeat()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + SWEEP_INTERVAL_S
             router.poison_requests.expire(now_s)
             router.links.release_unused_memory(now_s)
+            for _, listener in self._listening:
+                if isinstance(listener, RpcListener):
+                    listener.on_tick(now_s)
         held_bytes = router.memory_quota.held_bytes
         self.counters.set_current(router.admission.requests_by_model, router.links.used_bytes(), held_bytes)
         self.counters.set_waiting(router.waiters.cold_starts.admission.requests_by_model)
@@ -93,8 +107,10 @@ class GatewayServer:
         closes it, so no client sees a close that it had not to expect anyway."""
         if self._retired_s is None:
             self._retired_s = now_s
-            for acceptor, _ in self._listening:
+            for acceptor, listener in self._listening:
                 acceptor.close()
+                if isinstance(listener, RpcListener):
+                    listener.retire()
             failpoint("gateway.retired")
         elif now_s >= self._retired_s + IDLE_S + RETIRE_MARGIN_S:
             for _, listener in self._listening:

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
@@ -47,7 +48,9 @@ class FakeRequest(DispatchedRequest):
         self.spec = spec
         self.metadata = metadata
         self.deadline_ns = deadline_ns
+        self.client_deadline_ns = 0
         self.parameters: dict[str, Any] = {}
+        self.in_flight: Any = None  # of an InFlightRequest only the signature of its reply
         self._bytes = memoryview(b"")
         self._lent: list[bytearray] = []
 
@@ -83,6 +86,8 @@ class FakeRequest(DispatchedRequest):
             for name in (job.outputs or [each.name for each in self.metadata.outputs])
             if name in outputs
         ]
+        packed = repr([(each.name, each.datatype, each.shape) for each in results]).encode()
+        self.in_flight = SimpleNamespace(signature=SimpleNamespace(packed=packed))
         return InferenceResult(results, InferReply(1, queue_ns=1000, input_ns=2000, infer_ns=3000, output_ns=4000))
 
     def _bytes_of(self, tensor: InputTensor) -> bytes:

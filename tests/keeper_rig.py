@@ -169,6 +169,7 @@ class KeeperRig:
                 "runtime_dir": str(folder / "run"),
                 "state_dir": str(folder / "state"),
                 "http_port": 0,
+                "grpc_port": -1,
                 "metrics_port": -1,
                 "log_format": "json",
                 **options,

@@ -80,7 +80,7 @@ def test_a_server_that_is_installed_from_the_wheel_is_live(installed: Path, tmp_
     (tmp_path / "models").mkdir()
     runtime_dir = str(tmp_path / "run")
     command = [str(installed / "bin" / "mmsup"), "serve", "--model-repository", str(tmp_path / "models")]
-    command += ["--http-port", "0", "--metrics-port", "0"]
+    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     command += ["--runtime-dir", runtime_dir, "--state-dir", str(tmp_path / "state")]
 
     def live() -> bool:

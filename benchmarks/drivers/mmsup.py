@@ -54,7 +54,7 @@ class Mmsup(V2Peer):
                 shutil.copy(place.apps / "arithmetic.py", version)
         words = [place.python, "-m", "mmsup.supervisor.cli", "serve"]
         words += [f"--model-repository={repository}", f"--http-port={place.port}"]
-        words += [f"--metrics-port={place.metrics_port}", f"--runtime-dir={place.folder / 'run'}"]
+        words += ["--grpc-port=-1", f"--metrics-port={place.metrics_port}", f"--runtime-dir={place.folder / 'run'}"]
         return [*words, f"--state-dir={place.folder / 'state'}"]
 
     def is_settled(self, place: ServerPlace) -> bool:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from typing import Final
-
 from aiohttp.web_response import StreamResponse
 
 from mmsup.gateway.dispatch.router import Router
@@ -15,10 +11,6 @@ from mmsup.gateway.observability import statistics
 from mmsup.gateway.observability.controller_status import ControllerStatus
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.protocol import metadata
-from mmsup.gateway.waking.request_wait import RequestWait
-
-METADATA_WAIT_NS: Final = 60_000_000_000
-"""For a worker that is not there, beside the time that it takes to load."""
 
 
 class ModelApi:
@@ -31,11 +23,7 @@ class ModelApi:
         self._status = status
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:
-        state = self._routes.version(request.model, request.version)
-        if state.metadata is None and state.wake_wait_s:  # only its worker can tell: load it, as a request would
-            wait = RequestWait(time.monotonic_ns() + METADATA_WAIT_NS)
-            link = await self._router.acquire(request.model, request.version, wait)
-            state = replace(state, metadata=link.metadata)
+        state = await self._router.described_version(request.model, request.version)
         document = metadata.model_metadata(self._routes.model(request.model), state)
         return response.json_response(document, extra=request.echo_headers)
 

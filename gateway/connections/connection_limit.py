@@ -9,9 +9,7 @@ have half of all connections, by the same rule.
 from __future__ import annotations
 
 import resource
-from typing import Final
-
-from mmsup.gateway.connections.fast_connection import FastConnection
+from typing import Final, Generic, Protocol, TypeVar
 
 CONNECTION_LIMIT: Final = 8192
 """And at most half of the file descriptors: the others are for links to workers and the memory shared with them."""
@@ -21,7 +19,22 @@ CHECKS: Final = 64
 """Connections checked to find one to evict."""
 
 
-class ConnectionLimit:
+class LimitedConnection(Protocol):
+    @property
+    def uses(self) -> int:
+        """Another number after each use."""
+        ...
+
+    @property
+    def is_evictable(self) -> bool: ...
+
+    def abort(self) -> None: ...
+
+
+C = TypeVar("C", bound=LimitedConnection)
+
+
+class ConnectionLimit(Generic[C]):
     """One per listener."""
 
     def __init__(self) -> None:
@@ -29,10 +42,10 @@ class ConnectionLimit:
         self.limit = max(min(CONNECTION_LIMIT, files // 2), 1)
         self._full_at = files - RESERVED_FILES
         self._by_address: dict[str, int] = {}
-        self.connections: dict[FastConnection, tuple[str, int]] = {}
+        self.connections: dict[C, tuple[str, int]] = {}
         """In the order of the checks; with the client address (empty: a UNIX socket) and `uses` at the last check."""
 
-    def admit(self, connection: FastConnection, address: str, fd: int = 0) -> bool:
+    def admit(self, connection: C, address: str, fd: int = 0) -> bool:
         """Count a new connection; False if it must be closed. `fd`: its descriptor, the lowest number that was free."""
         taken = self._by_address.get(address, 0)
         if address and taken >= max(self.limit // 2, 1):
@@ -44,7 +57,7 @@ class ConnectionLimit:
         self._by_address[address] = self._by_address.get(address, 0) + 1
         return is_admitted
 
-    def remove(self, connection: FastConnection) -> None:
+    def remove(self, connection: C) -> None:
         address, _ = self.connections.pop(connection, (None, 0))
         if address is not None:
             self._by_address[address] -= 1

@@ -37,7 +37,7 @@ class HttpListener(Server):
         self.is_local = is_local
         self.hosts = hosts
         self._context = context
-        self.connection_limit = ConnectionLimit()
+        self.connection_limit: ConnectionLimit[FastConnection] = ConnectionLimit()
         self._changed = asyncio.Event()
 
     def __call__(self) -> RequestHandler | FastConnection:  # type: ignore[override] # a protocol of either kind

@@ -12,6 +12,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.exit_verdicts import Verdicts
@@ -28,6 +30,9 @@ from mmsup.gateway.waking.cold_starts import ColdStarts
 from mmsup.gateway.waking.request_wait import RequestWait, WaitingBody
 from mmsup.ipc.errors import MmsupError, ServerError
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, VersionState
+
+METADATA_WAIT_NS: Final = 60_000_000_000
+"""For a worker that is not there, beside the time that it takes to load."""
 
 
 class ServingStatus:
@@ -155,6 +160,15 @@ class Router:
         finally:
             if wait.cold_since_ns:
                 cold.leave(name, wait)
+
+    async def described_version(self, name: str, version: str) -> VersionState:
+        """A version with its metadata; loads the model, as a request would, if only its worker can tell them."""
+        state = self.routes.version(name, version)
+        if state.metadata is None and state.wake_wait_s:
+            wait = RequestWait(time.monotonic_ns() + METADATA_WAIT_NS)
+            link = await self.acquire(name, version, wait)
+            state = replace(state, metadata=link.metadata)
+        return state
 
     async def wait_until_drained(self) -> None:
         empty = asyncio.Event()

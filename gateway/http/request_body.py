@@ -109,7 +109,7 @@ async def read_all(request: BaseRequest, limit_bytes: int, reserve: Callable[[in
     return body
 
 
-async def copy_in_steps(body: bytearray, view: memoryview) -> None:
+async def copy_in_steps(body: bytes | bytearray | memoryview, view: memoryview) -> None:
     """Copy without blocking the event loop for long."""
     source = memoryview(body)
     for at in range(0, len(source), COPY_BYTES):

@@ -83,7 +83,7 @@ class InferHandler:
         self.router = router
         self.counters = counters
         self.fair_queue = FairQueue(router.routes)
-        self._parser_executor = parser_executor
+        self.parser_executor = parser_executor
 
     async def handle(self, call: HttpRequest) -> StreamResponse:
         timer = RequestTimer(self.counters, call.model, call.version)
@@ -132,7 +132,7 @@ class InferHandler:
         if not is_slow_to_parse(layout, dispatched.metadata):
             return parse_request(call, dispatched.metadata, buffer, layout)
         arguments = call, dispatched.metadata, buffer, layout
-        return await asyncio.get_running_loop().run_in_executor(self._parser_executor, parse_request, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.parser_executor, parse_request, *arguments)
 
     async def finish(
         self, dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer, event: RequestEvent | None
@@ -142,7 +142,7 @@ class InferHandler:
         built = build_response(dispatched, parsed, result)
         if built is None:
             loop = asyncio.get_running_loop()
-            built = await loop.run_in_executor(self._parser_executor, _build_slow_response, dispatched, parsed, result)
+            built = await loop.run_in_executor(self.parser_executor, _build_slow_response, dispatched, parsed, result)
         timer.finish(result.reply, parsed.inference_count)
         return built
 
@@ -190,24 +190,25 @@ def build_response(
     )
     if read_bytes > request_body.THREAD_PARSE_BYTES:
         return None
-    return infer_response.build_response(_context(dispatched, parsed, {}), outputs, result.outputs)
+    return infer_response.build_response(response_context(dispatched, parsed), outputs, result.outputs)
 
 
 def _build_slow_response(
     dispatched: DispatchedRequest, parsed: ParsedRequest, result: InferenceResult
 ) -> infer_response.InferResponse:
-    has_classes = any(each.classes for each in parsed.request.outputs)
-    labels: dict[str, list[str]] = {}
-    if has_classes:
-        labels = {name: list(each) for name, each in dispatched.metadata.labels.items()}
-        labels |= class_labels.read_labels(dispatched.spec)
-    return infer_response.build_response(_context(dispatched, parsed, labels), parsed.request.outputs, result.outputs)
+    context = response_context(dispatched, parsed, read_labels=True)
+    return infer_response.build_response(context, parsed.request.outputs, result.outputs)
 
 
-def _context(
-    dispatched: DispatchedRequest, parsed: ParsedRequest, labels: dict[str, list[str]]
+def response_context(
+    dispatched: DispatchedRequest, parsed: ParsedRequest, *, read_labels: bool = False
 ) -> infer_response.ResponseContext:
+    """`read_labels` where outputs are wanted as classifications: their labels may have to be read from a file."""
     spec, is_batched = dispatched.spec, dispatched.metadata.max_batch_size > 0
+    labels: dict[str, list[str]] = {}
+    if read_labels and any(each.classes for each in parsed.request.outputs):
+        labels = {name: list(each) for name, each in dispatched.metadata.labels.items()}
+        labels |= class_labels.read_labels(spec)
     return infer_response.ResponseContext(spec.name, spec.version, parsed.request.id, is_batched, labels)
 
 

@@ -259,7 +259,8 @@ class RequestTimer:
     """Times one request and counts its outcome; the first outcome holds."""
 
     _counters: RequestCounters
-    _model: str
+    model: str
+    """Empty while it is not known."""
     version: str
     """The requested version, then the one that serves the request."""
     started_ns: int = field(default_factory=time.monotonic_ns)
@@ -269,7 +270,7 @@ class RequestTimer:
         if self._is_running:
             self._is_running = False
             request_ns = time.monotonic_ns() - self.started_ns
-            counters, key = self._counters, (self._model, self.version)
+            counters, key = self._counters, (self.model, self.version)
             version_counters = counters.by_version.get(key) or counters.version_counters(*key)
             version_counters.record_success(reply, inferences, request_ns)
 
@@ -278,9 +279,9 @@ class RequestTimer:
             return
         self._is_running = False
         if isinstance(error, CallerError):
-            self._counters.record_refusal(self._model, error.code)
+            self._counters.record_refusal(self.model, error.code)
             return
         code = "internal" if isinstance(error, Exception) else "cancelled"
         if isinstance(error, MmsupError):
             code = error.code
-        self._counters.record_failure(self._model, self.version, code, time.monotonic_ns() - self.started_ns)
+        self._counters.record_failure(self.model, self.version, code, time.monotonic_ns() - self.started_ns)

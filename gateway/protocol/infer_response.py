@@ -45,16 +45,9 @@ def build_response(
     origin: ResponseContext, wanted: Sequence[RequestedOutput], outputs: Sequence[OutputTensor]
 ) -> InferResponse:
     """The response with the requested outputs, in that order."""
-    made = {each.name: each for each in outputs}
-    _check(origin.model, wanted, made)
     blobs: list[memoryview] = []
     shown: list[dict[str, Any]] = []  # JSON objects
-    for each in wanted:
-        tensor = made[each.spec.name]
-        if each.classes:
-            tensor = classification.top_classes(
-                tensor, each.classes, origin.labels.get(tensor.name, []), batched=origin.batched
-            )
+    for each, tensor in zip(wanted, wanted_tensors(origin, wanted, outputs), strict=True):
         shown.append(_output(tensor, blobs, binary=each.binary))
     document: dict[str, Any] = {"model_name": origin.model, "model_version": origin.version}  # a JSON object
     if origin.request_id:
@@ -62,6 +55,22 @@ def build_response(
     document["outputs"] = shown
     binary = any(each.binary for each in wanted)
     return InferResponse(orjson.dumps(document), blobs if binary else None)
+
+
+def wanted_tensors(
+    origin: ResponseContext, wanted: Sequence[RequestedOutput], outputs: Sequence[OutputTensor]
+) -> list[OutputTensor]:
+    """The requested outputs in their order, those with `classes` as classifications."""
+    made = {each.name: each for each in outputs}
+    _check(origin.model, wanted, made)
+    tensors: list[OutputTensor] = []
+    for each in wanted:
+        tensor = made[each.spec.name]
+        if each.classes:
+            labels = origin.labels.get(tensor.name, [])
+            tensor = classification.top_classes(tensor, each.classes, labels, batched=origin.batched)
+        tensors.append(tensor)
+    return tensors
 
 
 def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, OutputTensor]) -> None:

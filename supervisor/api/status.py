@@ -176,15 +176,16 @@ def _asleep_versions(model: Model) -> Json:
 
 
 def _use_of(model: Model, footprints: list[Json]) -> Json:
-    """When it was last asked, and what its next load is likely to take: as its last one, perhaps of an earlier server;
-    None where that is not known."""
-    used_s, load_s = model.sleep.last_use_s, model_usage.load_s(model)
+    """When it was last asked, how often of late, and what its next load is likely to take: as its last one, perhaps of
+    an earlier server; None where that is not known."""
+    now_s, used_s, load_s = time.monotonic(), model.sleep.last_use_s, model_usage.load_s(model)
     if load_s is None:
         load_s = max((each["load_s"] for each in footprints), default=0.0) or None
     return {
-        "last_use_s": round(time.monotonic() - used_s, 1) if used_s else None,
+        "last_use_s": round(now_s - used_s, 1) if used_s else None,
+        "use_rate": round(model.sleep.use.at(now_s), 6),
         "cold_start_s": round(load_s, 3) if load_s is not None else None,
-        "asleep_s": round(time.monotonic() - model.sleep.since_s, 1) if model.sleep.is_asleep else None,
+        "asleep_s": round(now_s - model.sleep.since_s, 1) if model.sleep.is_asleep else None,
         "asleep_in": asleep_in(model),
     }
 

@@ -197,6 +197,11 @@ class Evictor(Protocol):
     def evictable_bytes(self, request: RoomRequest) -> int:
         """What those models hold that may go for it, now or later."""
 
+    def keep_reserve(self, request: RoomRequest, pool: Pool, left_bytes: int) -> int:
+        """After a load was admitted: begin to evict so much of the host's memory that the next ones need not wait.
+        `left_bytes`: what is left of the budget once all that is booked is taken and all that leaves has gone. Returns
+        what those hold who go now."""
+
     def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
         """Begin to evict so much. Returns what those hold who go now; the load is to ask again when they are gone, and
         is asked to when others may go."""

@@ -65,6 +65,11 @@ class Footprint:
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
         return all(abs(mine - theirs) <= SAME * max(mine, theirs) for mine, theirs in pairs)
 
+    @property
+    def used_bytes(self) -> int:
+        """Held when the first requests have been answered. What it grows by beyond that may be a leak."""
+        return min(self.serving_peak_bytes, round(self.settled_bytes * FIRST_GROWTH))
+
     def followed_by(self, later: Footprint) -> Footprint:
         """This one, corrected by a later worker of the same files: its load counts, and the higher peak of service. One
         that was started in another way replaces it."""
@@ -131,8 +136,8 @@ def host_need(
     nothing: it differs by all that is imported."""
     is_same_way = measured is not None and is_forked in (None, measured.is_forked)
     if measured is not None and measured.settled_bytes and is_same_way:
-        grown_bytes = min(measured.serving_peak_bytes, round(measured.settled_bytes * FIRST_GROWTH))
-        return Need(max(measured.load_peak_bytes, measured.settled_bytes, grown_bytes), measured.settled_bytes)
+        most_bytes = max(measured.load_peak_bytes, measured.settled_bytes, measured.used_bytes)
+        return Need(most_bytes, measured.settled_bytes)
     base = FORKED_BYTES if is_forked else ENGINE_BYTES.get(_IMPORTED_ENGINES.get(spec.imports, spec.engine), 0)
     guess = base + round(artifact_bytes * LOAD_FACTOR)
     guess = guess if spec.memory_bytes is None else min(guess, spec.memory_bytes)

@@ -8,6 +8,7 @@ the kernel walks all pages of the process.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -33,6 +34,8 @@ class _Reading:
     saw_load: bool
     """False if it was ready when this controller first saw it: what it held at first is unknown."""
     held_bytes: int = 0
+    is_used: bool = False
+    """It had answered requests when it was measured last."""
     next_s: float = 0.0
     footprint: Footprint = field(default_factory=Footprint)
 
@@ -74,6 +77,7 @@ class FootprintMeter:
         if instance.state in STARTING_UP:
             reading.footprint = _raised(reading.footprint, held, worker.gpu.usage.held_bytes, is_load=True)
         elif instance.state is InstanceState.READY:
+            reading.is_used = process.progress().requests > 0
             served_s = now_s - worker.ready_s
             reading.next_s = now_s + min(served_s * INTERVAL_SHARE, MAX_INTERVAL_S)
             self._measure_ready(instance, reading)
@@ -98,9 +102,15 @@ class FootprintMeter:
         self._readings = {each.id: self._readings[each.id] for each in instances if each.id in self._readings}
 
     def held_bytes(self, instance: Instance) -> int:
-        """What its worker held when it was last measured; 0 if it was not."""
+        """What its worker held when it was last measured; 0 if it was not. Until it has answered requests, which takes
+        memory too, at least what it held then in an earlier life; not in a group, whose others it may have had then."""
         reading = self._readings.get(instance.id)
-        return reading.held_bytes if reading is not None and reading.generation == instance.generation else 0
+        if reading is None or reading.generation != instance.generation:
+            return 0
+        is_new = reading.footprint.settled_bytes and not reading.is_used and not instance.revision.spec.group
+        known = self.find(instance) if is_new else None
+        is_same_way = known is not None and known.is_forked is reading.footprint.is_forked
+        return max(reading.held_bytes, known.used_bytes if known is not None and is_same_way else 0)
 
     def find(self, instance: Instance) -> Footprint | None:
         """What a worker like this one was measured to need; None if the files have changed since, or never."""
@@ -117,6 +127,13 @@ class FootprintMeter:
 
     def of_model(self, name: str) -> dict[FootprintKey, Footprint]:
         return {key: each.footprint for key, each in self._store.of_model(name).items()}
+
+    def used_bytes(self) -> dict[str, int]:
+        """By model, what its versions hold together when they serve, one worker each; of those that were measured."""
+        found = defaultdict[str, int](int)
+        for key, footprint in self._store.footprints():
+            found[key.model] += footprint.used_bytes
+        return found
 
     def close(self) -> None:
         if self._is_changed:

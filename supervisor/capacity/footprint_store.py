@@ -52,6 +52,9 @@ class FootprintStore:
     def of_model(self, name: str) -> dict[FootprintKey, StoredFootprint]:
         return {key: each for key, each in self._entries.items() if key.model == name}
 
+    def footprints(self) -> Iterator[tuple[FootprintKey, Footprint]]:
+        return ((key, each.footprint) for key, each in self._entries.items())
+
     def contents(self) -> bytes:
         """What is to be written; the oldest are left out if it would be more than MAX_BYTES."""
         lines = [

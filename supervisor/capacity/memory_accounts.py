@@ -122,7 +122,7 @@ class MemoryAccounts:
         growth = booked - sum(
             self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in LOADING
         )
-        free_bytes = usage.machine_memory().available_bytes + usage.free_swap_bytes() - max(growth, 0)
+        free_bytes = usage.free_bytes() - max(growth, 0)
         return Pool(
             HOST,
             HOST_OPTION,

@@ -80,6 +80,9 @@ SERVER_OPTIONS: Final = (
     ServerOption("http_port", "http-port", _PORT),
     ServerOption("http_unix", "http-unix", _text_or_none, path=True),
     ServerOption("allow_hosts", "allow-host", validators.list_of(validators.host_name, ","), many=True),
+    ServerOption("grpc_host", "grpc-address", validators.text),
+    ServerOption("grpc_port", "grpc-port", validators.integer(-1, 65535)),
+    ServerOption("grpc_unix", "grpc-unix", _text_or_none, path=True),
     ServerOption("metrics_host", "metrics-address", validators.text),
     ServerOption("metrics_port", "metrics-port", validators.integer(-1, 65535)),
     ServerOption("gateways", "gateways", validators.integer(1, 64)),
@@ -154,9 +157,11 @@ def read_config(flags: Mapping[str, object], environ: Mapping[str, str], uid: in
     reader.set_default("state_dir", default_state_dir(uid, dict(environ)))
     if "host" in reader.values:
         reader.set_default("metrics_host", reader.values["host"], "as host")
+        reader.set_default("grpc_host", reader.values["host"], "as host")
     reader.read_sections()
     reader.check_keys()
     reader.check_combinations()
+    reader.values["grpc_is_wanted"] = "grpc_port" in reader.sources
     reader.values["fault_points"] = environ.get(FAULT_POINTS_VARIABLE, "")
     reader.values["gpu_driver"] = environ.get(GPU_DRIVER_VARIABLE) or _DEFAULTS["gpu_driver"]
     settings = None if reader.errors else Settings(**reader.values)
@@ -241,15 +246,21 @@ class _OptionReader:
         found = self.values
         if not found.get("repositories") and "repositories" not in self.invalid:
             self.errors.append(ConfigError("--model-repository", "is missing: the folder that holds the models"))
-        ports = [found.get(name, _DEFAULTS[name]) for name in ("http_port", "metrics_port")]
-        if ports[0] == ports[1] > 0 and not self.invalid & {"http_port", "metrics_port"}:
-            self._error("metrics_port", f"{ports[1]} is the HTTP port; -1 leaves /metrics to that")
+        ports = {name: found.get(name, _DEFAULTS[name]) for name in ("http_port", "grpc_port", "metrics_port")}
+        if not self.invalid & set(ports):
+            if ports["metrics_port"] == ports["http_port"] > 0:
+                self._error("metrics_port", f"{ports['metrics_port']} is the HTTP port; -1 leaves /metrics to that")
+            for name in ("http_port", "metrics_port"):
+                if ports["grpc_port"] == ports[name] > 0 and "grpc_port" in found:  # else it gives way, with a warning
+                    text = f"{ports['grpc_port']} is the port of {name.removesuffix('_port')} too; -1 serves no gRPC"
+                    self._error("grpc_port", text)
         if found.get("load_models") and found.get("control_mode") != "explicit" and "control_mode" not in self.invalid:
             self._error("load_models", "has an effect with --model-control-mode explicit alone")
         if "runtime_dir" in found and _too_long(worker_socket(found["runtime_dir"], 99999, 9999999)):
             self._error("runtime_dir", "is too long: the path of a socket ends at 107 bytes")
-        if _too_long(found.get("http_unix", "")):
-            self._error("http_unix", "is too long: the path of a socket ends at 107 bytes")
+        for name in ("http_unix", "grpc_unix"):
+            if _too_long(found.get(name, "")):
+                self._error(name, "is too long: the path of a socket ends at 107 bytes")
 
     def _error(self, name: str, text: str) -> None:
         """At the place from which the value comes."""

@@ -32,6 +32,13 @@ class Settings:
     """A UNIX socket on which HTTP is served too; empty: none."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    """0: any free one; -1: none."""
+    grpc_is_wanted: bool = False
+    """Whether the port was asked for. If not, and another program has it, there is a warning and no gRPC."""
+    grpc_unix: str = ""
+    """A UNIX socket on which gRPC is served too; empty: none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
     """-1: no metrics listener; `/metrics` is then on the HTTP port alone."""

@@ -34,6 +34,7 @@ from mmsup.supervisor.controller.tasks import TaskSet
 from mmsup.supervisor.eviction.candidates import Candidates
 from mmsup.supervisor.eviction.evictor import ModelEvictor
 from mmsup.supervisor.eviction.pressure_watch import PressureWatch, read_facts
+from mmsup.supervisor.eviction.room_reserve import RoomReserve
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_checks import GatewayChecks
@@ -69,7 +70,7 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
-from mmsup.supervisor.resources.held_memory import device_memory, zygote_claims
+from mmsup.supervisor.resources.held_memory import ZygoteClaims, device_memory
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
@@ -190,7 +191,8 @@ class Models:
         self.waker = Waker(self.context, self.loader)
         self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper, usage)
         candidates = Candidates(context.settings, model_set, self.sleeper, usage)
-        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, context.state_dir.event_log)
+        reserve = RoomReserve(model_set, candidates, self.footprints.used_bytes)
+        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, reserve, context.state_dir.event_log)
 
 
 class GpuParts:
@@ -221,6 +223,7 @@ class StartParts:
                 lambda: any(each.state is InstanceState.READY for each in model_set.instances()),
             ),
             lambda: _specs_of_workers(model_set),
+            lambda: (each.revision.spec for each in model_set.instances() if each.process and each.is_forked),
         )
         self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -242,7 +245,7 @@ class MemoryParts:
             models.footprints,
             partial(device_memory, gpus),
             models.evictor,
-            lambda: zygote_claims(zygotes.rows()),
+            ZygoteClaims(zygotes.rows),
         )
         models.evictor.held_bytes = accounts.claimed_bytes
         model_set.memory = MemoryAdmission(accounts)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Final
 
 from mmsup.ipc.memory.status_page import Activity
+from mmsup.supervisor.capacity import victims
 from mmsup.supervisor.capacity.moves import SleepTier
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.config.settings import Settings
-from mmsup.supervisor.eviction import victims
-from mmsup.supervisor.eviction.victims import Candidate
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import LOADING, InstanceState
 from mmsup.supervisor.models.model import Model
@@ -39,6 +39,8 @@ class Candidates:
         candidate, or none if one of them may not go. `on_device`: they may go to host memory."""
         now_s, found, groups = time.monotonic(), list[Candidate](), dict[str, list[Candidate | None]]()
         for model in self._model_set.models.values():
+            if not model.revisions:
+                continue  # asleep, or not wanted
             offloaded = _offloaded(model, held_bytes) if model.name != but else None
             found += [offloaded] if offloaded is not None else []
             candidate = self._candidate(model, held_bytes, now_s) if model.name != but else None

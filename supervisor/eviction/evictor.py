@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity import victims
+from mmsup.supervisor.capacity.admission import Pool, RoomRequest
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.config.units import age, size_text
-from mmsup.supervisor.eviction import victims
 from mmsup.supervisor.eviction.candidates import Candidates
-from mmsup.supervisor.eviction.victims import Candidate
+from mmsup.supervisor.eviction.reserve import MOST_SHARE
+from mmsup.supervisor.eviction.room_reserve import RoomReserve
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
@@ -25,16 +28,25 @@ from mmsup.supervisor.on_demand.sleeper import Sleeper
 
 RECHECK_S: Final = 0.05
 """Until a load that waits for models which have not served yet asks again."""
+AHEAD: Final = "room for the next loads"
 LOWEST_CLASS: Final = 1 << 31
 """Of a request for which any model may go."""
 
 
 class ModelEvictor:
-    def __init__(self, model_set: ModelSet, sleeper: Sleeper, candidates: Candidates, event_log: EventLog) -> None:
+    def __init__(
+        self,
+        model_set: ModelSet,
+        sleeper: Sleeper,
+        candidates: Candidates,
+        reserve: RoomReserve,
+        event_log: EventLog,
+    ) -> None:
         self._model_set = model_set
         self._sleeper = sleeper
         self._candidates = candidates
         self._event_log = event_log
+        self.reserve = reserve
         self.held_bytes: Callable[[Instance, str], int] = lambda _, __: 0
         """What an instance takes of the memory of a GPU, or of the host if none is named."""
         self._rechecks: dict[str, asyncio.TimerHandle] = {}
@@ -49,6 +61,16 @@ class ModelEvictor:
     def evictable_bytes(self, request: RoomRequest) -> int:
         found = self._find(request)
         return sum(each.held_bytes for each in found if victims.may_go(each, request.priority))
+
+    def keep_reserve(self, request: RoomRequest, pool: Pool, left_bytes: int) -> int:
+        if left_bytes >= pool.budget_bytes * MOST_SHARE:
+            return 0
+        found = self._find(request)
+        missing_bytes = self.reserve.bytes(pool, sum(each.held_bytes for each in found)) - left_bytes
+        if missing_bytes <= 0:
+            return 0
+        chosen = victims.choose(found, missing_bytes, request.priority)
+        return sum(each.held_bytes for each in self._evict(chosen, replace(request, model=""), "budget", AHEAD))
 
     def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
         found = self._find(request)

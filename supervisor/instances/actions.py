@@ -268,9 +268,9 @@ def _announce_ready(instance: Instance) -> None:
     if worker.process is not None:
         start_liveness_probe(instance, worker.process)  # that of the load may have reported already, and then is closed
     load_s = worker.load_s
-    instance.record(
-        "worker_ready", f"serves after {load_s} s", pid=worker.process.pid if worker.process else 0, load_s=load_s
-    )
+    pid = worker.process.pid if worker.process else 0
+    text = f"serves after {load_s} s"
+    instance.record("worker_ready", text, pid=pid, load_s=load_s, start=instance.start)
     failpoint("brain.ready")
     instance.context.devices.on_ready(worker.gpu.device)
     instance.hooks.on_ready(instance)

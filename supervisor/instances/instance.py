@@ -138,7 +138,7 @@ class Instance:
 
     def expects_fork(self) -> bool:
         """Its worker is forked, or the next one is to be if it has none."""
-        if self.worker is not None and self.start:
+        if self.revision.spec.group or (self.worker is not None and self.start):
             return self.is_forked
         return bool(self.context.starts.choose(self.revision.spec, may_wait=True).zygote)
 

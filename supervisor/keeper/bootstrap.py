@@ -55,6 +55,8 @@ def acquire(settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
     stack.callback(listeners.close)
     failpoint("keeper.listening")
     listeners.store(notifier)
+    for each in listeners.warnings:
+        console.log("warning", "not_listening", text=each)
     console.log("info", "keeper_start", pid=os.getpid(), groups=groups.description, **listeners.addresses)
     return HeldResources(directories, listeners, notifier, console)
 

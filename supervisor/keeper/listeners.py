@@ -5,6 +5,8 @@ and none is refused. Under systemd the same holds when the keeper dies (linux/fd
 
     http        host:http_port         gateways
     http_unix   http_unix              gateways, where settings name a path
+    grpc        grpc_host:grpc_port    gateways, unless the port is -1
+    grpc_unix   grpc_unix              gateways, where settings name a path
     metrics     metrics_host:port      gateways, unless the port is -1
     control     RUNTIME_DIR/control.sock, mode 0600                controller
 """
@@ -28,6 +30,7 @@ from mmsup.supervisor.linux.sd_notify import SystemdNotifier
 BACKLOG: Final = 4096
 """Connections that the kernel queues while no gateway accepts; it limits this to net.core.somaxconn."""
 CONTROL: Final = "control"
+GRPC: Final = "grpc"
 
 
 class CannotListen(Exception):  # noqa: N818 - reads as what it says
@@ -44,16 +47,27 @@ class Listeners:
         self.addresses: dict[str, str] = {}
         """Name to the bound address: `127.0.0.1:8000`, or a path."""
         self.socket_paths: list[str] = []
+        self.warnings: list[str] = []
+        """Why something that was not asked for is not served."""
         tcp = {"http": (settings.host, settings.http_port)}
+        if settings.grpc_port >= 0:
+            tcp[GRPC] = (settings.grpc_host, settings.grpc_port)
         if settings.metrics_port >= 0:
             tcp["metrics"] = (settings.metrics_host, settings.metrics_port)
-        unix = {"http_unix": settings.http_unix} if settings.http_unix else {}
+        unix = {"http_unix": settings.http_unix, "grpc_unix": settings.grpc_unix}
+        unix = {name: path for name, path in unix.items() if path}
         unix[CONTROL] = paths.control_socket(settings.runtime_dir)
         try:
             for name, sock in (stored or {}).items():
                 self._reuse(name, sock, tcp.get(name), unix.get(name))
             for name, (host, port) in tcp.items():
-                self._bind_tcp(name, host, port)
+                try:
+                    self._bind_tcp(name, host, port)
+                except CannotListen as error:
+                    if name != GRPC or settings.grpc_is_wanted:
+                        raise
+                    self._sockets.pop(name).close()
+                    self.warnings.append(f"{error}: gRPC is not served; --grpc-port chooses another port, -1 none")
             for name, path in unix.items():
                 self._bind_unix(name, path)
         except CannotListen:
@@ -67,6 +81,7 @@ class Listeners:
         """The sockets that this process has bound already."""
         adopted = cls.__new__(cls)
         adopted._sockets = {name: socket.socket(fileno=fd) for name, fd in descriptors.items()}
+        adopted.warnings = []
         adopted.addresses, adopted.socket_paths = dict(addresses), list(socket_paths)
         return adopted
 

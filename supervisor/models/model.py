@@ -143,8 +143,9 @@ class Model:
             self.sleep.phase = SleepPhase.AWAKE if is_over else SleepPhase.WAKING
 
     def route(self) -> Route:
+        """May be more than fits into a message."""
         versions = self.routed_versions()
-        return fit_message(Route(self.name, self.wanted, default_version(versions), versions))
+        return Route(self.name, self.wanted, default_version(versions), versions)
 
     def routed_versions(self) -> tuple[VersionState, ...]:
         """In ascending order; none if it is not wanted."""

@@ -15,7 +15,16 @@ from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import LOADING, InstanceState
 from mmsup.supervisor.models import revision_changes
-from mmsup.supervisor.models.load_queue import LoadCandidate, LoadOrder, RunningLoad, load_order, next_loads, slots_held
+from mmsup.supervisor.models.load_queue import (
+    LoadCandidate,
+    LoadKind,
+    LoadOrder,
+    RunningLoad,
+    load_kind,
+    load_order,
+    next_loads,
+    slots_held,
+)
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet, is_awaited
 from mmsup.supervisor.models.revision import RevisionRole
@@ -72,7 +81,9 @@ class Reconciler:
 
     def _admit_loads(self) -> None:
         devices, queued = self._model_set.context.devices, self._queued
-        memory = self._model_set.memory.begin_pass(self._max_parallel_loads)
+        kinds = {each.id: self._load_kind(each) for each in queued.values()}
+        slots = max(each.slots(self._max_parallel_loads) for each in kinds.values())
+        memory = self._model_set.memory.begin_pass(slots)
 
         def may_start(number: int) -> bool:
             instance = queued[number]
@@ -84,10 +95,10 @@ class Reconciler:
         orders = {each.id: self._load_order(each) for each in queued.values()}
         places = {order: place for place, order in enumerate(sorted(orders.values()))}
         candidates = [
-            LoadCandidate(each.id, places[orders[each.id]], self._has_served(each), each.load_failure is not None)
+            LoadCandidate(each.id, places[orders[each.id]], kinds[each.id], each.load_failure is not None)
             for each in queued.values()
         ]
-        awaited = Counter(self._has_served(each) for each in queued.values() if is_awaited(self._model_set, each))
+        awaited = Counter(kinds[each.id] for each in queued.values() if is_awaited(self._model_set, each))
         running = [self._running_load(each, time.monotonic()) for each in self._loading.values()]
         loading = slots_held(running, awaited, self._max_parallel_loads)
         for number in next_loads(candidates, loading, self._max_parallel_loads, may_start):
@@ -100,9 +111,15 @@ class Reconciler:
 
     def _running_load(self, instance: Instance, now_s: float) -> RunningLoad:
         if instance.state is InstanceState.RESTORING:
-            return RunningLoad(self._has_served(instance), 0.0, None)  # its process is old, and that says nothing
-        usual_s = self._model_set.models[instance.revision.spec.name].sleep.load_s
-        return RunningLoad(self._has_served(instance), now_s - instance.require_worker().spawned_s, usual_s)
+            return RunningLoad(self._load_kind(instance), 0.0, None)  # its process is old, and that says nothing
+        running_s = now_s - instance.require_worker().spawned_s
+        return RunningLoad(self._load_kind(instance), running_s, self._usual_s(instance))
+
+    def _load_kind(self, instance: Instance) -> LoadKind:
+        return load_kind(self._usual_s(instance), has_served=self._has_served(instance))
+
+    def _usual_s(self, instance: Instance) -> float | None:
+        return self._model_set.models[instance.revision.spec.name].sleep.load_s
 
     def _has_served(self, instance: Instance) -> bool:
         """Whether its content has, also before the model was put to sleep."""

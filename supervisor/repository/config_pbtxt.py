@@ -1,8 +1,8 @@
-"""Parses config.pbtxt, or the same as JSON, into a dict and the line of each key. The only user of protobuf.
+"""Parses config.pbtxt, or the same as JSON, into a dict and the line of each key.
 
-The message definition (config_schema.py) is registered in a private pool, since tritonclient and others may register
-their own. As in proto2 every field has presence: `max_batch_size: 0` differs from a missing field. protobuf is imported
-when the first such file is read.
+The message definition (ipc/protobuf/model_config.py) is registered in a private pool, since tritonclient and others may
+register their own. As in proto2 every field has presence: `max_batch_size: 0` differs from a missing field. protobuf is
+imported when the first such file is read.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from mmsup.ipc.protobuf.model_config import PACKAGE, model_config_file
 from mmsup.supervisor.config.config_error import ConfigError, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
-from mmsup.supervisor.repository.config_schema import ENUMS, MESSAGES
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
     from google.protobuf.message import Message
     from google.protobuf.text_format import Tokenizer
 
-PACKAGE: Final = "mmsup.config"
 TEXT_LIMIT: Final = 300
 NO_CONFIGURATION: Final = "is no text of a model configuration"
-
-_FIELD: Final = re.compile(r"(\w+) (\d+) (\w+)(\*|\||\{(\w*)\})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,63 +86,12 @@ def _message_class() -> type[Message]:
     from google.protobuf import descriptor_pool, message_factory  # noqa: PLC0415 - as above
 
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(_definition())
+    pool.Add(model_config_file())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.ModelConfig"))
 
 
 def message_descriptor() -> Descriptor:
     return cast("Descriptor", _message_class().DESCRIPTOR)
-
-
-def _definition() -> FileDescriptorProto:
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto  # noqa: PLC0415 - as above
-
-    file = FileDescriptorProto(name="mmsup/model_config.proto", package=PACKAGE, syntax="proto2")
-    for name, words in ENUMS.items():
-        enum = file.enum_type.add(name=name)
-        for number, word in enumerate(words.split()):
-            enum.value.add(name=word, number=number)
-    for name, text in MESSAGES.items():
-        _define(file, name, text)
-    return file
-
-
-def _define(file: FileDescriptorProto, name: str, text: str) -> None:
-    from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field  # noqa: PLC0415 - as above
-
-    message = file.message_type.add(name=name)
-    for word, number, kind, mark, key in _FIELD.findall(text):
-        field = message.field.add(name=word, number=int(number), label=Field.LABEL_OPTIONAL)
-        if mark == "*":
-            field.label = Field.LABEL_REPEATED
-        if mark == "|":
-            if not message.oneof_decl:
-                message.oneof_decl.add(name="choice")
-            field.oneof_index = 0
-        if mark.startswith("{"):
-            entry = message.nested_type.add(name=word.title().replace("_", "") + "Entry")
-            entry.options.map_entry = True
-            entry.field.add(name="key", number=1, label=Field.LABEL_OPTIONAL, type=_scalar_type(key or "string"))
-            _set_type(entry.field.add(name="value", number=2, label=Field.LABEL_OPTIONAL), kind)
-            field.label = Field.LABEL_REPEATED
-            _set_type(field, f"{name}.{entry.name}")
-        else:
-            _set_type(field, kind)
-
-
-def _set_type(field: Any, kind: str) -> None:  # FieldDescriptorProto, which is not imported at this level
-    if kind in ENUMS:
-        field.type, field.type_name = field.TYPE_ENUM, f".{PACKAGE}.{kind}"
-    elif kind in MESSAGES or "." in kind:
-        field.type, field.type_name = field.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
-    else:
-        field.type = _scalar_type(kind)
-
-
-def _scalar_type(kind: str) -> Any:  # a value of FieldDescriptorProto.Type
-    from google.protobuf.descriptor_pb2 import FieldDescriptorProto  # noqa: PLC0415 - as above
-
-    return FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
 
 
 # From a message to plain values.

@@ -86,7 +86,7 @@ class Server:
         return [
             *(self.python, "-m", "mmsup.supervisor.cli", "serve"),
             *("--model-repository", str(self.repository)),
-            *("--http-port", "0", "--metrics-port", "0"),
+            *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
             *("--spare-gateway", "false"),  # it would come up in the middle of a test; those that want one say so
             *combination.flags,

@@ -198,7 +198,7 @@ def test_the_port_in_use_is_said_in_one_sentence(server: Server, tmp_path: Path)
     port = server.address()[1]
     command = [
         *(sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(server.repository)),
-        *("--http-port", str(port), "--metrics-port", "0"),
+        *("--http-port", str(port), "--grpc-port", "0", "--metrics-port", "0"),
         *("--runtime-dir", str(tmp_path / "run"), "--state-dir", str(tmp_path / "state")),
     ]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -111,7 +111,7 @@ class LocalServer:
             write_model(self.repository, name, role, **held)
         command = [
             *(python, "-m", "mmsup.supervisor.cli", "serve", "--model-repository", str(self.repository)),
-            *("--http-port", "0", "--metrics-port", "0"),
+            *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
             *memory_budget(models),
         ]

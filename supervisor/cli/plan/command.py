@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from mmsup.supervisor.capacity import footprint, footprint_store, plan
 from mmsup.supervisor.capacity.admission import Pool
 from mmsup.supervisor.capacity.budget import MemoryBudgets, memory_budgets
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
-from mmsup.supervisor.capacity.plan import Placement, PlannedModel
+from mmsup.supervisor.capacity.plan import ModelUse, Placement, PlannedModel
 from mmsup.supervisor.cli.command.failure import CommandFailed
 from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused, call_server
 from mmsup.supervisor.cli.output.tables import draw
@@ -51,8 +52,9 @@ class _SeenDevice:
 def plan_command(as_json: bool, **parsed: object) -> None:
     """Which models fit into the budgets of memory, who would have to go for the others, how long each takes to start.
 
-    Takes the flags of serve; starts nothing, and may be run beside a server. What models need was measured by servers
-    with this state directory; without that it is guessed from the size of their files.
+    Takes the flags of serve; starts nothing, and may be run beside a server, which tells it of the GPUs, which models
+    are loaded and how often each is used. What models need was measured by servers with this state directory; without
+    that it is guessed from the size of their files.
 
     \b
     Example:  mmsup plan --model-repository models --memory-budget 8GiB
@@ -70,7 +72,8 @@ def plan_command(as_json: bool, **parsed: object) -> None:
     store = FootprintStore(Path(config.settings.state_dir) / footprint_store.FILE_NAME)
     contexts = _contexts(store, [each.name for each in devices], {name: each.uuid for name, each in seen.items()})
     entries = scan(config.settings).models.values()
-    found = plan.plan(_planned_models(config.settings, entries, store, contexts), host, devices)
+    uses = _seen_uses(config.settings.runtime_dir)
+    found = plan.plan(_planned_models(config.settings, entries, store, contexts, uses), host, devices)
     faulty = [{"name": each.name, "reason": each.reason} for each in entries if each.errors]
     result = _result(found, [host, *devices], contexts) | {"faulty": faulty}
     click.echo(json.dumps(result)) if as_json else _draw(result)
@@ -78,9 +81,19 @@ def plan_command(as_json: bool, **parsed: object) -> None:
 
 
 def _planned_models(
-    settings: Settings, entries: Iterable[ModelEntry], store: FootprintStore, contexts: Mapping[str, int]
+    settings: Settings,
+    entries: Iterable[ModelEntry],
+    store: FootprintStore,
+    contexts: Mapping[str, int],
+    uses: Mapping[str, ModelUse],
 ) -> list[PlannedModel]:
-    return [_planned(settings, spec, entry, store, contexts) for entry in entries for spec in entry.specs]
+    """`uses`: by model, as a running server sees them; empty without one."""
+    unknown = ModelUse(use_rate=0.0) if uses else ModelUse()
+    return [
+        replace(_planned(settings, spec, entry, store, contexts), use=uses.get(spec.name, unknown))
+        for entry in entries
+        for spec in entry.specs
+    ]
 
 
 def _planned(
@@ -114,6 +127,20 @@ def _seen_devices(runtime_dir: str) -> dict[str, _SeenDevice]:
             if each.get("memory_total_bytes")
         }
     return {}
+
+
+def _seen_uses(runtime_dir: str) -> dict[str, ModelUse]:
+    """How each model of the server that runs here is used; none without a server."""
+    with contextlib.suppress(NoServer, ServerRefused):
+        return {each["name"]: _use(each) for each in call_server(runtime_dir, "status", {})["models"]}
+    return {}
+
+
+def _use(row: Json) -> ModelUse:
+    """`row`: of a model in the status."""
+    idle_s = row["last_use_s"]
+    is_loaded = any(each["pid"] for each in row["instances"])
+    return ModelUse(is_loaded, row.get("use_rate", 0.0), math.inf if idle_s is None else idle_s)
 
 
 def _contexts(store: FootprintStore, names: Iterable[str], uuids: Mapping[str, str]) -> dict[str, int]:

@@ -21,7 +21,9 @@ insecure_option = click.option(
 
 def exposure_error(settings: Settings) -> str:
     """Why these listeners need --insecure; empty if only this machine reaches them."""
-    hosts = {settings.host} | ({settings.metrics_host} if settings.metrics_port >= 0 else set[str]())
+    hosts = {settings.host}
+    hosts |= {settings.grpc_host} if settings.grpc_port >= 0 else set[str]()
+    hosts |= {settings.metrics_host} if settings.metrics_port >= 0 else set[str]()
     for host in sorted(hosts):
         if not is_loopback(host):
             return (

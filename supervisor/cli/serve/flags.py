@@ -55,6 +55,9 @@ FLAGS: Final[Mapping[str, Flag]] = {
         many=True,
     ),
     "max_body_bytes": Flag("BYTES", "Largest request body."),
+    "grpc_host": Flag("ADDRESS", "What the gRPC listener binds.", default="the address of --host"),
+    "grpc_port": Flag("PORT", "Port of the gRPC listener; 0 is any free one, -1 none."),
+    "grpc_unix": Flag("PATH", "A UNIX socket to serve gRPC on as well."),
     "metrics_host": Flag("ADDRESS", "What the metrics listener binds.", default="the address of --host"),
     "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),
     "gateways": Flag("N", "Gateway processes."),
@@ -105,7 +108,9 @@ def given_flags(parsed: Mapping[str, object]) -> dict[str, object]:
     values = {field: parsed.get(field) for field in ("config", *FLAGS)}
     found = {field: value for field, value in values.items() if value is not None and value != ()}
     if parsed.get("allow_http") is False:
-        raise click.UsageError("--allow-http=false: HTTP is the only protocol of this version")
+        raise click.UsageError("--allow-http=false: health and metrics are served over HTTP; bind it to loopback")
+    if parsed.get("allow_grpc") is False:
+        found["grpc_port"] = "-1"
     if parsed.get("allow_metrics") is False:
         found["metrics_port"] = "-1"
     return found

@@ -1,4 +1,4 @@
-"""Flags of Triton Inference Server: two that are translated, and those that are accepted without effect."""
+"""Flags of Triton Inference Server: three that are translated, and those that are accepted without effect."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ import click
 
 F = TypeVar("F", bound=Callable[..., object])
 
-NO_GRPC: Final = "gRPC is not in this version"
 _NO_EFFECT: Final = "it has no effect here"
-_GRPC_FLAGS: Final = """
-    allow-grpc grpc-port grpc-address grpc-unix grpc-header-forward-pattern grpc-infer-allocation-pool-size
-    grpc-infer-thread-count grpc-keepalive-time grpc-keepalive-timeout grpc-keepalive-permit-without-calls
-    grpc-http2-max-pings-without-data grpc-http2-min-recv-ping-interval-without-data
-    grpc-http2-max-ping-strikes grpc-max-connection-age grpc-max-connection-age-grace
-    grpc-max-response-pool-size grpc-infer-response-compression-level
-"""
 _OTHER_FLAGS: Final = """
+    grpc-header-forward-pattern grpc-infer-allocation-pool-size grpc-infer-thread-count grpc-keepalive-time
+    grpc-keepalive-timeout grpc-keepalive-permit-without-calls grpc-http2-max-pings-without-data
+    grpc-http2-min-recv-ping-interval-without-data grpc-http2-max-ping-strikes grpc-max-connection-age
+    grpc-max-connection-age-grace grpc-max-response-pool-size grpc-infer-response-compression-level
     allow-cpu-metrics allow-gpu-metrics backend-config backend-directory buffer-manager-thread-count
     cache-config cache-directory cuda-memory-pool-byte-size disable-auto-complete-config
     http-header-forward-pattern http-thread-count log-error log-file log-info log-warning metrics-config
@@ -26,7 +22,6 @@ _OTHER_FLAGS: Final = """
     pinned-memory-pool-byte-size rate-limit rate-limit-resource trace-config
 """
 IGNORED: Final[Mapping[str, str]] = {
-    **dict.fromkeys(_GRPC_FLAGS.split(), NO_GRPC),
     **dict.fromkeys(_OTHER_FLAGS.split(), _NO_EFFECT),
 }
 """Accepted, so that a command line for Triton works, with one warning each. Flags that restrict access there
@@ -37,7 +32,7 @@ def triton_flags(command: F) -> F:
     """Add Triton's flags to a click command, hidden from its help."""
     for name in IGNORED:
         command = click.option(f"--{name}", hidden=True, multiple=True)(command)
-    for name in ("allow-http", "allow-metrics"):
+    for name in ("allow-http", "allow-grpc", "allow-metrics"):
         command = click.option(f"--{name}", type=bool, is_flag=False, flag_value=True, hidden=True)(command)
     return command
 

@@ -115,6 +115,10 @@ def test_all_errors_are_reported_together_with_file_line_and_key(server_file: Wr
     ("flags", "words"),
     [
         ({"http_port": 8002}, "8002 is the HTTP port"),
+        ({"grpc_port": 8000}, "8000 is the port of http too"),
+        ({"grpc_port": 8002}, "8002 is the port of metrics too"),
+        ({"grpc_port": 70000}, "70000"),
+        ({"grpc_unix": "/" + "d" * 110}, "too long"),
         ({"load_models": ("a",)}, "explicit alone"),
         ({"runtime_dir": "/" + "d" * 100}, "too long"),
         ({"http_unix": "/" + "d" * 110}, "too long"),
@@ -134,7 +138,16 @@ def test_an_invalid_option_is_one_error_with_a_reason(flags: dict[str, object], 
 
 
 def test_two_ports_of_0_do_not_clash() -> None:
-    assert settings({**REPOSITORY, "http_port": 0, "metrics_port": 0}).metrics_port == 0
+    assert settings({**REPOSITORY, "http_port": 0, "grpc_port": 0, "metrics_port": 0}).metrics_port == 0
+
+
+def test_grpc_is_wanted_where_its_port_is_named_and_has_the_host_of_http_by_default() -> None:
+    plain = settings(dict(REPOSITORY))
+    assert (plain.grpc_host, plain.grpc_port, plain.grpc_is_wanted) == ("127.0.0.1", 8001, False)
+    made = settings({**REPOSITORY, "host": "::1", "grpc_port": 9})
+    assert (made.grpc_host, made.grpc_port, made.grpc_is_wanted) == ("::1", 9, True)
+    assert settings({**REPOSITORY, "http_port": 8001}).http_port == 8001, "who has it already keeps it"
+    assert settings({**REPOSITORY, "host": "::1", "grpc_host": "127.0.0.1"}).grpc_host == "127.0.0.1"
 
 
 def test_metrics_have_the_host_of_http_by_default() -> None:

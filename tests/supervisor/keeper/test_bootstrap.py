@@ -49,7 +49,13 @@ def held() -> Iterator[contextlib.ExitStack]:
 def settings_of(folder: Path, port: int = 0) -> Settings:
     here = str(folder)
     return Settings(
-        repositories=(), state_dir=here, runtime_dir=here, http_port=port, metrics_port=-1, log_format="json"
+        repositories=(),
+        state_dir=here,
+        runtime_dir=here,
+        http_port=port,
+        grpc_port=-1,
+        metrics_port=-1,
+        log_format="json",
     )
 
 

@@ -35,7 +35,12 @@ def keeper(text: str) -> subprocess.CompletedProcess[str]:
 
 def settings_of(folder: Path) -> Settings:
     return Settings(
-        repositories=(), runtime_dir=str(folder / "run"), state_dir=str(folder / "state"), http_port=0, metrics_port=-1
+        repositories=(),
+        runtime_dir=str(folder / "run"),
+        state_dir=str(folder / "state"),
+        http_port=0,
+        grpc_port=-1,
+        metrics_port=-1,
     )
 
 

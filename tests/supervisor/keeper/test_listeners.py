@@ -17,7 +17,9 @@ from mmsup.supervisor.keeper.listeners import CannotListen, Listeners
 
 
 def settings_of(folder: Path, **options: Any) -> Settings:  # fields of Settings
-    plain = Settings(repositories=(), state_dir=str(folder), runtime_dir=str(folder), http_port=0, metrics_port=-1)
+    plain = Settings(
+        repositories=(), state_dir=str(folder), runtime_dir=str(folder), http_port=0, grpc_port=-1, metrics_port=-1
+    )
     return replace(plain, **options)
 
 
@@ -28,18 +30,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_listener_of_the_settings_is_there_under_its_name(folder: Path) -> None:
-    listeners = Listeners(settings_of(folder, metrics_port=0, http_unix=str(folder / "http.sock")))
+    unix = {name: str(folder / f"{name}.sock") for name in ("http_unix", "grpc_unix")}
+    listeners = Listeners(settings_of(folder, grpc_port=0, metrics_port=0, **unix))
     try:
-        assert list(listeners.addresses) == ["http", "metrics", "http_unix", "control"]
-        for name in ("http", "metrics"):
+        assert list(listeners.addresses) == ["http", "grpc", "metrics", "http_unix", "grpc_unix", "control"]
+        for name in ("http", "grpc", "metrics"):
             host, _, port = listeners.addresses[name].rpartition(":")
             socket.create_connection((host, int(port))).close()
-        for name in ("http_unix", "control"):
+        for name in ("http_unix", "grpc_unix", "control"):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(listeners.addresses[name])
-        assert len({listeners.fileno(name) for name in listeners.addresses}) == 4
+        assert len({listeners.fileno(name) for name in listeners.addresses}) == 6
         with pytest.raises(KeyError):
-            listeners.fileno("grpc")
+            listeners.fileno("other")
     finally:
         listeners.close()
     assert os.listdir(folder) == []
@@ -53,6 +56,27 @@ def test_unix_sockets_are_for_their_owner_alone(folder: Path) -> None:
         assert stat.S_IMODE(os.stat(listeners.addresses[name]).st_mode) == 0o600
     assert listeners.addresses["control"] == paths.control_socket(str(folder))
     listeners.close()
+
+
+def test_without_a_port_grpc_is_not_served(folder: Path) -> None:
+    listeners = Listeners(settings_of(folder, grpc_port=-1))
+    assert list(listeners.addresses) == ["http", "control"]
+    listeners.close()
+
+
+def test_a_default_port_for_grpc_that_is_taken_is_a_warning_and_one_that_was_asked_for_an_error(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = settings_of(folder, grpc_port=taken.getsockname()[1])
+        listeners = Listeners(settings)
+        assert list(listeners.addresses) == ["http", "control"]
+        with pytest.raises(KeyError):
+            listeners.fileno("grpc")
+        (warning,) = listeners.warnings
+        assert "another program uses it" in warning
+        assert "--grpc-port" in warning
+        listeners.close()
+        with pytest.raises(CannotListen, match="grpc: cannot listen on"):
+            Listeners(replace(settings, grpc_is_wanted=True))
 
 
 def test_an_ipv6_address_is_shown_in_brackets(folder: Path) -> None:

@@ -64,9 +64,9 @@ def test_faults_of_flags_and_files_stand_together(tmp_path: Path) -> None:
 
 
 def test_what_serve_would_refuse_is_a_fault_and_what_it_would_warn_of_a_warning(tmp_path: Path) -> None:
-    result = run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--grpc-port=1", "--json")
+    result = run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--trace-config=x", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == exit_codes.USAGE
     assert [each["place"] for each in found["faults"]] == ["--host"]
-    assert "--grpc-port" in {each["place"] for each in found["warnings"]}
+    assert "--trace-config" in {each["place"] for each in found["warnings"]}
     assert run("--model-repository", str(tmp_path), "--host=0.0.0.0", "--insecure").exit_code == exit_codes.SUCCESS

@@ -80,6 +80,11 @@ def test_tritons_names_for_the_same_options() -> None:
     assert given_flags(parsed("--allow-metrics=false")) == {"metrics_port": "-1"}
     assert given_flags(parsed("--allow-metrics=1", "--allow-http", "true")) == {}
     assert given_flags(parsed("--metrics-port", "-1")) == {"metrics_port": "-1"}
+    assert given_flags(parsed("--allow-grpc=0")) == {"grpc_port": "-1"}
+    assert given_flags(parsed("--allow-grpc", "--grpc-port", "9", "--grpc-address=::1")) == {
+        "grpc_port": "9",
+        "grpc_host": "::1",
+    }
 
 
 @pytest.mark.parametrize("flag", ["--http-port", "--config", "--model-repository"])
@@ -89,14 +94,14 @@ def test_a_flag_without_its_value_is_refused(flag: str) -> None:
 
 
 def test_http_cannot_be_switched_off() -> None:
-    with pytest.raises(click.UsageError, match="only protocol"):
+    with pytest.raises(click.UsageError, match="health and metrics"):
         given_flags(parsed("--allow-http=0"))
 
 
 def test_each_ignored_flag_has_one_warning() -> None:
-    found = parsed("--grpc-port", "8001", "--backend-config=a,b=c", "--backend-config=d,e=f")
+    found = parsed("--grpc-max-response-pool-size", "8", "--backend-config=a,b=c", "--backend-config=d,e=f")
     assert ignored_flag_warnings(found) == [
-        "--grpc-port: gRPC is not in this version",
+        "--grpc-max-response-pool-size: it has no effect here",
         "--backend-config: it has no effect here",
     ]
     assert given_flags(found) == {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,12 @@ def test_an_open_address_for_metrics_that_is_not_served_does_not_matter() -> Non
     assert exposure_error(settings) == ""
 
 
+def test_an_open_address_for_grpc_needs_agreement_too_if_grpc_is_served() -> None:
+    settings = Settings(("m",), "r", "s", grpc_host="0.0.0.0")
+    assert "--insecure" in exposure_error(settings)
+    assert exposure_error(replace(settings, grpc_port=-1)) == ""
+
+
 @pytest.mark.parametrize(
     ("host", "private"),
     [
@@ -102,8 +109,8 @@ def test_loopback_is_what_no_other_machine_reaches(host: str, private: bool) -> 
 
 
 def test_flags_without_effect_are_warned_about_and_do_not_stop_the_start(tmp_path: Path, executed: Executed) -> None:
-    result = run("--model-repository", str(tmp_path), "--grpc-port", "8001")
-    assert result.stderr == "mmsup: warning: --grpc-port: gRPC is not in this version\n"
+    result = run("--model-repository", str(tmp_path), "--trace-config", "x")
+    assert result.stderr == "mmsup: warning: --trace-config: it has no effect here\n"
     assert len(executed) == 1
 
 

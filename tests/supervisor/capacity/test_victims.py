@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from mmsup.supervisor.capacity.moves import SleepTier
-from mmsup.supervisor.eviction.victims import (
+from mmsup.supervisor.capacity.victims import (
     CLASS_S,
     MAX_RESIDENCE_S,
     MIN_RESIDENCE_S,

@@ -1,13 +1,19 @@
 """The message definition of a model configuration: names, numbers and types of its fields.
 
-It follows Triton's public interface (model_config.proto, 2.73), with message names of our own. config_pbtxt.py makes
-protobuf descriptors of it.
+It follows Triton's public interface (model_config.proto, 2.73), with message names of our own, in the package PACKAGE.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from mmsup.ipc.protobuf.definition import make_file
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
+PACKAGE: Final = "mmsup.config"
+FILE_NAME: Final = "mmsup/model_config.proto"
 ENUMS: Final = {
     "DataType": "TYPE_INVALID TYPE_BOOL TYPE_UINT8 TYPE_UINT16 TYPE_UINT32 TYPE_UINT64 TYPE_INT8 TYPE_INT16 TYPE_INT32"
     " TYPE_INT64 TYPE_FP16 TYPE_FP32 TYPE_FP64 TYPE_STRING TYPE_BF16",
@@ -91,3 +97,8 @@ MESSAGES: Final = {
     " model_repository_agents 23 RepositoryAgents, response_cache 24 Switch, runtime 25 string,"
     " model_metrics 26 Metrics",
 }
+
+
+def model_config_file() -> FileDescriptorProto:
+    """The file that defines `ModelConfig`."""
+    return make_file(FILE_NAME, PACKAGE, MESSAGES, ENUMS)

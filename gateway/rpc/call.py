@@ -1,0 +1,199 @@
+"""One call: its metadata and deadline, the messages that arrive, the replies and the status that go out."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from mmsup.gateway.http2.header_blocks import Headers, block_of, literal
+from mmsup.gateway.http2.stream import Stream
+from mmsup.gateway.http2.streams import STREAM_WINDOW
+from mmsup.gateway.rpc import message_framing, status
+from mmsup.gateway.rpc.message_framing import PREFIX_BYTES, MessageReader
+from mmsup.gateway.rpc.receive_budget import ReceiveBudget
+from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+
+MESSAGE_LIMIT_S: Final = 60.0
+"""How long a client may take between two parts of one message."""
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS_NS: Final = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 10**9, b"m": 10**6, b"u": 1000, b"n": 1}
+OK_HEADERS: Final = (
+    b"\x88"  # :status 200, by the static table
+    + literal(b"content-type", b"application/grpc")
+    + literal(b"grpc-accept-encoding", message_framing.ACCEPTED.replace(b" ", b""))
+)
+_NO_GRPC: Final = block_of([(b":status", b"415"), (b"content-type", b"text/plain")])
+Parts = Sequence[bytes | memoryview]
+
+
+class CallHandler(Protocol):
+    """What a method does with one call. It ends the call once, by `finish` or `fail`."""
+
+    def on_message(self, message: bytes) -> None:
+        """Called for each message; it calls `RpcCall.release` when it needs its memory no more."""
+
+    def on_half_close(self) -> None:
+        """The client sends no more messages."""
+
+    def on_cancel(self) -> None:
+        """The client has cancelled the call, or its deadline has passed: nothing can be sent any more."""
+
+    def on_sent(self) -> None:
+        """What was sent so far has been copied."""
+
+    def on_retire(self) -> None:
+        """End a call that has no end of its own, once nothing goes on in it."""
+
+
+class RpcCall:
+    """The handler of its stream. `handler` is set before anything arrives."""
+
+    def __init__(self, stream: Stream, budget: ReceiveBudget, limit_bytes: int, window: int = 0) -> None:
+        """`window`: what a client may send beyond a message that is being received; 0 for a method that takes one."""
+        self._stream = stream
+        self._budget = budget
+        self._reader = MessageReader(limit_bytes, header(stream.headers, b"grpc-encoding") or b"identity")
+        self._window = window
+        self._received_bytes = 0
+        self._granted_bytes = STREAM_WINDOW
+        self._held_bytes = 0
+        self._last_part_s = time.monotonic()
+        self.handler: CallHandler
+        self.metadata: list[tuple[bytes, bytes]] = []
+        """More headers of the response; to be set before the first reply."""
+        self._has_headers = False
+        self.is_over = False
+        """Nothing is sent any more."""
+
+    # The stream's events.
+
+    def on_data(self, data: memoryview) -> None:
+        if self.is_over:
+            return
+        self._last_part_s = time.monotonic()
+        self._received_bytes += len(data)
+        try:
+            while len(data) and not self.is_over:
+                held = max(self._reader.size, 0)
+                message, data = self._reader.feed(data)
+                size = max(self._reader.size, 0) if message is None else len(message)  # another one if compressed
+                self._hold(size - held)
+                if message is not None:
+                    self.handler.on_message(message)
+        except MmsupError as error:
+            self._refuse(error)
+        self._grant()
+
+    def on_end(self) -> None:
+        if self.is_over:
+            return
+        if self._reader.is_between_messages:
+            self.handler.on_half_close()
+        else:
+            self._refuse(CallerError("bad_request", "the call ends within a message"))
+
+    def on_reset(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._budget.give_back(self._held_bytes)
+            self._held_bytes = 0
+            self.handler.on_cancel()
+
+    def on_retire(self) -> None:
+        if not self.is_over:
+            self.handler.on_retire()
+
+    def on_sent(self) -> None:
+        self.handler.on_sent()
+
+    def on_tick(self, now_s: float) -> None:
+        is_late = not self._stream.is_ended_by_peer and now_s > self._last_part_s + MESSAGE_LIMIT_S
+        if is_late and not self.is_over and (not self._reader.is_between_messages or not self._window):
+            self._refuse(CallerError("body_timeout", f"no part of the message came within {MESSAGE_LIMIT_S:g} s"))
+
+    # What is received.
+
+    def _hold(self, size: int) -> None:
+        """Hold as many bytes more; fewer where a message is smaller than it was when compressed."""
+        if size > 0 and not self._budget.take(size):
+            raise ServerError("no_buffer", "the gateway has no memory for this message", retry_after_s=1)
+        if size < 0:
+            self._budget.give_back(-size)
+        self._held_bytes += size
+
+    def release(self, size: int) -> None:
+        """A message of `size` bytes is not needed any more."""
+        size = min(size, self._held_bytes)  # less if the call is over
+        self._held_bytes -= size
+        self._budget.give_back(size)
+        self._grant()
+
+    def _grant(self) -> None:
+        """Let the client send the rest of its message, and as much more as the method takes while others wait."""
+        missing = self._reader.missing_bytes
+        ahead = max(self._window - max(self._held_bytes - missing, 0), 0) if self._window else 0
+        wanted = self._received_bytes + missing + (PREFIX_BYTES if self._window else 0) + ahead
+        if wanted > self._granted_bytes and (missing or ahead >= self._window // 2):
+            self._stream.grant(wanted - self._granted_bytes)
+            self._granted_bytes = wanted
+
+    # What is sent.
+
+    def reply(self, parts: Parts) -> None:
+        """Send one message, whose memory must stay until `on_sent`."""
+        if self.is_over:
+            return
+        self._send_headers()
+        self._stream.send_data([message_framing.prefix(sum(len(each) for each in parts)), *parts])
+
+    def finish(self, trailers: bytes = status.OK_TRAILERS) -> None:
+        """End the call, after what was sent before."""
+        if not self.is_over:
+            self.is_over = True
+            self._send_headers()
+            self._stream.end(trailers)
+            self._budget.give_back(self._held_bytes)
+            self._held_bytes = 0
+
+    def fail(self, error: MmsupError) -> None:
+        self.finish(status.error_trailers(error))
+
+    def _refuse(self, error: MmsupError) -> None:
+        """The client's messages are not what they should be: an answer, and the end of what is going on."""
+        self.fail(error)
+        self.handler.on_cancel()
+
+    def _send_headers(self) -> None:
+        if not self._has_headers:
+            self._has_headers = True
+            self._stream.send_headers(OK_HEADERS + block_of(self.metadata) if self.metadata else OK_HEADERS)
+
+
+def header(headers: Headers, name: bytes) -> bytes:
+    """The first of this name; empty if there is none."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
+
+
+def timeout_ns(headers: Headers) -> int | None:
+    """Of `grpc-timeout`, None without it; CallerError if it is no timeout."""
+    given = header(headers, b"grpc-timeout")
+    if not given:
+        return None
+    found = _TIMEOUT.fullmatch(given)
+    if found is None:
+        raise CallerError("bad_request", "grpc-timeout is no number with a unit")
+    return int(found[1]) * _UNITS_NS[found[2]]
+
+
+def is_grpc(headers: Headers) -> bool:
+    return header(headers, b":method") == b"POST" and header(headers, b"content-type").startswith(b"application/grpc")
+
+
+def refuse_http(stream: Stream) -> None:
+    """Answer a request that is no call of gRPC."""
+    stream.end(_NO_GRPC)

@@ -1,0 +1,131 @@
+"""The gRPC server of a gateway: finds the method of each call, and makes what serves it."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Final
+
+from mmsup.gateway.http2.header_blocks import Headers
+from mmsup.gateway.http2.stream import Stream, StreamHandler
+from mmsup.gateway.http2.streams import STREAM_WINDOW
+from mmsup.gateway.infer.handler import InferHandler
+from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
+from mmsup.gateway.rpc import call, infer_messages, reflection_service, status
+from mmsup.gateway.rpc.call import RpcCall
+from mmsup.gateway.rpc.call_handlers import (
+    ModelInferCall,
+    ModelStreamInferCall,
+    PingPongCall,
+    UnaryCall,
+    WatchCall,
+)
+from mmsup.gateway.rpc.health_service import HealthService
+from mmsup.gateway.rpc.infer_call import InferCall, InferContext
+from mmsup.gateway.rpc.inference_service import InferenceService
+from mmsup.gateway.rpc.message_framing import ACCEPTED, ENCODINGS
+from mmsup.gateway.rpc.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
+from mmsup.gateway.rpc.receive_budget import ReceiveBudget
+from mmsup.ipc.errors import MmsupError
+
+ENDS_AT_ERROR: Final = b"triton_grpc_error"
+
+
+class RpcServer:
+    def __init__(self, inference: InferHandler, call_controller: CallController) -> None:
+        router = inference.router
+        self._infer_context = InferContext(inference)
+        self._limit_bytes = router.configuration.max_body_bytes
+        self._budget = ReceiveBudget(router.configuration.max_request_bytes)
+        controller_status = ControllerStatus(call_controller)
+        self._service = InferenceService(router, inference.counters, controller_status, call_controller)
+        self.health = HealthService(router.status)
+        self._methods: dict[bytes, tuple[str, str, Method]] = {}
+        for service in (INFERENCE, HEALTH, *REFLECTIONS):
+            for name, method in methods(service).items():
+                self._methods[f"/{service}/{name}".encode()] = service, name, method
+
+    def open_stream(self, stream: Stream, *, is_local: bool) -> StreamHandler:
+        """The handler of a stream that a client has just opened."""
+        headers = stream.headers
+        if not call.is_grpc(headers):
+            call.refuse_http(stream)
+            return DeadStream()
+        path = call.header(headers, b":path")
+        found = self._methods.get(path)
+        encoding = call.header(headers, b"grpc-encoding") or b"identity"
+        if encoding not in ENCODINGS:
+            text = f"grpc-encoding '{encoding.decode('latin-1'):.40}' is not known"
+            stream.send_headers(call.OK_HEADERS)
+            stream.end(status.trailers(status.UNIMPLEMENTED, text, (b"grpc-accept-encoding", ACCEPTED)))
+            return DeadStream()
+        if found is None:
+            stream.send_headers(call.OK_HEADERS)
+            text = f"there is no method {path.decode('latin-1'):.200}"
+            stream.end(status.trailers(status.UNIMPLEMENTED, text))
+            return DeadStream()
+        service, name, method = found
+        made = RpcCall(stream, self._budget, self._limit_bytes, STREAM_WINDOW if method.streams_requests else 0)
+        try:
+            self._handle(made, headers, (service, name, method), is_local=is_local)
+        except MmsupError as error:
+            made.handler = DeadCall()
+            made.fail(error)
+        return made
+
+    def _handle(self, made: RpcCall, headers: Headers, found: tuple[str, str, Method], *, is_local: bool) -> None:
+        """Set the handler of a call; CallerError for a deadline that is none."""
+        service, name, method = found
+        timeout_ns = call.timeout_ns(headers)
+        timeout_s = timeout_ns / 1e9 if timeout_ns is not None else None
+        deadline_ns = time.monotonic_ns() + timeout_ns if timeout_ns is not None else 0
+        if name == "ModelInfer":
+            made.handler = ModelInferCall(made, partial(InferCall, self._infer_context, deadline_ns))
+        elif name == "ModelStreamInfer":
+            ends_at_error = call.header(headers, ENDS_AT_ERROR).lower() == b"true"
+            make_infer = partial(InferCall, self._infer_context, 0)
+            made.handler = ModelStreamInferCall(made, make_infer, ends_at_error=ends_at_error, timeout_s=timeout_s)
+        elif service in REFLECTIONS:
+            answer = partial(reflection_service.answer, reply_class=method.reply)
+            made.handler = PingPongCall(made, method.request, answer)
+        elif name == "Watch":
+            made.handler = WatchCall(made, method.request, self.health.watch)
+        else:
+            made.handler = UnaryCall(made, partial(self._answer, found, is_local=is_local), timeout_s)
+
+    async def _answer(self, found: tuple[str, str, Method], message: bytes, *, is_local: bool) -> Message:
+        service, name, method = found
+        request = infer_messages.parse(method.request, message)
+        if service == HEALTH:
+            return self.health.check(request)
+        return await self._service.handle(name, request, is_local=is_local)
+
+
+class DeadStream:
+    """Of a stream that was answered when it was opened."""
+
+    def on_data(self, data: memoryview) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_reset(self) -> None: ...
+
+    def on_sent(self) -> None: ...
+
+    def on_retire(self) -> None: ...
+
+    def on_tick(self, now_s: float) -> None: ...
+
+
+class DeadCall:
+    """Of a call that was refused when it was opened."""
+
+    def on_message(self, message: bytes) -> None: ...
+
+    def on_half_close(self) -> None: ...
+
+    def on_cancel(self) -> None: ...
+
+    def on_sent(self) -> None: ...
+
+    def on_retire(self) -> None: ...
