@@ -72,9 +72,10 @@ def serve(child: Child) -> None:
     child.send(Hello("worker", WIRE_VERSION, *child.life))
     child.page.set_activity(Activity.IDLE, time.monotonic_ns())
     child.page.batch_executed(1)
-    child.page.set_device_bytes(WEIGHTS)
+    is_old = child.spawn.argv[-1].startswith("old/")
+    child.page.set_device_bytes(WEIGHTS if is_old else 0)
     child.beats = True
-    child.send(WorkerReady(METADATA, 0.1, can_offload=child.spawn.argv[-1].startswith("old/")))
+    child.send(WorkerReady(METADATA, 0.1, can_offload=is_old))
 
 
 def run(home: Path, play: Callable[[Gpus], Awaitable[None]], **needs: str) -> None:
