@@ -211,7 +211,7 @@ def test_open_requests_are_shown_until_they_are_closed_even_if_a_gateway_died_me
 
 
 def page_text(counters: RequestCounters, status: metrics.StatusJson) -> str:
-    return "".join(metrics.metrics_pieces(counters.totals(), status))
+    return b"".join(metrics.metrics_pieces(counters.totals(), status)).decode()
 
 
 def page(
