@@ -36,10 +36,9 @@ class ServerApi:
         return response.json_response(document, 503, {**request.echo_headers, "Retry-After": "1"})
 
     async def metrics(self, request: HttpRequest) -> StreamResponse:
-        page = bytearray()
+        page, status = bytearray(), await self._status.get()
         async with self._page_lock:
-            totals, status = await self._totals(), await self._status.get()
-            await in_slices(metrics.metrics_pieces(totals, status), page.extend)
+            await in_slices(metrics.metrics_pieces(await self._totals(), status), page.extend)
         return Response(body=page, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:
