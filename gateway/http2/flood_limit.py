@@ -2,11 +2,12 @@
 
 What each kind of frame is in the attacks that are known, and what honest clients send:
 
-- resets of streams that were just opened (rapid reset, CVE-2023-44487): clients cancel calls that took too long
+- resets of streams that were just opened (rapid reset, CVE-2023-44487): clients give up what takes
+  too long, hardly what they have just asked for
 - PING and SETTINGS, which we must answer: one SETTINGS at the start, a PING each few seconds while nothing else goes
   on, and one or two for each message, by which clients measure the line
 - empty DATA and CONTINUATION frames (CVE-2019-9518, CVE-2024-27316): hardly any
-- WINDOW_UPDATE and PRIORITY: one or two for each answer
+- WINDOW_UPDATE and PRIORITY, and resets of streams that are open for a while or have ended: one or two for each answer
 
 Each kind has an allowance that comes back with time; a connection that has used one up is told to calm down, and ends.
 """

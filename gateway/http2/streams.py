@@ -21,6 +21,9 @@ STREAM_WINDOW: Final = 1 << 18
 CONNECTION_WINDOW: Final = 1 << 24
 """Given back as bytes arrive: it is the handlers that bound what is held."""
 PINGS_EACH_FRAME: Final = 4
+SHORT_S: Final = 0.05
+"""A reset of a stream that is younger is one of a flood's. Older ones are those of calls that took too long, of which
+a client may have as many as streams, all at one time."""
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
 _FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 
@@ -33,15 +36,16 @@ class Streams:
         self._open_stream = open_stream
         self._blocks = HeaderBlocks()
         self._flood = FloodLimit(time.monotonic())
-        self._block = bytearray()
-        """Of a HEADERS frame that CONTINUATION frames follow, whose stream and flags are `_block_of`."""
-        self._block_of: tuple[int, int] | None = None
+        self._unfinished: tuple[int, int, bytearray] | None = None
+        """Stream, flags and block of a HEADERS frame that CONTINUATION frames follow."""
         self._received_bytes = 0
         """On the connection, since its window was last given back."""
         self._padding_bytes = 0
         """Of the DATA frame that is being received: what is not its data."""
         self.windows = PeerWindows()
         self.open: dict[int, Stream] = {}
+        self._opened_s: dict[int, float] = {}
+        """When each of them was opened, by CLOCK_MONOTONIC."""
         self.last_number = 0
         self.is_ending = False
         """No new streams are opened."""
@@ -49,12 +53,13 @@ class Streams:
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
         self.open.pop(stream.number, None)
+        self._opened_s.pop(stream.number, None)
         stream.close()
 
     # What arrives.
 
     def on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if self._block_of is not None and (kind != frames.CONTINUATION or stream != self._block_of[0]):
+        if self._unfinished is not None and (kind != frames.CONTINUATION or stream != self._unfinished[0]):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block is interrupted")
         try:
             if kind == frames.HEADERS:
@@ -75,7 +80,7 @@ class Streams:
             self._reset(fault.stream, fault.code)
 
     def on_data_head(self, stream: int, size: int) -> None:
-        if self._block_of is not None:
+        if self._unfinished is not None:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block is interrupted")
         check_known(stream, "DATA", frames.MAX_WINDOW if self.is_ending else self.last_number)
         if size:
@@ -119,18 +124,19 @@ class Streams:
         if flags & frames.END_HEADERS:
             self._on_block(stream, flags, block)
         else:
-            self._block_of, self._block = (stream, flags), bytearray(block)
+            self._unfinished = stream, flags, bytearray(block)
 
     def _on_continuation(self, flags: int, payload: bytes) -> None:
-        if self._block_of is None:
+        if self._unfinished is None:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self._spend(EMPTY)
-        self._block += payload
-        if len(self._block) > BLOCK_LIMIT_BYTES:
+        stream, first_flags, block = self._unfinished
+        block += payload
+        if len(block) > BLOCK_LIMIT_BYTES:
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "a header block is too large")
         if flags & frames.END_HEADERS:
-            (stream, first_flags), self._block_of = self._block_of, None
-            self._on_block(stream, first_flags, bytes(self._block))
+            self._unfinished = None
+            self._on_block(stream, first_flags, bytes(block))
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
         headers = self._blocks.decode(block)
@@ -150,7 +156,7 @@ class Streams:
             raise StreamFault(number, frames.PROTOCOL_ERROR)
         stream = Stream(number, headers, self._outgoing, self.windows, self.forget)
         stream.receive_window = STREAM_WINDOW
-        self.open[number] = stream
+        self.open[number], self._opened_s[number] = stream, time.monotonic()
         stream.handler = self._open_stream(stream)
         if is_end:
             self._end_by_peer(stream)
@@ -181,8 +187,9 @@ class Streams:
     def _on_reset(self, stream: int, payload: bytes) -> None:
         frames.read_number(payload)
         check_known(stream, "RST_STREAM", frames.MAX_WINDOW if self.is_ending else self.last_number)
-        self._spend(RESETS)
         found = self.open.get(stream)
+        is_flood = found is not None and time.monotonic() < self._opened_s[stream] + SHORT_S
+        self._spend(RESETS if is_flood else UPDATES)
         if found is not None:
             self.forget(found)
             found.handler.on_reset()

@@ -35,6 +35,7 @@ SLOW_BYTES: Final = request_body.THREAD_PARSE_BYTES
 """Typed contents and strings from this size on are read in another thread: each element costs."""
 LARGE_BYTES: Final = 1 << 20
 """From here on raw contents are too, and are copied in steps."""
+_NO_REQUEST: Final = RpcRequest("", "", "", {}, [])
 
 
 class RequestBody:
@@ -170,6 +171,8 @@ class InferCall:
             )
             if isinstance(known, bytes):
                 self._known = self._context.known.add(known, request, parsed, version)
+            elif known is not None:
+                known.renew(parsed, version)
         self._parsed = parsed
         self.timer.version = version
         dispatched.request_id = request.id
@@ -295,6 +298,9 @@ class InferCall:
         dispatched, self._dispatched = self._dispatched, None
         if dispatched is not None:
             dispatched.close()
+        self._deliver, self._refuse = _discard, _discard  # they refer back to this: the cycle would keep the message
+        self._known = self._parsed = None
+        self.request = _NO_REQUEST
 
 
 COST: Final = 2

@@ -80,6 +80,14 @@ def parse(kind: type[Message], data: bytes) -> Message:
         raise CallerError("bad_request", f"failed to parse the request: it is no {name}") from None
 
 
+def has_no_raw_contents(data: bytes) -> bool:
+    """Whether these bytes are a ModelInferRequest of themselves, without tensors that might follow them."""
+    try:
+        return not parse_message(data).raw_input_contents
+    except CallerError:
+        return False
+
+
 def read_request(message: Message) -> RpcRequest:
     """CallerError where raw and typed contents are mixed, or contents are not what their tensor says."""
     model, inputs, raw = message.model_name, list(message.inputs), message.raw_input_contents

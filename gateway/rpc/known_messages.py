@@ -13,7 +13,7 @@ from typing import Final
 
 from mmsup.gateway.infer.handler import ParsedRequest
 from mmsup.gateway.protocol.inference_job import OutputTensor
-from mmsup.gateway.rpc.infer_messages import RAW_INPUT_TAG, RpcRequest, varint
+from mmsup.gateway.rpc.infer_messages import RAW_INPUT_TAG, RpcRequest, has_no_raw_contents, varint
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.specs import Metadata
 
@@ -84,6 +84,10 @@ class KnownMessage:
         first = self._request
         return RpcRequest(first.model, first.version, first.id, first.document, blobs)
 
+    def renew(self, parsed: ParsedRequest, version: str) -> None:
+        """The model has changed, and the message was checked anew."""
+        self.parsed, self.version, self.reply = parsed, version, None
+
     def is_good_for(self, version: str, metadata: Metadata) -> bool:
         return self.version == version and self.parsed.metadata is metadata
 
@@ -112,6 +116,8 @@ class KnownMessages:
         begin = message[: len(message) - len(tail)]
         if not sizes or len(begin) > BEGIN_LIMIT_BYTES or not message.endswith(tail):
             return None  # typed contents, or fields in another order
+        if not has_no_raw_contents(begin):
+            return None  # its end is no tensor, but a part of another field that looks like one
         others = [each for each in self._by_length.get(len(message)) or () if each.match(message) is None]
         known = KnownMessage(begin, sizes, request.without_blobs(), parsed, version)
         self._by_length.add(len(message), (known, *others[: SAME_LENGTH - 1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.flood_limit import ALLOWANCES, ANSWERED, EMPTY, UPDATES
 from mmsup.gateway.http2.frames import ConnectionFault
 from mmsup.gateway.http2.header_blocks import BLOCK_LIMIT_BYTES, Headers, block_of
-from mmsup.gateway.http2.streams import CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_LIMIT, are_sound
+from mmsup.gateway.http2.streams import CONNECTION_WINDOW, SHORT_S, STREAM_WINDOW, STREAMS_LIMIT, are_sound
 
 PRIORITY_OF_ITSELF = b"\0\0\0\x03\x10"
 
@@ -263,6 +264,17 @@ def test_streams_that_are_opened_and_reset_at_once_end_the_connection() -> None:
     assert fault_of(peer, *each).code == frames.ENHANCE_YOUR_CALM
     assert not peer.streams.open or len(peer.streams.open) == 1
     assert all(each.events[-1] == "reset" for each in list(peer.handlers.values())[:-1])
+
+
+def test_a_client_may_give_up_all_its_streams_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls took too long; others of the connection go on."""
+    peer = Peer()
+    for number in range(1, 2 * STREAMS_LIMIT, 2):
+        peer.opened(number)
+    later_s = time.monotonic() + SHORT_S
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    peer.send(b"".join(frames.rst_stream(number, frames.CANCEL) for number in range(3, 2 * STREAMS_LIMIT, 2)))
+    assert list(peer.streams.open) == [1]
 
 
 def after_headers(late: Callable[[int], bytes]) -> Callable[[int], bytes]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import struct
+import weakref
 import zlib
 from typing import Any
 
@@ -15,7 +17,8 @@ from http2_client import data, headers
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.header_blocks import Headers, block_of
 from mmsup.gateway.http2.streams import STREAM_WINDOW
-from mmsup.gateway.rpc import call_handlers
+from mmsup.gateway.protocol import infer_request as request_document
+from mmsup.gateway.rpc import call_handlers, infer_messages
 from mmsup.gateway.rpc.messages import INFERENCE, Message, message_class, methods
 from mmsup.ipc.errors import ModelError, ServerError
 from rpc_session import Call, RpcSession, framed, infer_reply, infer_request, make_router, run
@@ -92,6 +95,8 @@ def test_a_method_that_is_not_there_is_unimplemented(path: str) -> None:
         [(b":method", b"GET"), (b":path", b"/"), (b"content-type", b"application/grpc")],
         [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/json")],
         [(b":method", b"POST"), (b":path", b"/")],
+        [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/grpc-web")],
+        [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/grpc+json")],
     ],
 )
 def test_a_request_that_is_no_call_is_answered_with_http_415(given: Headers) -> None:
@@ -247,6 +252,33 @@ def test_a_client_that_hangs_up_frees_all_its_requests() -> None:
         session.pipe.close()
 
     run(check, held_router)
+
+
+def test_what_a_request_holds_is_free_with_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not only when garbage is collected next, which is seldom: messages are large."""
+    made: list[weakref.ref[Any]] = []
+
+    class Blob(bytearray):
+        """Unlike bytes it can be referred to weakly."""
+
+    def read(message: Message) -> Any:  # RpcRequest
+        found = infer_messages.RpcRequest(message.model_name, "", "", read_request(message).document, [Blob(bytes(8))])
+        made.append(weakref.ref(found.blobs[0]))
+        return found
+
+    read_request = infer_messages.read_request
+    monkeypatch.setattr(infer_messages, "read_request", read)
+    gc.disable()
+
+    async def check(session: RpcSession) -> None:
+        assert (await session.unary("ModelInfer", infer_request())).code == OK
+        assert (await session.unary("ModelInfer", infer_request(model_name="none"))).code == NOT_FOUND
+        assert [each() for each in made] == [None, None]
+
+    try:
+        run(check)
+    finally:
+        gc.enable()
 
 
 def test_the_memory_of_a_reply_is_another_request_s_when_it_was_copied_and_not_before() -> None:
@@ -553,5 +585,32 @@ def test_a_known_message_is_checked_anew_when_the_model_has_changed() -> None:
         session.router.serve("m", metadata(("X", "FP32", (3,))))
         call = await session.unary("ModelInfer", raw_request([1.0, 2.0]))
         assert (call.code, "unexpected shape" in call.text) == (INVALID, True)
+
+    run(check)
+
+
+def test_a_known_message_is_known_again_after_the_model_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(session: RpcSession) -> None:
+        assert (await session.unary("ModelInfer", raw_request([1.0, 2.0]))).code == OK
+        session.router.serve("m", metadata(("X", "FP32", (-1,))))  # as after a sleep
+        assert (await session.unary("ModelInfer", raw_request([1.0, 2.0]))).code == OK
+        monkeypatch.setattr(request_document, "parse_request", lambda *_: pytest.fail("it was checked once more"))
+        assert (await session.unary("ModelInfer", raw_request([3.0, 4.0]))).code == OK
+
+    run(check)
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_what_only_looks_like_the_last_tensor_is_not_taken_for_it(is_raw: bool) -> None:
+    first = raw_request([1.0, 2.0]) if is_raw else infer_request([1.0, 2.0])
+
+    async def check(session: RpcSession) -> None:
+        for values in ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0]):
+            tensor = b"\x3a\x08" + struct.pack("<2f", *values)
+            message = (
+                first.SerializeToString() + b"\x7a" + bytes((len(tensor),)) + tensor
+            )  # in a field that is not known
+            reply = infer_reply(await session.unary("ModelInfer", message))
+            assert reply.raw_output_contents[0] == struct.pack("<2f", 1.0, 2.0)
 
     run(check)
