@@ -32,10 +32,10 @@ from mmsup.supervisor.controller.recovery import (
 from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
 from mmsup.supervisor.instances.instance import InstanceHooks, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState, Situation
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_records import model_record
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import Revision, RevisionRole
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.state.checkpoint import CheckpointWriter, to_text
 

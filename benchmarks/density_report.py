@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from density_client import Reply
 from memory_curve import MemorySample
 from replacement import belady_hits, lru_hits, random_hits
-from small_models import SmallModel
 from table import figure, table
 
 MIB = 1 << 20
 MOST_TIMES_OWN_START = 3.0
+SHOWN_FAULTS = 20
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,19 @@ class HitRates:
     lru: float
     belady: float
     chance: float
+
+
+@dataclass(frozen=True)
+class KindResult:
+    """Cold replies of one kind of model in one stream. `own_`: divided by the start of the same model alone."""
+
+    kind: str
+    cold: int
+    alone_p50_s: float
+    cold_p50_s: float
+    cold_p99_s: float
+    own_p50: float
+    own_p99: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,28 @@ class StreamResult:
     hits: HitRates
     counted_peak: int
     whole_peak: int
+    kinds: list[KindResult] = field(default_factory=list[KindResult])
+    stages: str = ""
+    """Where the time of cold starts went, as a table."""
+    processors: str = ""
+    """The same of processor time."""
+
+
+@dataclass(frozen=True)
+class Density:
+    """What a run has measured."""
+
+    facts: dict[str, str]
+    """Of the machine and the run."""
+    budget: int
+    faults: list[str]
+    """Before the streams."""
+    streams: list[StreamResult]
+    samples: list[MemorySample]
+    spans: dict[str, tuple[float, float]]
+    """From when to when each stream ran."""
+    alone_stages: str = ""
+    """Where the time of starts alone goes, as a table."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -98,6 +133,22 @@ class StreamRun:
     replies: Sequence[Reply]
     faults: list[str]
     samples: Sequence[MemorySample]
+    kinds: Sequence[str] = ()
+    """Of each model."""
+    stages: str = ""
+    processors: str = ""
+
+
+def kind_results(run: StreamRun, own_start_s: Mapping[int, float]) -> list[KindResult]:
+    found = []
+    cold = [each for each in run.replies if each.is_cold and each.status == 200 and each.model in own_start_s]
+    for kind in sorted(set(run.kinds)):
+        times = [(each.took_s, own_start_s[each.model]) for each in cold if run.kinds[each.model] == kind]
+        took, ratios = [each for each, _ in times], [each / own for each, own in times]
+        alone = [own_s for model, own_s in own_start_s.items() if run.kinds[model] == kind]
+        values = quantile(alone, 0.5), quantile(took, 0.5), quantile(took, 0.99)
+        found.append(KindResult(kind, len(times), *values, quantile(ratios, 0.5), quantile(ratios, 0.99)))
+    return found
 
 
 def result(run: StreamRun, own_start_s: Mapping[int, float]) -> StreamResult:
@@ -124,6 +175,9 @@ def result(run: StreamRun, own_start_s: Mapping[int, float]) -> StreamResult:
         hit_rates(run.before, run.replies, fitting),
         max((each.counted for each in run.samples), default=0),
         max((each.counted + each.files for each in run.samples), default=0),
+        kind_results(run, own_start_s),
+        run.stages,
+        run.processors,
     )
 
 
@@ -162,19 +216,16 @@ def memory_table(results: Sequence[StreamResult], budget: int) -> str:
     return table(heads, [[name, *map(figure, values)] for name, *values in mib])
 
 
-def start_table(models: Sequence[SmallModel], own_start_s: Mapping[int, float], replies: Sequence[Reply]) -> str:
-    """Of each kind of model: its start alone, and in all streams together."""
-    cold: dict[str, list[float]] = defaultdict(list)
-    for reply in replies:
-        if reply.is_cold and reply.status == 200:
-            cold[models[reply.model].kind].append(reply.took_s)
+def kind_table(results: Sequence[StreamResult]) -> str:
+    """Of each stream and kind of model: its cold replies beside its start alone."""
+    heads = ["stream, kind", "cold replies", "alone p50, ms", "cold p50, ms", "cold p99, ms", "÷ own start, p50", "p99"]
     lines = []
-    for kind in sorted({model.kind for model in models}):
-        alone = [took_s for place, took_s in own_start_s.items() if models[place].kind == kind]
-        own = [_ms(quantile(alone, 0.5)), _ms(quantile(alone, 0.99))]
-        found = [_ms(quantile(cold[kind], 0.5)), _ms(quantile(cold[kind], 0.99))]
-        lines.append([kind, f"{len(alone)}", *own, f"{len(cold[kind]):,}", *found])
-    return table(["kind", "alone", "p50, ms", "p99, ms", "in streams", "p50, ms", "p99, ms"], lines)
+    for stream in results:
+        for each in stream.kinds:
+            times = _ms(each.alone_p50_s), _ms(each.cold_p50_s), _ms(each.cold_p99_s)
+            ratios = _plain(each.own_p50), _plain(each.own_p99)
+            lines.append([f"{stream.stream}, {each.kind}", f"{each.cold:,}", *times, *ratios])
+    return table(heads, lines)
 
 
 def target_table(results: Sequence[StreamResult], budget: int) -> str:
@@ -191,3 +242,17 @@ def target_table(results: Sequence[StreamResult], budget: int) -> str:
             if not math.isnan(found)
         ]
     return table(["figure", "measured", "wanted", "met"], lines)
+
+
+def report(density: Density) -> str:
+    """Markdown."""
+    results, budget = density.streams, density.budget
+    parts = ["\n".join(f"- {name}: {value}" for name, value in density.facts.items())]
+    parts += [stream_table(results), hit_table(results), memory_table(results, budget)]
+    parts += [kind_table(results), target_table(results, budget)]
+    parts += [f"alone: {density.alone_stages}"] if density.alone_stages else []
+    parts += [f"{each.stream}: {each.stages}\n\n{each.processors}" for each in results if each.stages]
+    faults = density.faults + [fault for each in results for fault in each.faults]
+    if faults:
+        parts.append("Failed:\n\n" + "\n".join(f"- {fault}" for fault in faults[:SHOWN_FAULTS]))
+    return "\n\n".join(parts) + "\n"

@@ -20,7 +20,7 @@ from replacement import belady_hits, lru_hits
 from table import table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-from mmsup.supervisor.eviction.victims import Candidate, choose
+from mmsup.supervisor.capacity.victims import Candidate, choose
 from mmsup.supervisor.models.use_rate import UseRate
 
 CLASS = 50

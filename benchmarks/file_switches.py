@@ -178,7 +178,8 @@ class Server:
         (folder / "models" / "echo" / "1" / "model.py").write_text(MODEL)
         self.port = _free_port()
         command = [str(python), "-m", "mmsup.supervisor.cli", "serve", f"--model-repository={folder / 'models'}"]
-        command += [f"--http-port={self.port}", "--grpc-port=-1", "--metrics-port=-1", "--gateways=1", "--spare-gateway=false"]
+        command += [f"--http-port={self.port}", "--grpc-port=-1", "--metrics-port=-1"]
+        command += ["--gateways=1", "--spare-gateway=false"]
         command += [f"--runtime-dir={folder / 'run'}", f"--state-dir={self._state}"]
         self._output = folder / "output"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -235,7 +235,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="mmsup_bench_"))
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(root / "notify"))
-    command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--http-port", "0", "--grpc-port", "-1", "--metrics-port", "0"]
+    command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve"]
+    command += ["--http-port", "0", "--grpc-port", "-1", "--metrics-port", "0"]
     command += ["--model-repository", str(repository(root / "models")), "--runtime-dir", str(root / "run")]
     command += ["--state-dir", str(root / "state")]
     with (root / "log").open("wb") as log:

@@ -61,7 +61,7 @@ def cpu(besides: frozenset[int] = frozenset()) -> dict[int, ProcessCpu]:
     used = {}
     for pid, fields in descendants(besides).items():
         user, system, waited_user, waited_system = (int(each) for each in fields[11:15])
-        used[pid] = ProcessCpu(_name(pid), (user + waited_user) / _TICKS, (system + waited_system) / _TICKS)
+        used[pid] = ProcessCpu(name(pid), (user + waited_user) / _TICKS, (system + waited_system) / _TICKS)
     return used
 
 
@@ -74,7 +74,7 @@ def _total_s(process: ProcessCpu | None) -> float:
     return process.user_s + process.system_s if process else 0.0
 
 
-def _name(pid: int) -> str:
+def name(pid: int) -> str:
     """The module or script that an interpreter runs, else the program."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")

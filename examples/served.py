@@ -27,8 +27,9 @@ class Server:
         self._notified.bind(str(folder / "notify"))
         self._notified.settimeout(1.0)
         self._log = folder / "log"
-        command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+        command = [sys.executable, "-m", "mmsup.supervisor.cli", "serve"]
         command += [
+            *("--http-port=0", "--grpc-port=0", "--metrics-port=0"),
             f"--model-repository={repository}",
             f"--runtime-dir={self.runtime_dir}",
             f"--state-dir={folder / 'state'}",

@@ -179,6 +179,7 @@ class ControllerClient:
         router, worker_id = self._router, (message.instance, message.generation)
         if self._links_in_sync is not None:
             self._links_in_sync.add(worker_id)
+        router.links.close_if_draining(worker_id)  # it was offloaded, and serves again
         if len(descriptors) != LINK_DESCRIPTORS or worker_id in router.links.by_worker:
             close_fds(descriptors)  # known: a new controller repeats what its predecessor sent
             return

@@ -95,7 +95,7 @@ class GatewayServer:
                     listener.on_tick(now_s)
         held_bytes = router.memory_quota.held_bytes
         self.counters.set_current(router.admission.requests_by_model, router.links.used_bytes(), held_bytes)
-        self.counters.set_waiting(router.waiters.cold_starts.requests_by_model)
+        self.counters.set_waiting(router.waiters.cold_starts.admission.requests_by_model)
 
     @property
     def is_finished(self) -> bool:

@@ -16,3 +16,7 @@ HUGE_PAGES: Final = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 """Variable and value that have the C library ask for huge pages for its heap, where the kernel gives them on request.
 Workers of ONNX models get it unless an operator configured that variable for their model, and remove it
 (worker/startup/resource_limits.py): it is read once, at the start."""
+BLAS_WAIT: Final = ("OPENBLAS_THREAD_TIMEOUT", "22")
+"""Variable and value by which the threads of OpenBLAS (numpy) wait for work for 2^22 ticks of the processor, 2 ms, and
+then sleep. By its default of 2^26 each of them keeps a processor busy for 26 ms after it was started and after each
+operation: half of all that the start of a forked worker took."""

@@ -134,6 +134,9 @@ class ModelSpec:
     """Never put to sleep."""
     evict: bool | None = None
     """Whether it may be put to sleep where another model needs its memory. None: if it is loaded on demand."""
+    sleep: str = "auto"
+    """Where it is while it is asleep. `host-memory`: its worker stays and has its weights there, if its engine can.
+    `unload`: nowhere, its worker is ended. `auto`: the former where that gives memory back and it returns sooner."""
     cold_start_timeout_s: float = 0.0
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mmsup")
     group.addoption("--all-points", action="store_true", help="let each fault point fail in each operation (hours)")
     group.addoption("--points-of", default="", help="the one operation of that loop to try: load, infer, upgrade …")
-    group.addoption("--points-seconds", type=float, default=36.0, help="for how long a sample of them is tried")
+    group.addoption("--points-seconds", type=float, default=25.0, help="for how long a sample of them is tried")
     group.addoption("--points-seed", help="the seed of an earlier sample of fault points")
     group.addoption("--breaches", type=int, default=1, help="how often each breach of a memory cap is repeated")
     group.addoption("--storm-operations", type=int, default=25, help="operations of each client in the storm of loads")

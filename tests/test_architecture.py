@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "supervisor/linux": "; ipc",
     "supervisor/models": "capacity config instances observability processes repository state; ipc messages transport",
     "supervisor/observability": "; ipc",
-    "supervisor/on_demand": "config instances models processes state; ipc memory",
+    "supervisor/on_demand": "capacity config instances models processes state; ipc memory",
     "supervisor/postmortem": "config observability state; ipc memory messages transport",
     "supervisor/processes": "linux; ipc memory messages transport",
     "supervisor/repository": "config repository/contents; ipc protobuf tensors transport",

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.exit_verdicts import Verdicts
 from mmsup.gateway.dispatch.in_flight import InFlightRequest, RequestEvent, WorkerExited
 from mmsup.gateway.dispatch.input_layout import copy_bytes, free_slots, locate_input
@@ -26,6 +25,7 @@ from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult, OutputTensor
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator, used_bytes
 from mmsup.gateway.protocol.request_fingerprint import Tensor, fingerprint, received_tensors, total_bytes
+from mmsup.gateway.waking.admission import AdmissionControl
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, make_error
 from mmsup.ipc.memory.arena import Slot, SlotState
@@ -120,7 +120,7 @@ class DispatchedRequest:
 
     def reserve_bytes(self, size: int) -> None:
         """Count `size` bytes of the body that are received before the buffer is allocated; ServerError `queue_full`."""
-        self._router.admission.reserve(self.spec, size)
+        self._router.admission.reserve(self.spec.name, self.spec, size)
         self.reserved_bytes += size
 
     async def allocate_slot(self, size: int) -> Slot:

@@ -106,6 +106,12 @@ class LinkTable:
             if link.in_flight.requests and now_s - link.channel.last_progress_s > link.spec.hang_limit_s
         ]
 
+    def close_if_draining(self, worker_id: WorkerId) -> None:
+        """The worker is about to have a new link, and answers nothing over the old one."""
+        link = self._draining.get(worker_id)
+        if link is not None:
+            link.close()
+
     def close_drained(self) -> None:
         """Close the links that get no new requests and have none in flight."""
         for link in list(self._draining.values()):

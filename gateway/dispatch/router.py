@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from mmsup.gateway.dispatch.admission import AdmissionControl
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.exit_verdicts import Verdicts
 from mmsup.gateway.dispatch.link_memory import MemoryQuota
@@ -25,6 +24,7 @@ from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.output_sizes import OutputSizeEstimator
 from mmsup.gateway.waking import wait_policy
+from mmsup.gateway.waking.admission import AdmissionControl
 from mmsup.gateway.waking.change_waiters import ChangeWaiters
 from mmsup.gateway.waking.cold_starts import ColdStarts
 from mmsup.gateway.waking.request_wait import RequestWait, WaitingBody

@@ -21,6 +21,9 @@ STATES: Final = (
     "loading",
     "warming",
     "ready",
+    "offloading",
+    "offloaded",
+    "restoring",
     "draining",
     "stopping",
     "stopped",
@@ -39,7 +42,7 @@ _NV_METRICS: Final = {
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
 }
-_WHEN: Final = ("load_peak", "settled", "serving_peak")
+_WHEN: Final = ("load_peak", "settled", "serving_peak", "offloaded")
 _EDGES: Final = (*map(str, BUCKETS_S), "+Inf")
 _BUCKETS: Final = tuple(f"bucket_{index}" for index in range(len(_EDGES)))
 
@@ -198,6 +201,9 @@ def _footprint_metrics(models: Sequence[tuple[str, Json]]) -> Iterator[str]:
     yield from family("gauge", "mmsup_model_footprint_bytes", meaning, held)
     loads = ((labels(model=name, version=version), each.get("load_s") or 0) for name, version, each in measured)
     yield from family("gauge", "mmsup_model_load_seconds", "How long the last load of a model took.", loads)
+    restores = [(labels(model=name, version=version), each.get("restore_s") or 0) for name, version, each in measured]
+    meaning = "How long the last way back of a model from host memory took."
+    yield from family("gauge", "mmsup_model_restore_seconds", meaning, [each for each in restores if each[1]])
 
 
 def _capacity_metrics(memory: Json, *, is_stale: bool) -> Iterator[str]:

@@ -3,8 +3,8 @@
 The controller loads a model once, however many gateways ask. A controller that ends takes the question along: the next
 one is asked by the first request that still finds its model asleep.
 
-The bounds are shared as those of all open requests are (dispatch/admission): a model may hold as much as is unused, so
-that one whose load hangs leaves places for the others.
+The bounds are shared as those of all open requests are: a model may hold as much as is unused, so that one whose load
+hangs leaves places for the others.
 """
 
 from __future__ import annotations
@@ -12,25 +12,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
+from mmsup.gateway.waking.admission import AdmissionControl
 from mmsup.gateway.waking.request_wait import ColdStart, RequestWait
 from mmsup.ipc.errors import MmsupError, ServerError
 
-ASKING_S: Final = 5.0
-"""`Retry-After` of a request for which there is no place."""
+
+class ColdAdmission(AdmissionControl):
+    keys = "max_cold_requests", "max_cold_bytes"
+    what = "waiting for models to be loaded"
+    retry_after_s = 5.0
 
 
 class ColdStarts:
     def __init__(self, max_requests: int, max_bytes: int) -> None:
-        self._max_requests = max_requests
-        self._max_bytes = max_bytes
-        self.requests_by_model: dict[str, int] = {}
-        """Those that wait; no entry is 0."""
-        self._bytes_by_model: dict[str, int] = {}
-        """Has the same models."""
-        self._open_requests = 0
-        self._open_bytes = 0
+        self.admission = ColdAdmission(max_requests, max_bytes)
+        """Of those that wait."""
         self._starts: dict[str, ColdStart] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.call: Callable[[str, dict[str, Any]], Awaitable[Any]] | None = None  # JSON, by command
@@ -45,35 +43,21 @@ class ColdStarts:
     def enter(self, name: str, wait: RequestWait, limit_s: float) -> None:
         """The request waits for the model from now on; ServerError `queue_full` if there is no place for it."""
         size = wait.body.held_bytes if wait.body is not None else 0
-        held, held_bytes = self.requests_by_model.get(name, 0), self._bytes_by_model.get(name, 0)
-        if held + self._open_requests >= self._max_requests:
-            limit = f"{self._open_requests} requests wait for models to be loaded, {held} of them for this one"
-            raise self._no_place(
-                name, f"{limit}: `max_cold_requests`, {self._max_requests}, are shared among all models"
-            )
-        if self._open_bytes and held_bytes + size + self._open_bytes > self._max_bytes:
-            limit = (
-                f"{self._open_bytes} bytes of requests wait for models to be loaded, {held_bytes} of them for this one"
-            )
-            raise self._no_place(name, f"{limit}: `max_cold_bytes`, {self._max_bytes}, are shared among all models")
+        self.admission.admit(name, None)
+        if size:
+            try:
+                self.admission.reserve(name, None, size)
+            except ServerError:
+                self.admission.leave(name, 0)
+                raise
         wait.cold_since_ns, wait.cold_limit_s, wait.held_bytes = time.monotonic_ns(), limit_s, size
-        self._open_requests += 1
-        self._open_bytes += size
-        self.requests_by_model[name] = held + 1
-        self._bytes_by_model[name] = held_bytes + size
         if wait.body is not None:
             wait.body.on_cold()
 
     def leave(self, name: str, wait: RequestWait) -> None:
         """The request waits no more, for whatever reason."""
-        waited_ns = wait.end_cold(time.monotonic_ns())
-        self._open_requests -= 1
-        self._open_bytes -= wait.held_bytes
-        self.requests_by_model[name] -= 1
-        self._bytes_by_model[name] -= wait.held_bytes
-        if not self.requests_by_model[name]:
-            del self.requests_by_model[name], self._bytes_by_model[name]
-        self.on_waited(name, waited_ns)
+        self.admission.leave(name, wait.held_bytes)
+        self.on_waited(name, wait.end_cold(time.monotonic_ns()))
 
     def ask(self, name: str, wait: RequestWait) -> None:
         """Have the model loaded; one question at a time for all requests to it."""
@@ -104,7 +88,3 @@ class ColdStarts:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _no_place(self, name: str, limit: str) -> ServerError:
-        text = f"Exceeds maximum queue size: model '{name}' is asleep, and {limit}"
-        return ServerError("queue_full", text, model=name, retry_after_s=ASKING_S)

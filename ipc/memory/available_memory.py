@@ -17,6 +17,8 @@ ROOT: Final = Path("/sys/fs/cgroup")
 _V2_FILES: Final = ("memory.max", "memory.current", "inactive_file")
 _V1_FILES: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 """Limit, usage, and the field of `memory.stat` that counts page cache which the kernel frees when memory is short."""
+_NO_LIMIT: Final = 1 << 62
+"""v1 reports a missing limit as the largest number of pages; no limit is this large."""
 
 
 def available_bytes(meminfo: Path = MEMINFO, own_file: Path = OWN_CGROUP_FILE, root: Path = ROOT) -> int:
@@ -28,6 +30,10 @@ def available_bytes(meminfo: Path = MEMINFO, own_file: Path = OWN_CGROUP_FILE, r
 def total_bytes(meminfo: Path = MEMINFO, own_file: Path = OWN_CGROUP_FILE, root: Path = ROOT) -> int:
     """The memory of the machine, or the tightest limit of a control group if that is less."""
     return min([_machine_bytes(meminfo, "MemTotal"), *(limit for limit, _ in _groups(own_file, root))])
+
+
+def free_swap_bytes(meminfo: Path = MEMINFO) -> int:
+    return _machine_bytes(meminfo, "SwapFree")
 
 
 def _machine_bytes(meminfo: Path, name: str) -> int:
@@ -51,8 +57,10 @@ def _groups(own_file: Path, root: Path) -> Iterator[tuple[int, int]]:
         own = base / path.lstrip("/")
         for folder in (own, *own.parents):
             with contextlib.suppress(ValueError):  # no such file, or `max`
-                limit, usage = int(_read(folder / files[0])), int(_read(folder / files[1]))
-                yield limit, limit - usage + _field(_read(folder / "memory.stat"), files[2])
+                limit = int(_read(folder / files[0]))
+                if limit < _NO_LIMIT:
+                    usage = int(_read(folder / files[1]))
+                    yield limit, limit - usage + _field(_read(folder / "memory.stat"), files[2])
             if folder == base:
                 break
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-WIRE_VERSION: Final = 7
+WIRE_VERSION: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

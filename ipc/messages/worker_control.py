@@ -46,6 +46,17 @@ class HostMember:
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadModel:
+    """No more requests will come for a while: finish what is queued, then move the model out of the memory that it
+    serves from. Answered by ModelOffloaded, or by LoadFailed, after which the worker exits."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreModel:
+    """Move the model back: requests are about to come. Answered by ModelRestored, or by LoadFailed as above."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopWorker:
     """No more requests will come: finish what is queued, unload, exit 0."""
 
@@ -66,6 +77,8 @@ class WorkerReady:
     load_s: float
     imported: tuple[str, ...] = ()
     """Those of ENGINE_SETS (zygote_control.py) that its interpreter has imported."""
+    can_offload: bool = False
+    """It takes OffloadModel and RestoreModel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +93,27 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOffloaded:
+    """The model is out of the memory that it serves from."""
+
+    took_s: float
+    freed_bytes: int
+    """Of its device, as its engine counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRestored:
+    """The model is back, and serves requests."""
+
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class MemberLeft:
     """The last message of a member of a co-location group, after StopWorker or LoadFailed: it is unloaded, and the
     process goes on."""
 
 
-TO_WORKER: Final = (ConfigureWorker, AttachGateway, HostMember, StopWorker)
+TO_WORKER: Final = (ConfigureWorker, AttachGateway, HostMember, OffloadModel, RestoreModel, StopWorker)
 
-FROM_WORKER: Final = (Hello, LoadProgress, WorkerReady, LoadFailed, MemberLeft)
+FROM_WORKER: Final = (Hello, LoadProgress, WorkerReady, LoadFailed, ModelOffloaded, ModelRestored, MemberLeft)

@@ -46,12 +46,21 @@ def from_json(data: bytes, expected: Iterable[type[Any]]) -> Any:  # one of `exp
     return from_plain(raw, expected)
 
 
+_field_names: dict[type[Any], tuple[str, ...] | None] = {}
+"""Of each type that was sent; None if it is no dataclass."""
+
+
 def _plain(value: Any) -> Any:  # any field value, recursively
-    if dataclasses.is_dataclass(value):
-        return [_plain(getattr(value, each.name)) for each in dataclasses.fields(value)]
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
-    return value
+    kind = type(value)
+    try:
+        names = _field_names[kind]
+    except KeyError:
+        is_record = dataclasses.is_dataclass(kind)
+        names = tuple(each.name for each in dataclasses.fields(kind)) if is_record else None
+        _field_names[kind] = names
+    return value if names is None else [_plain(getattr(value, name)) for name in names]
 
 
 _decoders: dict[type[Any], Decoder] = {}

@@ -13,8 +13,8 @@ from mmsup.ipc.messages.keeper_control import KeeperInventory
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
-from mmsup.supervisor.models.model import Model, state_of
+from mmsup.supervisor.instances.lifecycle_events import LOADING, OFFLOADABLE, InstanceState
+from mmsup.supervisor.models.model import Model, asleep_in, state_of
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.readiness import ServerReadiness
 from mmsup.supervisor.models.sleep_state import ASLEEP
@@ -26,7 +26,7 @@ from mmsup.supervisor.zygotes.zygote_process import Zygote
 Json = dict[str, Any]  # one JSON object
 
 _INDEX_STATES: Final = {
-    **dict.fromkeys((InstanceState.ABSENT, *STARTING_UP, InstanceState.BACKOFF), "LOADING"),
+    **dict.fromkeys((InstanceState.ABSENT, *LOADING, *OFFLOADABLE, InstanceState.BACKOFF), "LOADING"),
     InstanceState.READY: "READY",
     InstanceState.DRAINING: "UNLOADING",
 }
@@ -176,15 +176,17 @@ def _asleep_versions(model: Model) -> Json:
 
 
 def _use_of(model: Model, footprints: list[Json]) -> Json:
-    """When it was last asked, and what its next load is likely to take: as its last one, perhaps of an earlier server;
-    None where that is not known."""
-    used_s, load_s = model.sleep.last_use_s, model_usage.load_s(model)
+    """When it was last asked, how often of late, and what its next load is likely to take: as its last one, perhaps of
+    an earlier server; None where that is not known."""
+    now_s, used_s, load_s = time.monotonic(), model.sleep.last_use_s, model_usage.load_s(model)
     if load_s is None:
         load_s = max((each["load_s"] for each in footprints), default=0.0) or None
     return {
-        "last_use_s": round(time.monotonic() - used_s, 1) if used_s else None,
+        "last_use_s": round(now_s - used_s, 1) if used_s else None,
+        "use_rate": round(model.sleep.use.at(now_s), 6),
         "cold_start_s": round(load_s, 3) if load_s is not None else None,
-        "asleep_s": round(time.monotonic() - model.sleep.since_s, 1) if model.sleep.is_asleep else None,
+        "asleep_s": round(now_s - model.sleep.since_s, 1) if model.sleep.is_asleep else None,
+        "asleep_in": asleep_in(model),
     }
 
 
@@ -283,7 +285,8 @@ def _index_rows(model: Model) -> Iterator[Json]:
         return
     for each in model.routed_versions():
         if each.state == ASLEEP:
-            yield {"name": model.name, "version": each.version, "state": "READY", "reason": ASLEEP}
+            reason = f"{ASLEEP}, in host memory" if asleep_in(model) == "host-memory" else ASLEEP
+            yield {"name": model.name, "version": each.version, "state": "READY", "reason": reason}
             continue
         state = _INDEX_STATES.get(InstanceState(each.state), "UNAVAILABLE")
         reason = "" if state == "READY" else f"{each.state}: {each.reason}" if each.reason else each.state

@@ -77,6 +77,10 @@ class Pool:
     def returning_bytes(self) -> int:
         return self.claimed(ClaimState.RETURNING)
 
+    def missing_bytes(self, need: Need) -> int:
+        """What its budget lacks for a load, once all that leave have left."""
+        return max(self.claimed() - self.returning_bytes + need.needed_bytes - self.budget_bytes, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
@@ -192,6 +196,11 @@ class Evictor(Protocol):
 
     def evictable_bytes(self, request: RoomRequest) -> int:
         """What those models hold that may go for it, now or later."""
+
+    def keep_reserve(self, request: RoomRequest, pool: Pool, left_bytes: int) -> int:
+        """After a load was admitted: begin to evict so much of the host's memory that the next ones need not wait.
+        `left_bytes`: what is left of the budget once all that is booked is taken and all that leaves has gone. Returns
+        what those hold who go now."""
 
     def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
         """Begin to evict so much. Returns what those hold who go now; the load is to ask again when they are gone, and

@@ -51,6 +51,12 @@ class Footprint:
     gpu_serving_peak_bytes: int = 0
     load_s: float = 0.0
     """From the request to start it until it was ready."""
+    offloaded_bytes: int = 0
+    """Held while its model was in host memory."""
+    gpu_offloaded_bytes: int = 0
+    """The same of its device: the context, as a rule."""
+    restore_s: float = 0.0
+    """How long the way back took."""
     is_forked: bool = False
     """It was forked of a zygote, whose pages it shares."""
 
@@ -58,6 +64,11 @@ class Footprint:
         """Whether nothing differs by more than a few per cent."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
         return all(abs(mine - theirs) <= SAME * max(mine, theirs) for mine, theirs in pairs)
+
+    @property
+    def used_bytes(self) -> int:
+        """Held when the first requests have been answered. What it grows by beyond that may be a leak."""
+        return min(self.serving_peak_bytes, round(self.settled_bytes * FIRST_GROWTH))
 
     def followed_by(self, later: Footprint) -> Footprint:
         """This one, corrected by a later worker of the same files: its load counts, and the higher peak of service. One
@@ -71,6 +82,15 @@ class Footprint:
             gpu_settled_bytes=later.gpu_settled_bytes or self.gpu_settled_bytes,
             gpu_serving_peak_bytes=max(self.gpu_serving_peak_bytes, later.gpu_serving_peak_bytes),
             load_s=later.load_s or self.load_s,
+        ).with_move(self.with_move(later))
+
+    def with_move(self, moved: Footprint) -> Footprint:
+        """This one with what was measured of a move to host memory or back."""
+        return replace(
+            self,
+            offloaded_bytes=moved.offloaded_bytes or self.offloaded_bytes,
+            gpu_offloaded_bytes=moved.gpu_offloaded_bytes or self.gpu_offloaded_bytes,
+            restore_s=moved.restore_s or self.restore_s,
         )
 
 
@@ -92,6 +112,10 @@ class Need:
         """Of so many workers."""
         return Need(self.needed_bytes * count, self.least_bytes * count, self.is_measured)
 
+    def beside(self, held_bytes: int) -> Need:
+        """Of a worker that holds so much of it already."""
+        return Need(max(self.needed_bytes - held_bytes, 0), max(self.least_bytes - held_bytes, 0), self.is_measured)
+
 
 NO_NEED: Final = Need(0)
 
@@ -112,21 +136,24 @@ def host_need(
     nothing: it differs by all that is imported."""
     is_same_way = measured is not None and is_forked in (None, measured.is_forked)
     if measured is not None and measured.settled_bytes and is_same_way:
-        grown_bytes = min(measured.serving_peak_bytes, round(measured.settled_bytes * FIRST_GROWTH))
-        return Need(max(measured.load_peak_bytes, measured.settled_bytes, grown_bytes), measured.settled_bytes)
+        most_bytes = max(measured.load_peak_bytes, measured.settled_bytes, measured.used_bytes)
+        return Need(most_bytes, measured.settled_bytes)
     base = FORKED_BYTES if is_forked else ENGINE_BYTES.get(_IMPORTED_ENGINES.get(spec.imports, spec.engine), 0)
     guess = base + round(artifact_bytes * LOAD_FACTOR)
     guess = guess if spec.memory_bytes is None else min(guess, spec.memory_bytes)
     return Need(guess, guess, is_measured=False)
 
 
-def gpu_need(spec: ModelSpec, measured: Footprint | None, artifact_bytes: int) -> Need:
-    """Memory of its device that one worker takes, its CUDA context included; nothing for a model on the CPU."""
+def gpu_need(
+    spec: ModelSpec, measured: Footprint | None, artifact_bytes: int, context_bytes: int = CUDA_CONTEXT_BYTES
+) -> Need:
+    """Memory of its device that one worker takes, its CUDA context included; nothing for a model on the CPU.
+    `context_bytes`: what a context takes of that device."""
     if not uses_gpu(spec):
         return NO_NEED
     if measured is not None and measured.gpu_settled_bytes:
         return Need(max(measured.gpu_load_peak_bytes, measured.gpu_settled_bytes), measured.gpu_settled_bytes)
-    guess = spec.gpu_memory_bytes or CUDA_CONTEXT_BYTES + round(artifact_bytes * LOAD_FACTOR)
+    guess = spec.gpu_memory_bytes or context_bytes + round(artifact_bytes * LOAD_FACTOR)
     return Need(guess, guess, is_measured=False)
 
 

@@ -8,6 +8,7 @@ the kernel walks all pages of the process.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -33,6 +34,8 @@ class _Reading:
     saw_load: bool
     """False if it was ready when this controller first saw it: what it held at first is unknown."""
     held_bytes: int = 0
+    is_used: bool = False
+    """It had answered requests when it was measured last."""
     next_s: float = 0.0
     footprint: Footprint = field(default_factory=Footprint)
 
@@ -46,6 +49,7 @@ class FootprintMeter:
     ) -> None:
         """`digest_of`: of the files that an instance is made from. `run_on_disk`: run a function in the disk thread."""
         self._store = store
+        self.contexts = store.contexts
         self._digest_of = digest_of
         self._run_on_disk = run_on_disk
         self._readings: dict[int, _Reading] = {}
@@ -62,7 +66,8 @@ class FootprintMeter:
             self._write_if_due()
             return
         reading, now_s = self._reading(instance), time.monotonic()
-        if now_s < reading.next_s and instance.state is InstanceState.READY and reading.footprint.settled_bytes:
+        is_settled = instance.state is InstanceState.READY and reading.footprint.settled_bytes
+        if now_s < reading.next_s and (is_settled or instance.state is InstanceState.OFFLOADED):
             return
         held = usage.held_bytes(worker.group, process.pid)
         if held is None:
@@ -72,19 +77,40 @@ class FootprintMeter:
         if instance.state in STARTING_UP:
             reading.footprint = _raised(reading.footprint, held, worker.gpu.usage.held_bytes, is_load=True)
         elif instance.state is InstanceState.READY:
+            reading.is_used = process.progress().requests > 0
             served_s = now_s - worker.ready_s
             reading.next_s = now_s + min(served_s * INTERVAL_SHARE, MAX_INTERVAL_S)
             self._measure_ready(instance, reading)
+        elif instance.state is InstanceState.OFFLOADED:
+            reading.next_s = now_s + MAX_INTERVAL_S
+            self._put(instance, Footprint(offloaded_bytes=held, gpu_offloaded_bytes=worker.gpu.usage.held_bytes))
         self._write_if_due()
+
+    def note_move(self, instance: Instance, took_s: float) -> None:
+        """Its model was offloaded or restored, as its state says, in so many seconds."""
+        self._reading(instance).next_s = 0.0
+        self.observe(instance)
+        if instance.state is InstanceState.READY and took_s:
+            self._put(instance, Footprint(restore_s=took_s))
+
+    def note_context(self, names: Iterable[str], held_bytes: int, allocated_bytes: int) -> None:
+        """As CudaContexts has it."""
+        self._is_changed |= self.contexts.note(names, held_bytes, allocated_bytes)
 
     def forget_others(self, instances: Iterable[Instance]) -> None:
         """Forget the workers of instances that are not among these: they have left."""
         self._readings = {each.id: self._readings[each.id] for each in instances if each.id in self._readings}
 
     def held_bytes(self, instance: Instance) -> int:
-        """What its worker held when it was last measured; 0 if it was not."""
+        """What its worker held when it was last measured; 0 if it was not. Until it has answered requests, which takes
+        memory too, at least what it held then in an earlier life; not in a group, whose others it may have had then."""
         reading = self._readings.get(instance.id)
-        return reading.held_bytes if reading is not None and reading.generation == instance.generation else 0
+        if reading is None or reading.generation != instance.generation:
+            return 0
+        is_new = reading.footprint.settled_bytes and not reading.is_used and not instance.revision.spec.group
+        known = self.find(instance) if is_new else None
+        is_same_way = known is not None and known.is_forked is reading.footprint.is_forked
+        return max(reading.held_bytes, known.used_bytes if known is not None and is_same_way else 0)
 
     def find(self, instance: Instance) -> Footprint | None:
         """What a worker like this one was measured to need; None if the files have changed since, or never."""
@@ -101,6 +127,13 @@ class FootprintMeter:
 
     def of_model(self, name: str) -> dict[FootprintKey, Footprint]:
         return {key: each.footprint for key, each in self._store.of_model(name).items()}
+
+    def used_bytes(self) -> dict[str, int]:
+        """By model, what its versions hold together when they serve, one worker each; of those that were measured."""
+        found = defaultdict[str, int](int)
+        for key, footprint in self._store.footprints():
+            found[key.model] += footprint.used_bytes
+        return found
 
     def close(self) -> None:
         if self._is_changed:
@@ -127,6 +160,16 @@ class FootprintMeter:
         reading.footprint = _raised(reading.footprint, reading.held_bytes, gpu_bytes, is_load=False)
         latest = reading.footprint if known is None else known.followed_by(reading.footprint)
         if known is None or not latest.is_near(known):
+            self._store.put(footprint_key(instance.revision.spec), self._digest_of(instance), latest)
+            self._is_changed = True
+
+    def _put(self, instance: Instance, moved: Footprint) -> None:
+        """What was measured of a move, beside what is known of the model. Of a load nothing is known: there is none."""
+        known = self.find(instance)
+        if known is None:
+            return
+        latest = known.with_move(moved)
+        if not latest.is_near(known):
             self._store.put(footprint_key(instance.revision.spec), self._digest_of(instance), latest)
             self._is_changed = True
 

@@ -66,7 +66,17 @@ class LoadPass:
         if isinstance(decision, Admit):
             self._book(instance, needs, self._taken)
             self._grant(instance, device, decision)
+            self._keep_reserve(instance)
         return True
+
+    def _keep_reserve(self, instance: Instance) -> None:
+        evictor, pool = self._accounts.evictor, self._pool("")
+        if not pool.is_configured or not evictor.is_evictable(instance):
+            return
+        booked = sum(each.claimed_bytes for each in (*self._taken[""], *self._awaited[""]))
+        left_bytes = pool.budget_bytes - pool.claimed() + pool.returning_bytes - booked
+        if evictor.keep_reserve(self._accounts.room_request(instance, "", pool.name), pool, left_bytes):
+            self._pools.clear()
 
     def _must_wait(self, instance: Instance, needs: Needs, decision: Decision) -> bool:
         if isinstance(decision, Admit):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from mmsup.supervisor.capacity import footprint
+from mmsup.ipc.specs import ModelSpec
+from mmsup.supervisor.capacity import footprint, moves
 from mmsup.supervisor.capacity.admission import Claim, ClaimState, DeviceMemory, Evictor, Pool, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint import Need
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
+from mmsup.supervisor.capacity.moves import MoveEstimate
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, LOADING, OFFLOADABLE, InstanceState
 from mmsup.supervisor.processes import usage
 
 HOST: Final = "host memory"
@@ -51,17 +53,45 @@ class MemoryAccounts:
         artifact = 0 if is_known else self.meter.artifact_bytes(instance)
         return footprint.host_need(instance.revision.spec, measured, artifact, is_forked=is_forked)
 
-    def gpu_need(self, instance: Instance) -> Need:
-        return footprint.gpu_need(
-            instance.revision.spec, self.meter.find(instance), self.meter.artifact_bytes(instance)
-        )
+    def gpu_need(self, instance: Instance, device: str = "") -> Need:
+        """`device`: where it is, or is to be; empty: not known yet."""
+        spec, measured = instance.revision.spec, self.meter.find(instance)
+        context_bytes = self.meter.contexts.of(device)
+        return footprint.gpu_need(spec, measured, self.meter.artifact_bytes(instance), context_bytes)
+
+    def missing_bytes(self, spec: ModelSpec, device: str) -> int:
+        """What the budget of a GPU lacks for one more worker of a version that is to be loaded; 0 where either is not
+        known."""
+        instance = next((each for each in self._instances() if each.revision.spec == spec), None)
+        pool = self.device_pool(None, device) if instance is not None else None
+        return pool.missing_bytes(self.gpu_need(instance, device)) if pool is not None and instance is not None else 0
+
+    def note_context(self, instance: Instance) -> None:
+        """Learn what a context takes of a GPU: what NVML says of a worker without what its engine has allocated."""
+        worker, process = instance.worker, instance.process
+        found = self._find_device(worker.gpu.device) if worker is not None and worker.gpu.device else None
+        if worker is None or process is None or found is None or instance.state is not InstanceState.READY:
+            return
+        if worker.gpu.usage.source == "nvml" and worker.sharers == 1:
+            self.meter.note_context(found.names, worker.gpu.usage.held_bytes, process.progress().device_bytes)
 
     def needs(self, instance: Instance, device: str) -> dict[str, Need]:
         """What its load takes, by GPU; that of the host by the empty name."""
         needs = {"": self.host_need(instance)}
         if device and self._find_device(device) is not None:
-            needs[device] = self.gpu_need(instance)
+            needs[device] = self.gpu_need(instance, device)
+        if instance.state is InstanceState.OFFLOADED:  # it holds some of that
+            needs = {name: need.beside(self.claimed_bytes(instance, name)) for name, need in needs.items()}
         return needs
+
+    def move_estimate(self, instance: Instance) -> MoveEstimate:
+        """What a move of its model to host memory is likely to give and to take."""
+        worker, process = instance.require_worker(), instance.process
+        is_on_device = process is not None and bool(worker.gpu.device)
+        allocated_bytes = process.progress().device_bytes if process is not None and is_on_device else 0
+        held_bytes = max(worker.gpu.usage.held_bytes, allocated_bytes) if is_on_device else 0
+        host_bytes, cap_bytes = self.meter.held_bytes(instance), instance.revision.spec.memory_bytes
+        return moves.estimate(self.meter.find(instance), host_bytes, held_bytes, allocated_bytes, cap_bytes)
 
     def claimed_bytes(self, instance: Instance, device: str = "") -> int:
         """What its worker holds of a GPU, or of the host if none is named, or is expected to while it loads."""
@@ -69,9 +99,11 @@ class MemoryAccounts:
         if worker is None or (device and worker.gpu.device != device):
             return 0
         held_bytes = worker.gpu.usage.held_bytes if device else self.meter.held_bytes(instance)
-        if held_bytes and instance.state not in STARTING_UP:
+        if instance.state is InstanceState.OFFLOADING and not device:
+            return held_bytes + max(self.move_estimate(instance).host_growth_bytes, 0)
+        if instance.state in OFFLOADABLE or (held_bytes and instance.state not in LOADING):
             return held_bytes
-        need = self.gpu_need(instance) if device else self.host_need(instance)
+        need = self.gpu_need(instance, device) if device else self.host_need(instance)
         return max(held_bytes, need.needed_bytes)  # what serves is measured a moment later, on a GPU by NVML
 
     def room_request(self, load: Instance, device: str, memory: str) -> RoomRequest:
@@ -88,9 +120,9 @@ class MemoryAccounts:
         claims = (*self._host_claims(load), *self._shared_claims(), *reserved)
         booked = sum(each.claimed_bytes for each in claims if each.state is ClaimState.BOOKED)
         growth = booked - sum(
-            self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in STARTING_UP
+            self.meter.held_bytes(each) for each in self._instances() if each is not load and each.state in LOADING
         )
-        free_bytes = usage.machine_memory().available_bytes + usage.free_swap_bytes() - max(growth, 0)
+        free_bytes = usage.free_bytes() - max(growth, 0)
         return Pool(
             HOST,
             HOST_OPTION,
@@ -123,11 +155,15 @@ class MemoryAccounts:
     def _device_claims(self, load: Instance | None, device: str) -> Iterator[Claim]:
         for each in self._instances():
             if each is not load and each.worker is not None and each.worker.gpu.device == device:
-                yield Claim(holder(each), self.claimed_bytes(each, device), _claim_state(each))
+                claimed_bytes, returning_bytes = self.claimed_bytes(each, device), 0
+                if each.state is InstanceState.OFFLOADING:
+                    returning_bytes = min(self.move_estimate(each).device_gain_bytes, claimed_bytes)
+                    yield Claim(holder(each), returning_bytes, ClaimState.RETURNING)
+                yield Claim(holder(each), claimed_bytes - returning_bytes, _claim_state(each))
 
 
 def _claim_state(instance: Instance) -> ClaimState:
-    if instance.state in STARTING_UP:
+    if instance.state in LOADING:
         return ClaimState.BOOKED
     return ClaimState.RETURNING if instance.state in _LEAVING else ClaimState.USED
 

@@ -15,6 +15,7 @@ from mmsup.supervisor.capacity.admission import Admit, Claim, ClaimState, Decisi
 from mmsup.supervisor.capacity.footprint import Need
 from mmsup.supervisor.capacity.load_pass import LoadPass
 from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
+from mmsup.supervisor.capacity.moves import MoveEstimate
 from mmsup.supervisor.instances.context import MemoryRefused
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
@@ -25,6 +26,7 @@ Json = dict[str, Any]  # one JSON object
 RESERVED_BYTES: Final = 64 << 20
 """Left to the rest of the machine beside a replacement and the worker that it replaces."""
 
+_QUEUED: Final = frozenset({InstanceState.ABSENT, InstanceState.OFFLOADED})
 _MAY_BE_REFUSED: Final = STARTING_UP | {InstanceState.BACKOFF}
 
 
@@ -48,12 +50,12 @@ class MemoryAdmission:
         GPU that is assigned to it; empty: the CPU, or not known yet."""
         demands = [(self._accounts.host_pool(instance), self._accounts.host_need(instance))]
         if device and (pool := self._accounts.device_pool(instance, device)) is not None:
-            demands.append((pool, self._accounts.gpu_need(instance)))
+            demands.append((pool, self._accounts.gpu_need(instance, device)))
         return admission.decide(demands)
 
     def begin_pass(self, most_waiting: int) -> LoadPass:
         """For one pass over queued instances. `most_waiting`: for how many at a time room may be made."""
-        self._waiting = {number: each for number, each in self._waiting.items() if each.state is InstanceState.ABSENT}
+        self._waiting = {number: each for number, each in self._waiting.items() if each.state in _QUEUED}
         self._granted = {}
         return LoadPass(self._accounts, most_waiting, self._report_wait, self._grant)
 
@@ -114,6 +116,16 @@ class MemoryAdmission:
         if worker is None or process is None:
             return None
         return worker.recycling.initial_bytes or usage.footprint_bytes(worker.group, process.pid)
+
+    def host_room_bytes(self) -> int:
+        """What models that go to sleep may take of the host."""
+        pool = self._accounts.host_pool()
+        left_bytes = pool.budget_bytes - pool.claimed()
+        return left_bytes if pool.free_bytes is None else min(left_bytes, pool.free_bytes - RESERVED_BYTES)
+
+    def move_estimate(self, instance: Instance) -> MoveEstimate:
+        """What a move of its model to host memory is likely to give and to take."""
+        return self._accounts.move_estimate(instance)
 
     def available_bytes(self) -> int:
         return usage.machine_memory().available_bytes

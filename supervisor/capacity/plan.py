@@ -1,16 +1,31 @@
 """What of a repository fits into the budgets, and who would have to go for the others. Pure.
 
-Models are taken as they load: pinned ones first, then by class of priority and name. Each is put to the same question
-as a load of a running server (admission.py), with guesses taken at their word.
+Models are taken as they load: pinned ones first, then those that are loaded already, by class of priority and name.
+Each is put to the same questions as a load of a running server: whether it fits (admission.py), with guesses taken at
+their word, and who goes for it (victims.py). Without a server all are used alike, and none was within the last minute.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mmsup.supervisor.capacity import victims
 from mmsup.supervisor.capacity.admission import Admit, Claim, MakeRoom, Pool, decide
 from mmsup.supervisor.capacity.footprint import NO_NEED, Need
+from mmsup.supervisor.capacity.victims import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """How a model is used: as a running server sees it, else as any other."""
+
+    is_loaded: bool = False
+    use_rate: float = 1.0
+    """In how many of the last seconds it had a request."""
+    idle_s: float = math.inf
+    """Since its last request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +46,7 @@ class PlannedModel:
     is_pinned: bool = False
     is_evictable: bool = True
     """It may go for another."""
+    use: ModelUse = ModelUse()
 
     @property
     def holder(self) -> str:
@@ -80,12 +96,16 @@ def plan(models: Sequence[PlannedModel], host: Pool, devices: Sequence[Pool]) ->
     alone."""
     residents = _Residents(host, {each.name: each for each in devices})
     found: list[Placement] = []
-    for model in sorted(models, key=lambda each: (not each.is_pinned, each.priority, each.name, each.version)):
+    for model in sorted(models, key=_order):
         placement = _place(model, residents)
         found.append(placement)
         if placement.fits:
             residents.add(placement)
     return found
+
+
+def _order(model: PlannedModel) -> tuple[bool, bool, int, str, str]:
+    return not model.is_pinned, not model.use.is_loaded, model.priority, model.name, model.version
 
 
 def pinned_misfits(placements: Sequence[Placement]) -> list[Placement]:
@@ -113,35 +133,48 @@ def _left(pool: Pool) -> int:
 def _place_on(model: PlannedModel, device: str, residents: _Residents) -> Placement:
     needs = [_at_its_word(model.host), *([_at_its_word(model.gpu)] if device else [])]
     pools = residents.pools(device)
-    candidates = _by_cost_of_return(residents)
-    victims: list[Placement] = []
+    gone: list[Placement] = []
     while True:
-        left = [_without(pool, [each.model.holder for each in victims]) for pool in pools]
-        may_go = [each for each in candidates if each not in victims]
-        decision = decide([(_with_evictable(pool, may_go), need) for pool, need in zip(left, needs, strict=True)])
+        left = [_without(pool, [each.model.holder for each in gone]) for pool in pools]
+        candidates = {pool.name: _candidates(pool, residents, gone) for pool in left}
+        able = [
+            replace(
+                pool,
+                evictable_bytes=sum(
+                    each.held_bytes for each in candidates[pool.name] if victims.may_go(each, model.priority)
+                ),
+            )
+            for pool in left
+        ]
+        decision = decide(list(zip(able, needs, strict=True)))
         if isinstance(decision, Admit):
-            return Placement(model, device, tuple(each.model.holder for each in victims))
-        helpful = [each for each in may_go if _held(decision.shortage.pool, each, pools)]
-        if not isinstance(decision, MakeRoom) or not helpful:
-            return Placement(model, device, why_not=decision.shortage.text)
-        victims.append(helpful[0])
+            return Placement(model, device, tuple(each.model.holder for each in gone))
+        shortage = decision.shortage
+        chosen = victims.choose(candidates[shortage.pool], shortage.missing_bytes, model.priority)
+        if not isinstance(decision, MakeRoom) or not chosen:
+            return Placement(model, device, why_not=shortage.text)
+        placed = {each.model.holder: each for each in residents.placed}
+        gone += [placed[each.name] for each in chosen]
 
 
-def _by_cost_of_return(residents: _Residents) -> list[Placement]:
-    """Who may go for another, the first one first: all but pinned ones; lower classes of priority before higher ones,
-    and among equals who loads fastest for what it holds."""
-    may_go = [each for each in residents.placed if each.model.is_evictable and not each.model.is_pinned]
-    return sorted(may_go, key=lambda each: (-each.model.priority, _cost(each.model), each.model.name))
+def _candidates(pool: Pool, residents: _Residents, gone: Sequence[Placement]) -> list[Candidate]:
+    """Who may go, with what each holds of a pool."""
+    return [
+        Candidate(
+            each.model.holder,
+            each.model.priority,
+            _held(pool, each),
+            each.model.use.idle_s,
+            each.model.use.use_rate,
+            each.model.load_s,
+        )
+        for each in residents.placed
+        if each not in gone and each.model.is_evictable and not each.model.is_pinned
+    ]
 
 
-def _cost(model: PlannedModel) -> float:
-    """Seconds of its load for each byte that its going gives."""
-    return model.load_s / max(model.host.needed_bytes + model.gpu.needed_bytes, 1)
-
-
-def _held(pool: str, placement: Placement, pools: Sequence[Pool]) -> int:
-    found = next(each for each in pools if each.name == pool)
-    return sum(each.claimed_bytes for each in found.claims if each.holder == placement.model.holder)
+def _held(pool: Pool, placement: Placement) -> int:
+    return sum(each.claimed_bytes for each in pool.claims if each.holder == placement.model.holder)
 
 
 def _at_its_word(need: Need) -> Need:
@@ -154,8 +187,3 @@ def _with_claim(pool: Pool, claim: Claim) -> Pool:
 
 def _without(pool: Pool, holders: Sequence[str]) -> Pool:
     return replace(pool, claims=tuple(each for each in pool.claims if each.holder not in holders))
-
-
-def _with_evictable(pool: Pool, may_go: Sequence[Placement]) -> Pool:
-    holders = {each.model.holder for each in may_go}
-    return replace(pool, evictable_bytes=sum(each.claimed_bytes for each in pool.claims if each.holder in holders))

@@ -20,6 +20,7 @@ from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 ModelOptions = dict[str, Any]  # JSON; each option has its own type
 
 LOAD_RULES: Final = ("start", "on-demand")
+SLEEP_RULES: Final = ("auto", "host-memory", "unload")
 MIN_MEMORY_BYTES: Final = 16 << 20
 """No interpreter starts with less; `memory: 4` must be a mistake."""
 MIN_GPU_MEMORY_BYTES: Final = 1 << 20
@@ -57,6 +58,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "ttl": ModelOption("ttl_s", validators.duration_or_never),
     "pin": ModelOption("pin", validators.boolean),
     "evict": ModelOption("evict", validators.boolean),
+    "sleep": ModelOption("sleep", validators.one_of(SLEEP_RULES)),
     "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),

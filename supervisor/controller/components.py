@@ -34,6 +34,7 @@ from mmsup.supervisor.controller.tasks import TaskSet
 from mmsup.supervisor.eviction.candidates import Candidates
 from mmsup.supervisor.eviction.evictor import ModelEvictor
 from mmsup.supervisor.eviction.pressure_watch import PressureWatch, read_facts
+from mmsup.supervisor.eviction.room_reserve import RoomReserve
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.gateway_checks import GatewayChecks
@@ -56,6 +57,7 @@ from mmsup.supervisor.models.model_set import ModelSet, content_id, is_awaited, 
 from mmsup.supervisor.models.recycling import Recycler
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
+from mmsup.supervisor.models.sleep_state import FailedMove
 from mmsup.supervisor.observability.console import Console
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ZYGOTE_OUTPUT
 from mmsup.supervisor.on_demand.idle_watch import IdleWatch
@@ -68,7 +70,7 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
-from mmsup.supervisor.resources.held_memory import device_memory, zygote_claims
+from mmsup.supervisor.resources.held_memory import ZygoteClaims, device_memory
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
@@ -189,7 +191,8 @@ class Models:
         self.waker = Waker(self.context, self.loader)
         self.idle_watch = IdleWatch(context.settings, model_set, self.sleeper, usage)
         candidates = Candidates(context.settings, model_set, self.sleeper, usage)
-        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, context.state_dir.event_log)
+        reserve = RoomReserve(model_set, candidates, self.footprints.used_bytes)
+        self.evictor = ModelEvictor(model_set, self.sleeper, candidates, reserve, context.state_dir.event_log)
 
 
 class GpuParts:
@@ -220,6 +223,7 @@ class StartParts:
                 lambda: any(each.state is InstanceState.READY for each in model_set.instances()),
             ),
             lambda: _specs_of_workers(model_set),
+            lambda: (each.revision.spec for each in model_set.instances() if each.process and each.is_forked),
         )
         self.groups = GroupPool(lambda: model_set.context, partial(take_number, model_set))
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -241,7 +245,7 @@ class MemoryParts:
             models.footprints,
             partial(device_memory, gpus),
             models.evictor,
-            lambda: zygote_claims(zygotes.rows()),
+            ZygoteClaims(zygotes.rows),
         )
         models.evictor.held_bytes = accounts.claimed_bytes
         model_set.memory = MemoryAdmission(accounts)
@@ -249,6 +253,7 @@ class MemoryParts:
         self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
         self._model_set = model_set
         self._footprints = models.footprints
+        self.accounts = accounts
         self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
         self._escaped = EscapedWorkers()
         self.sampler = MemorySampler(model_set.instances, self._check)
@@ -258,6 +263,7 @@ class MemoryParts:
             self._escaped.check(instance)
             self._recycler.check(instance)
             self._footprints.observe(instance)
+            self.accounts.note_context(instance)
         self._footprints.forget_others(instances)
         check_memory(instances)
         self.retry_refused()
@@ -274,6 +280,7 @@ class Resources:
         self.gpus = GpuParts(context, models.model_set, on_gpus_changed)
         self.starts = StartParts(context, models.model_set, cgroups)
         self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
+        self.gpus.placement.missing_bytes = self.memory.accounts.missing_bytes
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:
@@ -307,6 +314,11 @@ def connect_instances(
         revision_changes.link_if_active(model_set, instance)
         models.footprints.observe(instance)
 
+    def on_move_failed(instance: Instance, text: str) -> None:
+        model, revision = model_set.model(instance.revision.spec.name), model_set.revision_of(instance)
+        if model is not None and revision is not None:
+            model.sleep.failed_move = FailedMove(revision.stamp, text)
+
     gateways.context.idle = cgroups.idle
     model_set.hooks = InstanceHooks(
         is_awaited=partial(is_awaited, model_set),
@@ -316,6 +328,8 @@ def connect_instances(
         on_change=model_set.on_instance_changed,
         on_progress=models.loader.on_progress,
         on_ready=on_ready,
+        on_moved=models.footprints.note_move,
+        on_move_failed=on_move_failed,
     )
 
 

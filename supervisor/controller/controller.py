@@ -184,7 +184,7 @@ class Controller:
         self._save_gpus()
         self.resources.starts.descriptors.retry_refused()
         self.resources.memory.retry_refused()
-        self.resources.starts.zygotes.update()
+        self.resources.starts.zygotes.update_later()
         if readiness_changed:
             self.gateways.readiness.report()
         self.context.change_signal.set()

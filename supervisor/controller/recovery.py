@@ -22,14 +22,14 @@ from mmsup.supervisor.controller.upgrade_record import UpgradeRecord
 from mmsup.supervisor.gateways.poison_requests import PoisonRecord
 from mmsup.supervisor.gateways.pool import GatewayRecords, restore_gateways
 from mmsup.supervisor.gpu.health import GpuRecord
-from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
+from mmsup.supervisor.instances import actions, lifecycle_events, model_moves, worker_exit
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState, Situation
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, OFFLOADABLE, STARTING_UP, InstanceState, Situation
 from mmsup.supervisor.instances.restart_policy import NOT_MENDED_BY_TIME
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes, startup_policy
 from mmsup.supervisor.models.model_records import ModelRecord, restore_model
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import Revision, RevisionRole
 from mmsup.supervisor.state.checkpoint import from_text
 
 SERVER_KEY: Final = "server"
@@ -54,6 +54,7 @@ class GpuRecords:
     gpus: tuple[GpuRecord, ...]
 
 
+_MOVED: Final = OFFLOADABLE | {InstanceState.RESTORING}
 _KINDS: Final = (ServerRecord, ModelRecord, GatewayRecords, PoisonRecord, GpuRecords, UpgradeRecord)
 CheckpointRecord = ServerRecord | ModelRecord | GatewayRecords | PoisonRecord | GpuRecords | UpgradeRecord
 
@@ -171,6 +172,8 @@ def _resume(instance: Instance, revision: Revision) -> None:
             actions.link_to_gateways(instance)
     elif instance.state in (InstanceState.STARTING, InstanceState.READY) or _has_lost_ready(instance):
         _restart(instance)
+    elif instance.state in _MOVED:
+        model_moves.send_again(instance)
     elif instance.state is InstanceState.DRAINING:
         actions.perform(instance, lifecycle_events.StartDrain())
     elif instance.state in (InstanceState.STOPPING, InstanceState.QUARANTINED):

@@ -11,8 +11,8 @@ from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.keeper_control import ShutdownFinished, SignalChild
 from mmsup.supervisor.controller.components import ControllerContext, Gateways, Models
 from mmsup.supervisor.instances import lifecycle_events
-from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.models import revision_changes
+from mmsup.supervisor.models.revision import RevisionRole
 
 WORKER_EXIT_S: Final = 5.0
 """What workers may take to unload, however long the drain took."""

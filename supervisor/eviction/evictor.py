@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity import victims
+from mmsup.supervisor.capacity.admission import Pool, RoomRequest
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.config.units import age, size_text
-from mmsup.supervisor.eviction import victims
 from mmsup.supervisor.eviction.candidates import Candidates
-from mmsup.supervisor.eviction.victims import Candidate
+from mmsup.supervisor.eviction.reserve import MOST_SHARE
+from mmsup.supervisor.eviction.room_reserve import RoomReserve
 from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.sleep_state import SleepReason
 from mmsup.supervisor.observability.event_log import EventLog
@@ -24,16 +28,25 @@ from mmsup.supervisor.on_demand.sleeper import Sleeper
 
 RECHECK_S: Final = 0.05
 """Until a load that waits for models which have not served yet asks again."""
+AHEAD: Final = "room for the next loads"
 LOWEST_CLASS: Final = 1 << 31
 """Of a request for which any model may go."""
 
 
 class ModelEvictor:
-    def __init__(self, model_set: ModelSet, sleeper: Sleeper, candidates: Candidates, event_log: EventLog) -> None:
+    def __init__(
+        self,
+        model_set: ModelSet,
+        sleeper: Sleeper,
+        candidates: Candidates,
+        reserve: RoomReserve,
+        event_log: EventLog,
+    ) -> None:
         self._model_set = model_set
         self._sleeper = sleeper
         self._candidates = candidates
         self._event_log = event_log
+        self.reserve = reserve
         self.held_bytes: Callable[[Instance, str], int] = lambda _, __: 0
         """What an instance takes of the memory of a GPU, or of the host if none is named."""
         self._rechecks: dict[str, asyncio.TimerHandle] = {}
@@ -49,9 +62,19 @@ class ModelEvictor:
         found = self._find(request)
         return sum(each.held_bytes for each in found if victims.may_go(each, request.priority))
 
+    def keep_reserve(self, request: RoomRequest, pool: Pool, left_bytes: int) -> int:
+        if left_bytes >= pool.budget_bytes * MOST_SHARE:
+            return 0
+        found = self._find(request)
+        missing_bytes = self.reserve.bytes(pool, sum(each.held_bytes for each in found)) - left_bytes
+        if missing_bytes <= 0:
+            return 0
+        chosen = victims.choose(found, missing_bytes, request.priority)
+        return sum(each.held_bytes for each in self._evict(chosen, replace(request, model=""), "budget", AHEAD))
+
     def make_room(self, request: RoomRequest, missing_bytes: int) -> int:
         found = self._find(request)
-        gone = self._evict(victims.choose(found, missing_bytes, request.priority), request, "budget")
+        gone = self._evict(self._choose(found, missing_bytes, request), request, "budget")
         made_bytes = sum(each.held_bytes for each in gone)
         if gone:
             names = ", ".join(f"{each.name} ({size_text(each.held_bytes)})" for each in gone)
@@ -82,7 +105,16 @@ class ModelEvictor:
             each.cancel()
 
     def _find(self, request: RoomRequest) -> list[Candidate]:
-        return self._candidates.find(lambda each: self.held_bytes(each, request.device), but=request.model)
+        of_device = bool(request.device)
+        return self._candidates.find(
+            lambda each: self.held_bytes(each, request.device), but=request.model, on_device=of_device
+        )
+
+    def _choose(self, found: list[Candidate], missing_bytes: int, request: RoomRequest) -> list[Candidate]:
+        if not request.device:
+            return victims.choose(found, missing_bytes, request.priority)
+        room_bytes = self._model_set.memory.host_room_bytes()
+        return victims.choose_with_tiers(found, missing_bytes, request.priority, room_bytes)
 
     def _evict(self, chosen: Sequence[Candidate], request: RoomRequest, reason: str, why: str = "") -> list[Candidate]:
         gone: list[Candidate] = []
@@ -90,14 +122,16 @@ class ModelEvictor:
             detail = f"for {request.model}" if request.model else f"by others: {why}"
             numbers = _numbers(each, request, reason)
             models = [self._model_set.models[name] for name in (each.name, *each.others)]
-            refused = [
-                self._sleeper.put_to_sleep(model, SleepReason.EVICTED, detail, describe(each), numbers)
-                for model in models
-            ]
-            count = refused.count("")
+            count = sum(self._let_go(model, each, detail, numbers) for model in models)
             self.counts = {**self.counts, reason: self.counts[reason] + count}
             gone += [each] if count else []
         return gone
+
+    def _let_go(self, model: Model, candidate: Candidate, detail: str, numbers: Mapping[str, Any]) -> bool:
+        why = SleepReason.EVICTED, detail, describe(candidate), numbers
+        if candidate.is_offloaded:
+            return self._sleeper.give_up_copy(model, *why)
+        return not self._sleeper.put_to_sleep(model, *why, tier=candidate.tier)
 
     def _recheck(self, name: str, after_s: float) -> None:
         if name not in self._rechecks:
@@ -111,6 +145,8 @@ class ModelEvictor:
 
 def describe(candidate: Candidate) -> str:
     idle, load = age(candidate.idle_s), age(candidate.return_s)
+    if candidate.is_offloaded:
+        return f"it held {size_text(candidate.held_bytes)} while it was asleep, for {idle}, and loads in {load}"
     return (
         f"it held {size_text(candidate.held_bytes)}, had no request for {idle}, was used in {candidate.use_rate:.1%} "
         f"of the last seconds, and loads in {load}"

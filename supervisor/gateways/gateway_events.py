@@ -14,6 +14,7 @@ from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.instances.lifecycle_events import ProtocolViolated
+from mmsup.supervisor.models.model import fit_message
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.readiness import ServerReadiness
 from mmsup.supervisor.postmortem.collector import CrashCollector
@@ -45,7 +46,7 @@ class GatewayEvents:
     def on_configured(self, gateway: GatewayProcess) -> None:
         """Send it the whole state."""
         for model in self._model_set.models.values():
-            gateway.send(model.route())
+            gateway.send(fit_message(model.route()))
         for message in self._poison_requests.messages():
             gateway.send(message)
         self._broadcast.link_all(gateway)

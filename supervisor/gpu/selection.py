@@ -12,8 +12,10 @@ from typing import Final
 
 from mmsup.supervisor.gpu.inventory import Gpu, Gpus, find_gpu, gpu_label
 
-DeviceLoad = tuple[int, int, int]
-NO_LOAD: Final[DeviceLoad] = (0, 0, 0)
+DeviceLoad = tuple[int, int, int, int]
+"""Of one GPU, the first difference counts: memory that is not released, bytes that its budget lacks for the worker in
+question, faults, workers."""
+NO_LOAD: Final[DeviceLoad] = (0, 0, 0, 0)
 
 
 class NoGpu(LookupError):  # noqa: N818 - a state, not an error of the server

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -18,9 +17,9 @@ from mmsup.ipc.paths import worker_name
 from mmsup.ipc.transport.codec import encode
 from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.gpu.selection import NoGpu
-from mmsup.supervisor.instances import lifecycle_events, liveness, stack_dump, worker_exit
+from mmsup.supervisor.instances import lifecycle_events, liveness, model_moves, stack_dump, worker_exit
 from mmsup.supervisor.instances.context import GroupMember, MemoryRefused, SharedProcess, WorkerFailure
-from mmsup.supervisor.instances.instance import Instance
+from mmsup.supervisor.instances.instance import Instance, for_this_worker
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
 from mmsup.supervisor.instances.memory_sampler import sample
@@ -56,7 +55,8 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
         case lifecycle_events.StopRouting():
             instance.context.gateways.unlink(instance.worker_id)
         case lifecycle_events.StartDrain():
-            instance.context.gateways.barrier(UNLINK_LIMIT_S, _for_this_worker(instance, _await_messages_in_transit))
+            instance.is_queued = False
+            instance.context.gateways.barrier(UNLINK_LIMIT_S, for_this_worker(instance, _await_messages_in_transit))
         case lifecycle_events.Condemn(code, text):
             _condemn(instance, WorkerFailure(code, text))
         case lifecycle_events.ExpectExit():
@@ -73,6 +73,8 @@ def perform(instance: Instance, action: lifecycle_events.Action) -> None:
             _record_given_up(instance, code, text)
         case lifecycle_events.Finish():
             instance.is_queued = False
+        case _:
+            model_moves.perform(instance, action)
 
 
 def send_boot(instance: Instance) -> None:
@@ -144,7 +146,7 @@ def group_member(instance: Instance) -> GroupMember:
         if is_current():
             worker_exit.start_failed(instance, text)
 
-    on_oom = _for_this_worker(instance, lambda of: of.apply(oom_event(of)))
+    on_oom = for_this_worker(instance, lambda of: of.apply(oom_event(of)))
     return GroupMember(worker_id, instance.revision.spec, on_crash, on_oom, on_start_failed)
 
 
@@ -266,9 +268,9 @@ def _announce_ready(instance: Instance) -> None:
     if worker.process is not None:
         start_liveness_probe(instance, worker.process)  # that of the load may have reported already, and then is closed
     load_s = worker.load_s
-    instance.record(
-        "worker_ready", f"serves after {load_s} s", pid=worker.process.pid if worker.process else 0, load_s=load_s
-    )
+    pid = worker.process.pid if worker.process else 0
+    text = f"serves after {load_s} s"
+    instance.record("worker_ready", text, pid=pid, load_s=load_s, start=instance.start)
     failpoint("brain.ready")
     instance.context.devices.on_ready(worker.gpu.device)
     instance.hooks.on_ready(instance)
@@ -297,7 +299,7 @@ def _await_messages_in_transit(instance: Instance) -> None:
     if not instance.context.zeromq_address(instance.worker_id):
         _send_stop(instance)
         return
-    stop = _for_this_worker(instance, _send_stop)
+    stop = for_this_worker(instance, _send_stop)
     instance.require_worker().termination.exit_timer = asyncio.get_running_loop().call_later(IN_TRANSIT_S, stop)
 
 
@@ -320,7 +322,7 @@ def _kill(instance: Instance) -> None:
     if worker.shared is not None and not _ends_shared_process(instance, worker.shared):
         return
     if worker.is_linked:
-        instance.context.gateways.barrier(KILL_BARRIER_S, _for_this_worker(instance, _send_sigkill))
+        instance.context.gateways.barrier(KILL_BARRIER_S, for_this_worker(instance, _send_sigkill))
     else:
         _send_sigkill(instance)
     expect_exit(instance, instance.context.settings.kill_limit_s, lifecycle_events.Unkillable())
@@ -348,7 +350,7 @@ def _send_sigkill(instance: Instance) -> None:
     worker = instance.require_worker()
     stack_dump.request(instance)
     if stack_dump.is_pending(worker):
-        again = _for_this_worker(instance, _send_sigkill)
+        again = for_this_worker(instance, _send_sigkill)
         worker.termination.kill_timer = asyncio.get_running_loop().call_later(stack_dump.POLL_S, again)
         return
     instance.context.keeper.send(SignalChild(worker_token(*instance.worker_id), signal.SIGKILL, whole_session=True))
@@ -367,6 +369,7 @@ def _record_unkillable(instance: Instance) -> None:
 
 
 def _schedule_retry(instance: Instance, after_s: float, is_probe: bool) -> None:
+    instance.is_queued = False
     instance.retry.is_probe = is_probe
     instance.retry.at_s = time.monotonic() + after_s
     start_retry_timer(instance)
@@ -381,14 +384,3 @@ def _record_given_up(instance: Instance, code: str, text: str) -> None:
     instance.failure = WorkerFailure(code, whole, of_load=code != "crash_loop", detail=detail)
     instance.retry.at_s = 0.0  # until a probe is scheduled
     instance.record("crash_loop" if code == "crash_loop" else "load_failed", f"given up: {text}", code=code)
-
-
-def _for_this_worker(instance: Instance, act: Callable[[Instance], None]) -> Callable[[], None]:
-    """A callback that does nothing if the instance has another worker by then, or none."""
-    worker_id = instance.worker_id
-
-    def act_if_same() -> None:
-        if instance.worker is not None and instance.worker_id == worker_id:
-            act(instance)
-
-    return act_if_same

@@ -35,6 +35,10 @@ class VersionRevision:
     spec: ModelSpec
     metadata: Metadata | None = None
     """None until one of its workers was ready."""
+    can_offload: bool = False
+    """Its workers can move their models out of memory and back."""
+    restored_s: float = 0.0
+    """When one was last moved back; 0: never."""
     exits: list[Exit] = field(default_factory=list["Exit"])
     instances: list[Instance] = field(default_factory=list["Instance"])
     first_runs: FirstRuns = field(default_factory=FirstRuns)
@@ -74,6 +78,10 @@ class InstanceHooks:
     """How long its worker may be kept from the processor by those who serve while it starts; 0: not at all."""
     on_ready: Callable[[Instance], None]
     """It is ready; it is linked to the gateways if its revision is the active one."""
+    on_moved: Callable[[Instance, float], None]
+    """Its model was offloaded or restored, as its state says, in so many seconds."""
+    on_move_failed: Callable[[Instance, str], None]
+    """Its model could not be offloaded or restored, and why."""
 
 
 @dataclass(slots=True)
@@ -130,7 +138,7 @@ class Instance:
 
     def expects_fork(self) -> bool:
         """Its worker is forked, or the next one is to be if it has none."""
-        if self.worker is not None and self.start:
+        if self.revision.spec.group or (self.worker is not None and self.start):
             return self.is_forked
         return bool(self.context.starts.choose(self.revision.spec, may_wait=True).zygote)
 
@@ -177,3 +185,14 @@ class Instance:
 
     def report_progress(self, text: str) -> None:
         self.hooks.on_progress(self, text)
+
+
+def for_this_worker(instance: Instance, act: Callable[[Instance], None]) -> Callable[[], None]:
+    """A callback that does nothing if the instance has another worker by then, or none."""
+    worker_id = instance.worker_id
+
+    def act_if_same() -> None:
+        if instance.worker is not None and instance.worker_id == worker_id:
+            act(instance)
+
+    return act_if_same

@@ -8,6 +8,9 @@ and restart counts are no states: an event that reports an exit brings the decis
     starting     the process is being started, or has not reported yet
     loading      imports, artifact                         warming   first runs
     ready        it serves
+    offloading   no new requests; it finishes those it has, then moves its model out of the memory that it serves from
+    offloaded    its process waits with the model elsewhere; wanted: it waits for its turn to be restored
+    restoring    it moves its model back
     draining     no new requests; it finishes those it has
     stopping     condemned, or exiting by itself; the exit is awaited
     quarantined  unkillable: SIGKILL has not ended it. Nothing waits for it; another instance takes its slot where
@@ -28,7 +31,9 @@ from typing import Any, Final
 
 from mmsup.supervisor.instances.lifecycle_events import (
     Action,
+    AnnounceOffloaded,
     AnnounceReady,
+    AnnounceRestored,
     BecameReady,
     CancelRetry,
     Condemn,
@@ -45,6 +50,7 @@ from mmsup.supervisor.instances.lifecycle_events import (
     LoadProgressed,
     LoadReportedFailed,
     LoadTimedOut,
+    Offloaded,
     OutOfMemory,
     ProcessExited,
     ProcessStarted,
@@ -52,16 +58,22 @@ from mmsup.supervisor.instances.lifecycle_events import (
     QueueLoad,
     RecordGivenUp,
     RecordLoadFailure,
+    RecordMoveFailure,
     RecordUnkillable,
+    Restored,
+    RestoreRefused,
     RetryDue,
     ScheduleRetry,
     Situation,
     StartDrain,
     StartFailed,
+    StartOffload,
     StartProcess,
+    StartRestore,
     StopRouting,
     Unkillable,
     WantDown,
+    WantOffloaded,
     WantUp,
 )
 from mmsup.supervisor.instances.restart_policy import PROBE_AFTER_S, GiveUp, Retry
@@ -175,6 +187,50 @@ def _drain(_situation: Situation, _event: WantDown) -> Step:
     return Situation(wanted=False, state=InstanceState.DRAINING), [StopRouting(), StartDrain()]
 
 
+def _offload(_situation: Situation, _event: WantOffloaded) -> Step:
+    return Situation(wanted=False, state=InstanceState.OFFLOADING), [StopRouting(), StartOffload()]
+
+
+def _rest(situation: Situation, event: Offloaded) -> Step:
+    queued: list[Action] = [QueueLoad()] if situation.wanted else []  # somebody has asked for it meanwhile
+    announced = AnnounceOffloaded(event.took_s, event.freed_bytes)
+    return replace(situation, state=InstanceState.OFFLOADED), [announced, *queued]
+
+
+def _queue_restore(situation: Situation, _event: WantUp) -> Step:
+    return replace(situation, wanted=True), [] if situation.wanted else [QueueLoad()]
+
+
+def _restore(situation: Situation, _event: LoadAdmitted) -> Step:
+    if not situation.wanted:
+        return situation, []
+    return replace(situation, state=InstanceState.RESTORING), [StartRestore()]
+
+
+def _serve_again(situation: Situation, event: Restored) -> Step:
+    return replace(situation, state=InstanceState.READY), [AnnounceRestored(event.took_s)]
+
+
+def _load_instead(situation: Situation, _event: RestoreRefused) -> Step:
+    """It ends, and what is wanted is loaded like any other: waits for memory, has room made, or is refused."""
+    return replace(situation, state=InstanceState.DRAINING), [StartDrain()]
+
+
+def _in_move(then: Handler, text: str = "") -> Handler:
+    """What `then` does, with the reason noted for the move in which it happened. `text`: where the event has none."""
+
+    def handler(situation: Situation, event: Any) -> Step:
+        after, actions = then(situation, event)
+        is_restore, why = situation.state is InstanceState.RESTORING, getattr(event, "text", text)
+        return after, [RecordMoveFailure(is_restore, why, getattr(event, "detail", "")), *actions]
+
+    return handler
+
+
+def _condemn_slow_move(situation: Situation, _event: ExitOverdue) -> Step:
+    return _kill_for(situation, Condemn("worker_hung", "its model was not moved in the time given to a load"))
+
+
 def _ended(situation: Situation, event: ProcessExited | StartFailed) -> Step:
     if not situation.wanted:
         return _finish_now(situation, event)
@@ -194,15 +250,18 @@ def _drained(situation: Situation, event: ProcessExited) -> Step:
     return Situation(wanted=True, state=InstanceState.ABSENT), [QueueLoad()]
 
 
+_NO_MOVE: Final[dict[type[Any], Handler]] = {Offloaded: _ignore, Restored: _ignore, RestoreRefused: _ignore}
 _STARTING_UP: Final[dict[type[Any], Handler]] = {
     WantUp: _want_up,
     WantDown: _kill_unwanted,
+    WantOffloaded: _kill_unwanted,
     LoadAdmitted: _ignore,
     ProcessStarted: _ignore,
     StartFailed: _ended,
     LoadProgressed: _progress,
     BecameReady: _serve,
     LoadReportedFailed: _await_failed_exit,
+    **_NO_MOVE,
     CrashReported: _await_crash_exit,
     ProcessExited: _ended,
     HangDetected: _ignore,
@@ -214,15 +273,47 @@ _STARTING_UP: Final[dict[type[Any], Handler]] = {
     Unkillable: _ignore,
     RetryDue: _ignore,
 }
+_READY: Final[dict[type[Any], Handler]] = {
+    **_STARTING_UP,
+    WantDown: _drain,
+    WantOffloaded: _offload,
+    StartFailed: _ignore,
+    LoadProgressed: _ignore,
+    BecameReady: _ignore,
+    LoadReportedFailed: _condemn("bad_worker_reply"),
+    CrashReported: _condemn_crash,
+    HangDetected: _condemn("worker_hung"),
+    LoadTimedOut: _ignore,
+    ProtocolViolated: _condemn("bad_worker_reply"),
+    # Killed also if it lives: the kernel kills the largest process, and a worker without its child cannot work.
+    OutOfMemory: _condemn("worker_oom"),
+    GpuMemoryExceeded: _condemn("gpu_oom"),
+}
+_MOVING: Final[dict[type[Any], Handler]] = {
+    **_READY,
+    WantDown: _kill_unwanted,
+    WantOffloaded: _kill_unwanted,
+    LoadReportedFailed: _in_move(_await_crash_exit),
+    CrashReported: _in_move(_condemn_crash),
+    ProcessExited: _in_move(_ended, "its process ended"),
+    HangDetected: _in_move(_condemn("worker_hung")),
+    ProtocolViolated: _in_move(_condemn("bad_worker_reply")),
+    OutOfMemory: _in_move(_condemn("worker_oom")),
+    GpuMemoryExceeded: _in_move(_condemn("gpu_oom")),
+    ExitOverdue: _in_move(_condemn_slow_move, "it was not over in the time given to a load"),
+}
+"""It moves its model to another memory or back."""
 _WAITING: Final[dict[type[Any], Handler]] = {
     WantUp: _want_up,
     WantDown: _cancel,
+    WantOffloaded: _cancel,
     LoadAdmitted: _ignore,
     ProcessStarted: _ignore,
     StartFailed: _ignore,
     LoadProgressed: _ignore,
     BecameReady: _ignore,
     LoadReportedFailed: _ignore,
+    **_NO_MOVE,
     CrashReported: _ignore,
     ProcessExited: _ignore,
     HangDetected: _ignore,
@@ -235,19 +326,12 @@ _WAITING: Final[dict[type[Any], Handler]] = {
     RetryDue: _queue_load,
 }
 _STOPPING: Final[dict[type[Any], Handler]] = {
-    WantUp: _want_up,
+    **_WAITING,
     WantDown: _want_down,
-    LoadAdmitted: _ignore,
+    WantOffloaded: _want_down,
     ProcessStarted: _kill,  # it was to be stopped before the keeper had started it
     StartFailed: _ended,
-    LoadProgressed: _ignore,
-    BecameReady: _ignore,
-    LoadReportedFailed: _ignore,
-    CrashReported: _ignore,
     ProcessExited: _ended,
-    HangDetected: _ignore,
-    LoadTimedOut: _ignore,
-    ProtocolViolated: _ignore,
     OutOfMemory: _kill,
     GpuMemoryExceeded: _kill,
     ExitOverdue: _kill,
@@ -259,52 +343,56 @@ _ROWS: Final[dict[InstanceState, dict[type[Any], Handler]]] = {
         **_WAITING,
         WantUp: _queue_load,
         WantDown: _finish_now,
+        WantOffloaded: _finish_now,
         LoadAdmitted: _start,
         RetryDue: _ignore,
     },
     InstanceState.STARTING: _STARTING_UP,
     InstanceState.LOADING: _STARTING_UP,
     InstanceState.WARMING: _STARTING_UP,
-    InstanceState.READY: {
-        **_STARTING_UP,
+    InstanceState.READY: _READY,
+    InstanceState.OFFLOADING: {
+        **_MOVING,
         WantDown: _drain,
-        StartFailed: _ignore,
-        LoadProgressed: _ignore,
-        BecameReady: _ignore,
-        LoadReportedFailed: _condemn("bad_worker_reply"),
-        CrashReported: _condemn_crash,
-        HangDetected: _condemn("worker_hung"),
-        LoadTimedOut: _ignore,
-        ProtocolViolated: _condemn("bad_worker_reply"),
-        # Killed also if it lives: the kernel kills the largest process, and a worker without its child cannot work.
-        OutOfMemory: _condemn("worker_oom"),
-        GpuMemoryExceeded: _condemn("gpu_oom"),
+        WantOffloaded: _want_down,
+        Offloaded: _rest,
+    },
+    InstanceState.OFFLOADED: {
+        **_READY,
+        WantUp: _queue_restore,
+        WantDown: _drain,
+        WantOffloaded: _drain,
+        LoadAdmitted: _restore,
+    },
+    InstanceState.RESTORING: {
+        **_MOVING,
+        Restored: _serve_again,
+        RestoreRefused: _load_instead,
     },
     InstanceState.DRAINING: {
-        WantUp: _want_up,
+        **_WAITING,  # an exiting worker closes its channel before the kernel reports the exit: no violation
         WantDown: _want_down,
-        LoadAdmitted: _ignore,
-        ProcessStarted: _ignore,
-        StartFailed: _ignore,
-        LoadProgressed: _ignore,
-        BecameReady: _ignore,
+        WantOffloaded: _want_down,
         LoadReportedFailed: _condemn("bad_worker_reply"),
         CrashReported: _condemn_crash,
         ProcessExited: _drained,
         HangDetected: _condemn("worker_hung"),
-        LoadTimedOut: _ignore,
-        ProtocolViolated: _ignore,  # an exiting worker closes its channel before the kernel reports the exit
         OutOfMemory: _condemn("worker_oom"),
         GpuMemoryExceeded: _condemn("gpu_oom"),
         ExitOverdue: _condemn_slow_drain,
-        Unkillable: _ignore,
         RetryDue: _ignore,
     },
     InstanceState.STOPPING: _STOPPING,
     InstanceState.QUARANTINED: {**_STOPPING, Unkillable: _kill},
     InstanceState.BACKOFF: _WAITING,
     InstanceState.FAILED: _WAITING,
-    InstanceState.STOPPED: {**_WAITING, WantUp: _queue_load, WantDown: _want_down, RetryDue: _ignore},
+    InstanceState.STOPPED: {
+        **_WAITING,
+        WantUp: _queue_load,
+        WantDown: _want_down,
+        WantOffloaded: _want_down,
+        RetryDue: _ignore,
+    },
 }
 TABLE: Final[dict[tuple[InstanceState, type[Any]], Handler]] = {
     (state, event): handler for state, row in _ROWS.items() for event, handler in row.items()

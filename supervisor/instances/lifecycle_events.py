@@ -15,6 +15,9 @@ class InstanceState(enum.StrEnum):
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
+    OFFLOADING = "offloading"
+    OFFLOADED = "offloaded"
+    RESTORING = "restoring"
     DRAINING = "draining"
     STOPPING = "stopping"
     QUARANTINED = "quarantined"
@@ -24,12 +27,21 @@ class InstanceState(enum.StrEnum):
 
 
 STARTING_UP: Final = frozenset({InstanceState.STARTING, InstanceState.LOADING, InstanceState.WARMING})
-ALIVE: Final = STARTING_UP | {
-    InstanceState.READY,
-    InstanceState.DRAINING,
-    InstanceState.STOPPING,
-    InstanceState.QUARANTINED,
-}
+LOADING: Final = STARTING_UP | {InstanceState.RESTORING}
+"""States in which it takes the memory that it is going to serve from."""
+OFFLOADABLE: Final = frozenset({InstanceState.OFFLOADING, InstanceState.OFFLOADED})
+"""Its process can be had back by a restore."""
+ALIVE: Final = (
+    STARTING_UP
+    | OFFLOADABLE
+    | {
+        InstanceState.READY,
+        InstanceState.RESTORING,
+        InstanceState.DRAINING,
+        InstanceState.STOPPING,
+        InstanceState.QUARANTINED,
+    }
+)
 """States in which there is a process."""
 
 
@@ -81,8 +93,12 @@ class WantDown(_Plain):
     """It shall drain and stop."""
 
 
+class WantOffloaded(_Plain):
+    """It shall serve no more, and keep its process with the model out of the memory that it serves from."""
+
+
 class LoadAdmitted(_Plain):
-    """It may load now."""
+    """It may load now, or be restored."""
 
 
 class ProcessStarted(_Plain):
@@ -105,7 +121,27 @@ class BecameReady(_Plain):
 
 
 class LoadReportedFailed(_LoadFailure):
-    """The worker reports why its model cannot be loaded; it is about to exit."""
+    """The worker reports why its model cannot be loaded, offloaded or restored; it is about to exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offloaded:
+    """The worker reports that its model is out of the memory that it serves from."""
+
+    took_s: float
+    freed_bytes: int
+    """Of its device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The worker reports that its model is back."""
+
+    took_s: float
+
+
+class RestoreRefused(_Plain):
+    """Memory has no room for its model."""
 
 
 class CrashReported(_CodeAndText):
@@ -149,9 +185,9 @@ class RetryDue(_Plain):
 
 
 Event = (
-    WantUp | WantDown | LoadAdmitted | ProcessStarted | StartFailed | LoadProgressed | BecameReady
-    | LoadReportedFailed | CrashReported | ProcessExited | HangDetected | LoadTimedOut | ProtocolViolated
-    | OutOfMemory | GpuMemoryExceeded | ExitOverdue | Unkillable | RetryDue
+    WantUp | WantDown | WantOffloaded | LoadAdmitted | ProcessStarted | StartFailed | LoadProgressed | BecameReady
+    | LoadReportedFailed | Offloaded | Restored | RestoreRefused | CrashReported | ProcessExited | HangDetected
+    | LoadTimedOut | ProtocolViolated | OutOfMemory | GpuMemoryExceeded | ExitOverdue | Unkillable | RetryDue
 )  # fmt: skip
 EVENTS: Final[tuple[type[Any], ...]] = Event.__args__  # the union's own list
 
@@ -184,6 +220,38 @@ class StopRouting(_Plain):
 
 class StartDrain(_Plain):
     """When the gateways have applied that: tell the worker to finish and exit."""
+
+
+class StartOffload(_Plain):
+    """When the gateways have applied that: tell the worker to move its model out of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceOffloaded:
+    """Its model is out of the memory that it serves from."""
+
+    took_s: float
+    freed_bytes: int
+
+
+class StartRestore(_Plain):
+    """Tell the worker to move its model back, if memory has room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceRestored:
+    """It is ready again: link it to the gateways if its revision is active."""
+
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMoveFailure:
+    """Record why its model could not be offloaded or restored: that is not tried again with these files."""
+
+    is_restore: bool
+    text: str
+    detail: str = ""
 
 
 class Condemn(_CodeAndText):
@@ -223,6 +291,7 @@ class Finish(_Plain):
 
 
 Action = (
-    QueueLoad | StartProcess | AnnounceReady | RecordLoadFailure | StopRouting | StartDrain | Condemn
-    | ExpectExit | Kill | RecordUnkillable | ScheduleRetry | CancelRetry | RecordGivenUp | Finish
+    QueueLoad | StartProcess | AnnounceReady | RecordLoadFailure | StopRouting | StartDrain | StartOffload
+    | AnnounceOffloaded | StartRestore | AnnounceRestored | RecordMoveFailure | Condemn | ExpectExit
+    | Kill | RecordUnkillable | ScheduleRetry | CancelRetry | RecordGivenUp | Finish
 )  # fmt: skip

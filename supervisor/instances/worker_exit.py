@@ -179,6 +179,7 @@ def collect(
         load_failed_text=failed.text if failed else "",
         condemned_code=killed_for.code if killed_for else "",
         condemned_text=failed.text if failed else condemned.text if condemned else "",
+        move_failed_text=termination.move_failure,
         stop_requested=termination.stop_sent or termination.killed_unwanted,
         ended_by=worker.shared.ended_by(worker_id) if worker.shared is not None else "",
         shared_with=worker.shared.names_beside(worker_id) if worker.shared is not None and is_dead else (),

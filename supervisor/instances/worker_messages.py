@@ -12,18 +12,26 @@ from typing import Final
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildDescriptors
-from mmsup.ipc.messages.worker_control import FROM_WORKER, LoadProgress, MemberLeft, WorkerReady
+from mmsup.ipc.messages.worker_control import (
+    FROM_WORKER,
+    LoadProgress,
+    MemberLeft,
+    ModelOffloaded,
+    ModelRestored,
+    WorkerReady,
+)
 from mmsup.ipc.specs import Metadata
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
+from mmsup.supervisor.instances.lifecycle_events import ALIVE, STARTING_UP, InstanceState
 from mmsup.supervisor.postmortem import stack_trace
 from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import worker_token
 
+_LEAVING: Final = frozenset({InstanceState.DRAINING, InstanceState.STOPPING, InstanceState.QUARANTINED})
 CODE_LIMIT: Final = 40
 TEXT_LIMIT: Final = 2000
 """Characters of a reason that a worker gives; it goes to clients and into the event log."""
@@ -90,16 +98,21 @@ class WorkerMessages:
                 self._instance.report_progress(text[:TEXT_LIMIT])
             case MemberLeft():
                 asyncio.get_running_loop().call_soon(worker_exit.left, self._instance, self._generation)
-            case WorkerReady(metadata, _, imported):
+            case WorkerReady(metadata, _, imported, can_offload):
                 self._instance.context.starts.learn(self._instance.revision.spec, imported)
+                self._instance.revision.can_offload = can_offload and not self._instance.zeromq_address()
                 self._on_ready(metadata)
+            case ModelOffloaded(took_s, freed_bytes):
+                self._instance.apply(lifecycle_events.Offloaded(max(took_s, 0.0), max(freed_bytes, 0)))
+            case ModelRestored(took_s):
+                self._instance.apply(lifecycle_events.Restored(max(took_s, 0.0)))
             case _:
                 code, text = message.code[:CODE_LIMIT], message.text[:TEXT_LIMIT]
                 self._instance.apply(lifecycle_events.LoadReportedFailed(code, text, message.detail[:TEXT_LIMIT]))
 
     def on_closed(self) -> None:
         instance = self._instance
-        if instance.generation == self._generation and instance.state in STARTING_UP | {InstanceState.READY}:
+        if instance.generation == self._generation and instance.state in ALIVE - _LEAVING:
             event = lifecycle_events.ProtocolViolated("it closed its control channel")
             actions.expect_exit(instance, CLOSED_EXIT_LIMIT_S, event)
 

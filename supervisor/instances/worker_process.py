@@ -35,6 +35,8 @@ class GpuAssignment:
     """As last seen."""
     is_measured: bool = False
     """It was seen to hold memory when it was ready."""
+    offloaded_bytes: int = 0
+    """What it gave back of its device when its model was offloaded; 0 while it serves."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class Termination:
     condemned: WorkerFailure | None = None
     """It was ready, and is to be killed for this."""
     load_failure: WorkerFailure | None = None
+    move_failure: str = ""
+    """Why its model could not be offloaded or restored."""
     stop_sent: bool = False
     killed_unwanted: bool = False
     """It was killed while it loaded, because nobody wants it any more or its progress is unknown."""

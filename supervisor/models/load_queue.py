@@ -4,11 +4,14 @@ First tries go before retries of what has failed: broken models must not keep he
 class. Among either, models of a higher class of priority are first.
 
 Instances that have served before have slots of their own, as many: a model that hangs in its first load must not keep
-another one, which had served, from coming back.
+another one, which had served, from coming back. Those of them whose last load was quick have others still, and more:
+such a load waits for the kernel and for other processes most of its time, so that a few of them do not keep the
+processors busy, and it must not wait behind one that takes seconds.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +25,28 @@ SLOW_LEAST_S: Final = 2.0
 """The same where it is known: after so many times that, and so long at least, since short ones vary most."""
 SLOW_LIMIT: Final = 4
 """Times the usual limit that may be under way in all, slow ones included: each holds the memory of a worker."""
+QUICK_S: Final = 0.5
+"""A fork of a zygote and weights of some megabytes take a tenth of that, and a third on a busy machine."""
+QUICK_FACTOR: Final = 3
+"""Times the usual limit that quick loads may be under way."""
+
+
+class LoadKind(enum.Enum):
+    FIRST = enum.auto()
+    SERVED = enum.auto()
+    """An instance of this revision has served before."""
+    QUICK = enum.auto()
+    """The same, and its last load took less than QUICK_S."""
+
+    def slots(self, limit: int) -> int:
+        return QUICK_FACTOR * limit if self is LoadKind.QUICK else limit
+
+
+def load_kind(usual_s: float | None, *, has_served: bool) -> LoadKind:
+    """`usual_s`: what the last load of its model took; None if that is not known."""
+    if not has_served:
+        return LoadKind.FIRST
+    return LoadKind.QUICK if usual_s is not None and usual_s < QUICK_S else LoadKind.SERVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +54,14 @@ class LoadCandidate:
     instance: int
     order: int
     """Of its model among all, by `load_order`."""
-    has_served: bool
-    """An instance of this revision has served before."""
+    kind: LoadKind
     is_retry: bool = False
     """Its last load failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningLoad:
-    has_served: bool
+    kind: LoadKind
     running_s: float
     usual_s: float | None
     """What the last load of its model took; None if there was none."""
@@ -56,33 +80,34 @@ def load_order(priority: int, awaited: int | None, name: str) -> LoadOrder:
 
 def next_loads(
     waiting: Sequence[LoadCandidate],
-    loading: Sequence[bool],
+    loading: Sequence[LoadKind],
     limit: int,
     may_start: Callable[[int], bool] = lambda _: True,
 ) -> list[int]:
-    """The instances that may load now. `loading`: of each load under way, whether it `has_served`. `may_start` is asked
-    of the most urgent first, and of no more than there are slots for; one that may not start yet takes no slot."""
+    """The instances that may load now. `loading`: the kind of each load under way. `may_start` is asked of the most
+    urgent first, and of no more than there are slots for; one that may not start yet takes no slot."""
+    free = {kind: kind.slots(limit) - sum(each is kind for each in loading) for kind in LoadKind}
     admitted: list[int] = []
-    for has_served in (True, False):
-        free = limit - sum(each is has_served for each in loading)
-        queue = [each for each in waiting if each.has_served is has_served]
-        for each in sorted(queue, key=lambda each: (each.is_retry, each.order, each.instance)):
-            if free <= 0:
-                break
-            if may_start(each.instance):
-                admitted.append(each.instance)
-                free -= 1
+    for each in sorted(
+        waiting, key=lambda each: (each.kind is LoadKind.FIRST, each.is_retry, each.order, each.instance)
+    ):
+        if free[each.kind] > 0 and may_start(each.instance):
+            admitted.append(each.instance)
+            free[each.kind] -= 1
     return admitted
 
 
-def slots_held(running: Sequence[RunningLoad], awaited: Mapping[bool, int], limit: int) -> list[bool]:
-    """Of each slot that is taken whether it is one for loads that have served, as `next_loads` takes it. A load that
-    takes much longer than is usual holds none while requests wait for others. `awaited`: how many of these are queued,
-    by `has_served`."""
-    held: list[bool] = []
-    for has_served in (True, False):
-        loads = [each for each in running if each.has_served is has_served]
+def _urgency(load: LoadCandidate) -> tuple[bool, bool, int, int]:
+    return load.kind is LoadKind.FIRST, load.is_retry, load.order, load.instance
+
+
+def slots_held(running: Sequence[RunningLoad], awaited: Mapping[LoadKind, int], limit: int) -> list[LoadKind]:
+    """The kind of each slot that is taken, as `next_loads` takes it. A load that takes much longer than is usual holds
+    none while requests wait for others. `awaited`: how many of these are queued, by kind."""
+    held: list[LoadKind] = []
+    for kind in LoadKind:
+        loads, slots = [each for each in running if each.kind is kind], kind.slots(limit)
         quick = sum(not each.is_slow for each in loads)
-        opened = min(limit - quick, SLOW_LIMIT * limit - len(loads), awaited.get(has_served, 0))
-        held += [has_served] * min(len(loads), limit - max(opened, 0))
+        opened = min(slots - quick, SLOW_LIMIT * slots - len(loads), awaited.get(kind, 0))
+        held += [kind] * min(len(loads), slots - max(opened, 0))
     return held

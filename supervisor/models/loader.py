@@ -20,10 +20,10 @@ from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.model import Model, state_of
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import Revision, RevisionRole
 from mmsup.supervisor.models.sleep_state import SleepPhase
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.repository import scanner
@@ -257,8 +257,11 @@ class PendingLoad:
                 model.is_waiting_for_exit = True
                 if active is not None:
                     revision_changes.retire(active)
-                await self._wait_for_exit()
-            self._revision = revision_changes.add_revision(model_set, model, self._entry, role, self.config)
+                self._revision = revision_changes.restore_offloaded(model_set, model, self._entry, self.config)
+                if self._revision is None:
+                    await self._wait_for_exit()
+            if self._revision is None:
+                self._revision = revision_changes.add_revision(model_set, model, self._entry, role, self.config)
             await self._outcome
         finally:
             model.is_waiting_for_exit = False

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 from mmsup.ipc.messages.gateway_control import Route, VersionState
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
-from mmsup.supervisor.instances.lifecycle_events import InstanceState
+from mmsup.supervisor.capacity.moves import SleepTier
+from mmsup.supervisor.instances.lifecycle_events import OFFLOADABLE, InstanceState
 from mmsup.supervisor.instances.restart_policy import loads_failed_in_a_row
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.readiness import ModelReadiness
+from mmsup.supervisor.models.revision import Revision, RevisionRole
 from mmsup.supervisor.models.sleep_state import ASLEEP, SleepPhase, SleepState
 from mmsup.supervisor.repository.scanner import ModelEntry
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 _BEST_FIRST: Final = (
     InstanceState.READY,
     InstanceState.WARMING,
+    InstanceState.RESTORING,
     InstanceState.LOADING,
     InstanceState.STARTING,
+    InstanceState.OFFLOADED,
+    InstanceState.OFFLOADING,
     InstanceState.ABSENT,
     InstanceState.BACKOFF,
     InstanceState.STOPPING,
@@ -97,7 +101,8 @@ class Model:
     def reason(self) -> str:
         """Why not all of its versions are ready; empty if they are."""
         if self.state() == ASLEEP:
-            return self.sleep.failure or self.sleep.why
+            place = "in host memory: " if asleep_in(self) is SleepTier.HOST_MEMORY else ""
+            return self.sleep.failure or f"{place}{self.sleep.why}"
         reasons = [self.entry.reason] if self.entry is not None and self.entry.errors else []
         if not self.wanted:
             return ""
@@ -138,8 +143,9 @@ class Model:
             self.sleep.phase = SleepPhase.AWAKE if is_over else SleepPhase.WAKING
 
     def route(self) -> Route:
+        """May be more than fits into a message."""
         versions = self.routed_versions()
-        return fit_message(Route(self.name, self.wanted, default_version(versions), versions))
+        return Route(self.name, self.wanted, default_version(versions), versions)
 
     def routed_versions(self) -> tuple[VersionState, ...]:
         """In ascending order; none if it is not wanted."""
@@ -188,6 +194,13 @@ class Model:
         )
 
 
+def asleep_in(model: Model) -> SleepTier | None:
+    """Where a model is that is asleep; None if it is awake."""
+    if not model.sleep.is_asleep:
+        return None
+    return SleepTier.UNLOADED if model.revision(RevisionRole.OFFLOADED) is None else SleepTier.HOST_MEMORY
+
+
 def default_version(versions: Sequence[VersionState]) -> str:
     """The version that a request gets which names none, of those of a model in ascending order: the highest that serves
     or is about to. So nobody is answered by an older one while the newest is loaded for the first time or restarted,
@@ -232,6 +245,8 @@ def failure_reason(version: VersionRevision, now_s: float) -> str:
 
 def version_state(version: VersionRevision) -> VersionState:
     state, spec = state_of(version), version.spec
+    if state in OFFLOADABLE or state is InstanceState.RESTORING:
+        state = InstanceState.LOADING  # the same to whoever waits for it
     if state is InstanceState.READY:
         return VersionState(spec.version, state, "", "", 0.0, spec, version.metadata)
     failure = next((each.failure for each in version.instances if each.failure), None)

@@ -11,11 +11,11 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
 from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import ALIVE, InstanceState, Situation
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.instances.worker_process import GpuAssignment, WorkerProcess
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
-from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason, SleepState
+from mmsup.supervisor.models.revision import Revision, RevisionRole
+from mmsup.supervisor.models.sleep_state import FailedMove, SleepPhase, SleepReason, SleepState
 from mmsup.supervisor.models.use_rate import UseRate
 from mmsup.supervisor.processes.backoff import Exit
 
@@ -36,12 +36,16 @@ class InstanceRecord:
     load_failure: WorkerFailure | None
     cgroup: str
     visible_devices: str
+    offloaded_bytes: int
+    """What it gave back of its device; 0 if it is not offloaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
     spec: ModelSpec
     metadata: Metadata | None
+    can_offload: bool
+    restored_s: float
     exits: tuple[Exit, ...]
     instances: tuple[InstanceRecord, ...]
 
@@ -73,6 +77,7 @@ class SleepRecord:
     use: UseRate
     detail: str
     failure: str
+    failed_move: FailedMove | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +112,14 @@ def _sleep_record(sleep: SleepState) -> SleepRecord:
         sleep.use,
         sleep.detail,
         sleep.failure,
+        sleep.failed_move,
     )
 
 
 def _version_record(version: VersionRevision) -> VersionRecord:
     instances = tuple(map(_instance_record, version.instances))
-    return VersionRecord(version.spec, version.metadata, tuple(version.exits), instances)
+    moves = version.can_offload, version.restored_s
+    return VersionRecord(version.spec, version.metadata, *moves, tuple(version.exits), instances)
 
 
 def _instance_record(instance: Instance) -> InstanceRecord:
@@ -131,6 +138,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         load_failure=worker.termination.load_failure if worker else None,
         cgroup=worker.group.name if worker else "",
         visible_devices=worker.gpu.device if worker else "",
+        offloaded_bytes=worker.gpu.offloaded_bytes if worker else 0,
     )
 
 
@@ -139,7 +147,9 @@ def restore_model(model_set: ModelSet, record: ModelRecord) -> None:
     model.wanted = record.wanted
     model.sleep = _restored_sleep(record)
     for each in record.revisions:
-        versions = [VersionRevision(version.spec, version.metadata, list(version.exits)) for version in each.versions]
+        versions = [
+            VersionRevision(of.spec, of.metadata, of.can_offload, of.restored_s, list(of.exits)) for of in each.versions
+        ]
         model.revisions.append(Revision(RevisionRole(each.role), each.config, versions, each.stamp))
         for version, version_record in zip(versions, each.versions, strict=True):
             for instance_record in version_record.instances:
@@ -163,6 +173,7 @@ def _restored_sleep(record: ModelRecord) -> SleepState:
         found.use,
         found.detail,
         found.failure,
+        found.failed_move,
     )
 
 
@@ -171,13 +182,14 @@ def _restore_instance(instance: Instance, record: InstanceRecord, context: Insta
     instance.generation = record.generation
     instance.retry.is_probe = record.is_probe
     instance.retry.at_s = record.retry_at_s
-    instance.is_queued = record.wanted and instance.state is InstanceState.ABSENT
+    instance.is_queued = record.wanted and instance.state in (InstanceState.ABSENT, InstanceState.OFFLOADED)
     instance.failure = record.failure
     if instance.state in ALIVE:
         group, gpu = context.cgroups.group(record.cgroup), GpuAssignment(record.visible_devices)
+        gpu.offloaded_bytes = record.offloaded_bytes
         worker = instance.worker = WorkerProcess(group, record.spawned_s, gpu)
         worker.ready_s = record.ready_s
-        worker.is_linked = record.ready_s > 0
+        worker.is_linked = record.ready_s > 0 and instance.state is not InstanceState.OFFLOADED
         worker.termination.condemned = record.condemned
         worker.termination.load_failure = record.load_failure
         # A drain may have sent StopWorker already, and if not, it is about to.

@@ -16,8 +16,8 @@ from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.context import InstanceContext
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import Revision
-from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.model import Model, fit_message
+from mmsup.supervisor.models.revision import Revision
 from mmsup.supervisor.models.sleep_state import SleepPhase
 from mmsup.supervisor.processes import idle_start
 from mmsup.supervisor.repository.scanner import ModelEntry
@@ -116,7 +116,7 @@ class ModelSet:
             self.send_to_gateways(Unroute(name))
         else:
             self._sent_routes[name] = route
-            self.send_to_gateways(route)
+            self.send_to_gateways(fit_message(route))
             failpoint("brain.routed")
 
     def close(self) -> None:

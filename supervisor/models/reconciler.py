@@ -13,13 +13,24 @@ from typing import Final
 
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
-from mmsup.supervisor.instances.revision import RevisionRole
+from mmsup.supervisor.instances.lifecycle_events import LOADING, InstanceState
 from mmsup.supervisor.models import revision_changes
-from mmsup.supervisor.models.load_queue import LoadCandidate, LoadOrder, RunningLoad, load_order, next_loads, slots_held
+from mmsup.supervisor.models.load_queue import (
+    LoadCandidate,
+    LoadKind,
+    LoadOrder,
+    RunningLoad,
+    load_kind,
+    load_order,
+    next_loads,
+    slots_held,
+)
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet, is_awaited
+from mmsup.supervisor.models.revision import RevisionRole
 
+_ENDING: Final = (RevisionRole.RETIRING, RevisionRole.OFFLOADED)
+"""A revision in one of these roles is forgotten with its last process."""
 MAX_UNKILLABLE_REPLACED: Final = 3
 """Of one model, at a time: unkillable workers keep their memory, and one model must not fill the machine."""
 
@@ -53,11 +64,9 @@ class Reconciler:
             if instance.state is InstanceState.STOPPED:
                 self._model_set.remove_instance(instance)
             _keep(self._queued, instance, is_member=instance.is_queued)
-            _keep(self._loading, instance, is_member=instance.state in STARTING_UP)
+            _keep(self._loading, instance, is_member=instance.state in LOADING)
             _keep(self._unkillable, instance, is_member=instance.state is InstanceState.QUARANTINED)
-        model.revisions = [
-            each for each in model.revisions if each.role is not RevisionRole.RETIRING or any(each.instances())
-        ]
+        model.revisions = [each for each in model.revisions if each.role not in _ENDING or any(each.instances())]
         if model.entry is None and not model.wanted and not model.revisions:
             del self._model_set.models[model.name]
         return model.update_readiness()
@@ -72,20 +81,24 @@ class Reconciler:
 
     def _admit_loads(self) -> None:
         devices, queued = self._model_set.context.devices, self._queued
-        memory = self._model_set.memory.begin_pass(self._max_parallel_loads)
+        kinds = {each.id: self._load_kind(each) for each in queued.values()}
+        slots = max(each.slots(self._max_parallel_loads) for each in kinds.values())
+        memory = self._model_set.memory.begin_pass(slots)
 
         def may_start(number: int) -> bool:
             instance = queued[number]
+            if instance.worker is not None:  # it is restored where it is
+                return memory.need_not_wait(instance, instance.worker.gpu.device)
             must_wait = devices.must_wait(instance.id, instance.revision.spec, instance.report_progress)
             return not must_wait and memory.need_not_wait(instance, devices.expected(instance.revision.spec))
 
         orders = {each.id: self._load_order(each) for each in queued.values()}
         places = {order: place for place, order in enumerate(sorted(orders.values()))}
         candidates = [
-            LoadCandidate(each.id, places[orders[each.id]], self._has_served(each), each.load_failure is not None)
+            LoadCandidate(each.id, places[orders[each.id]], kinds[each.id], each.load_failure is not None)
             for each in queued.values()
         ]
-        awaited = Counter(self._has_served(each) for each in queued.values() if is_awaited(self._model_set, each))
+        awaited = Counter(kinds[each.id] for each in queued.values() if is_awaited(self._model_set, each))
         running = [self._running_load(each, time.monotonic()) for each in self._loading.values()]
         loading = slots_held(running, awaited, self._max_parallel_loads)
         for number in next_loads(candidates, loading, self._max_parallel_loads, may_start):
@@ -97,8 +110,16 @@ class Reconciler:
         return load_order(spec.effective_priority(0), awaited, spec.name)
 
     def _running_load(self, instance: Instance, now_s: float) -> RunningLoad:
-        usual_s = self._model_set.models[instance.revision.spec.name].sleep.load_s
-        return RunningLoad(self._has_served(instance), now_s - instance.require_worker().spawned_s, usual_s)
+        if instance.state is InstanceState.RESTORING:
+            return RunningLoad(self._load_kind(instance), 0.0, None)  # its process is old, and that says nothing
+        running_s = now_s - instance.require_worker().spawned_s
+        return RunningLoad(self._load_kind(instance), running_s, self._usual_s(instance))
+
+    def _load_kind(self, instance: Instance) -> LoadKind:
+        return load_kind(self._usual_s(instance), has_served=self._has_served(instance))
+
+    def _usual_s(self, instance: Instance) -> float | None:
+        return self._model_set.models[instance.revision.spec.name].sleep.load_s
 
     def _has_served(self, instance: Instance) -> bool:
         """Whether its content has, also before the model was put to sleep."""

@@ -15,9 +15,9 @@ from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.instances import recycle_policy
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import RevisionRole
 from mmsup.supervisor.instances.worker_process import WorkerProcess
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import RevisionRole
 from mmsup.supervisor.models.rolling_replacement import RollingReplacement
 from mmsup.supervisor.processes import usage
 

@@ -6,9 +6,9 @@ from mmsup.ipc.failpoints import failpoint
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import Revision, RevisionRole
 from mmsup.supervisor.repository.scanner import ModelEntry
 
 
@@ -51,6 +51,33 @@ def retire(revision: Revision) -> None:
     for instance in list(revision.instances()):
         instance.apply(lifecycle_events.WantDown())
     failpoint("brain.retired")
+
+
+def offload(revision: Revision) -> None:
+    """Keep the processes of a revision with its model out of memory: unlinked, finished with their requests, moved."""
+    revision.role = RevisionRole.OFFLOADED
+    for instance in list(revision.instances()):
+        instance.apply(lifecycle_events.WantOffloaded())
+    failpoint("brain.offloading")
+
+
+def restore_offloaded(model_set: ModelSet, model: Model, entry: ModelEntry, config: str) -> Revision | None:
+    """The revision that was offloaded, active again and on its way back, if it is of this content; else None, and it is
+    retired."""
+    revision = model.revision(RevisionRole.OFFLOADED)
+    if revision is None:
+        return None
+    is_same = (revision.stamp, revision.config) == (entry.file_digest, config)
+    is_same = is_same and [each.spec for each in revision.versions] == list(entry.specs)
+    if not is_same or not revision.can_be_restored():
+        retire(revision)
+        return None
+    revision.role = RevisionRole.ACTIVE
+    for instance in revision.instances():
+        instance.apply(lifecycle_events.WantUp())
+    model_set.mark_changed(model.name)
+    failpoint("brain.restoring")
+    return revision
 
 
 def add_replacement(model_set: ModelSet, instance: Instance) -> Revision:

@@ -18,9 +18,9 @@ from mmsup.supervisor.config.units import size_text
 from mmsup.supervisor.instances import lifecycle_events
 from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, InstanceState
-from mmsup.supervisor.instances.revision import Revision, RevisionRole
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import Revision, RevisionRole
 
 NO_ROOM_CODES: Final = frozenset(
     {"does_not_fit", "gpu_oom", "insufficient_gpu_memory", "insufficient_memory", "too_many_files"}

@@ -1,4 +1,4 @@
-"""What is known of a model that is asleep: wanted, and without a worker until somebody asks for it. Pure."""
+"""What is known of a model that is asleep: wanted, and without a worker that serves until somebody asks. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.models.use_rate import UseRate
 
 ASLEEP: Final = "asleep"
-"""State of such a model, and of its versions in routes. No instance is in it: there is none."""
+"""State of such a model, and of its versions in routes. No instance is in it: there is none, or it is offloaded."""
 
 
 class SleepPhase(enum.StrEnum):
@@ -29,6 +29,14 @@ class SleepReason(enum.StrEnum):
     ASKED = "asked"
     """Somebody has put it to sleep."""
     EVICTED = "evicted"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedMove:
+    """A move of the model to host memory or back that failed: it is not tried again with these files."""
+
+    stamp: str
+    text: str
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +62,7 @@ class SleepState:
     """Beyond the reason, in words: for whom it was evicted."""
     failure: str = ""
     """Why the last load could not even begin; for the operator."""
+    failed_move: FailedMove | None = None
 
     @property
     def is_asleep(self) -> bool:

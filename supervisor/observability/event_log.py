@@ -22,6 +22,7 @@ RECENT_EVENTS: Final = 12
 EVENT_NAMES: Final = frozenset({
     "server_start", "ready", "stopping", "control_reopened", "state_unreadable", "not_saved",
     "worker_spawn", "worker_ready", "worker_condemned", "worker_quarantined", "worker_exit", "worker_stopped",
+    "worker_offloaded", "worker_restored", "offload_failed", "restore_failed", "restore_refused",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "load_refused", "memory_overbooked",
     "model_loaded", "model_unloaded", "model_reloaded",

@@ -11,6 +11,7 @@ from typing import Final
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.models.revision import RevisionRole
 from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason
 from mmsup.supervisor.models.startup_policy import is_on_demand
 from mmsup.supervisor.on_demand import model_usage, sleep_policy
@@ -40,6 +41,8 @@ class IdleWatch:
                 self._model_set.mark_changed(model.name)  # loads under way may have become slow: load_queue.slots_held
             if model.wanted and not model.sleep.is_asleep and self._is_due(model, now_s):
                 self._sleeper.put_to_sleep(model, SleepReason.TTL)
+            elif model.sleep.is_asleep and self._is_copy_due(model, now_s):
+                self._sleeper.give_up_copy(model, model.sleep.reason, "and nobody has asked for it since")
 
     def _is_due(self, model: Model, now_s: float) -> bool:
         active, entry = model.active, model.entry
@@ -47,3 +50,11 @@ class IdleWatch:
             return False
         ttl_s = sleep_policy.ttl_s(active.versions[0].spec, is_on_demand=is_on_demand(self._settings, entry))
         return sleep_policy.is_due(ttl_s, model_usage.ready_s(model), model.sleep.last_use_s, now_s)
+
+    def _is_copy_due(self, model: Model, now_s: float) -> bool:
+        """One that is asleep in host memory is unloaded after its `ttl` there."""
+        offloaded, entry = model.revision(RevisionRole.OFFLOADED), model.entry
+        if offloaded is None or entry is None:
+            return False
+        ttl_s = sleep_policy.ttl_s(offloaded.versions[0].spec, is_on_demand=is_on_demand(self._settings, entry))
+        return sleep_policy.is_due(ttl_s, model.sleep.since_s, 0.0, now_s)

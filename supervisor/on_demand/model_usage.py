@@ -34,8 +34,9 @@ class ModelUsage:
 
 
 def ready_s(model: Model) -> float:
-    """When the last of its workers became ready."""
-    return max((each.worker.ready_s for each in model.instances() if each.worker is not None), default=0.0)
+    """When the last of its workers became ready, or was restored."""
+    workers = [(each.worker, each.revision) for each in model.instances() if each.worker is not None]
+    return max((max(worker.ready_s, version.restored_s) for worker, version in workers), default=0.0)
 
 
 def load_s(model: Model) -> float | None:

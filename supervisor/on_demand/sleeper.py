@@ -12,14 +12,16 @@ from types import MappingProxyType
 from typing import Any
 
 from mmsup.ipc.errors import CallerError
-from mmsup.supervisor.instances.revision import RevisionRole
+from mmsup.supervisor.capacity.moves import MoveRefused, SleepTier
 from mmsup.supervisor.models import revision_changes
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader, load_result
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.revision import RevisionRole
 from mmsup.supervisor.models.sleep_state import SleepPhase, SleepReason
 from mmsup.supervisor.on_demand import model_usage
 from mmsup.supervisor.on_demand.model_usage import ModelUsage
 from mmsup.supervisor.on_demand.sleep_policy import SleepFacts, refusal
+from mmsup.supervisor.on_demand.sleep_tiers import SleepTiers
 from mmsup.supervisor.state.desired_state import DesiredModel
 
 
@@ -28,6 +30,7 @@ class Sleeper:
         self._context = context
         self._loader = loader
         self._usage = usage
+        self.tiers = SleepTiers(context.model_set)
 
     def why_not(self, model: Model, reason: SleepReason) -> str:
         """Why a model may not be put to sleep now; empty if it may."""
@@ -40,25 +43,51 @@ class Sleeper:
         detail: str = "",
         choice: str = "",
         numbers: Mapping[str, Any] = MappingProxyType({}),  # fields of an event
+        tier: SleepTier | None = None,
     ) -> str:
         """Why the model was not put to sleep; empty if it is asleep now. `detail`: beyond the reason, in words;
-        `choice` and `numbers`: why it was chosen."""
+        `choice` and `numbers`: why it was chosen. `tier`: where it is to be; None: wherever is best."""
         why_not = self.why_not(model, reason)
         if why_not or model.sleep.is_asleep:
             return why_not
         now_s, sleep, active = time.monotonic(), model.sleep, model.active
         self._usage.update(model, now_s)
+        can_move = self.tiers.refused(model) is not MoveRefused.NOT_ABLE
+        chosen = self.tiers.choose(model)
+        tier = tier or chosen.tier
         if active is not None:
             sleep.load_s = model_usage.load_s(model)
             sleep.stamp = active.stamp
             sleep.metadata = {each.spec.version: each.metadata for each in active.versions if each.metadata}
         sleep.fall_asleep(reason, now_s, active.config if active is not None else "", detail)
-        self._retire_all(model)
-        text = f"{sleep.why}{f': {choice}' if choice else ''}; its next request loads it"
+        if tier is SleepTier.HOST_MEMORY and active is not None:
+            revision_changes.offload(active)
+        self._retire_all(model, gives_up_copy=tier is SleepTier.UNLOADED)
+        text = f"{sleep.why}{f': {choice}' if choice else ''}; {_then(tier, chosen.why if can_move else '')}"
         idle_s = round(now_s - sleep.last_use_s, 1) if sleep.last_use_s else None
-        fields = {"reason": str(reason), "idle_s": idle_s, **numbers}
+        tier_field = {"tier": str(tier)} if can_move else {}
+        fields = {"reason": str(reason), "idle_s": idle_s, **tier_field, **numbers}
         self._context.event_log.record("model_asleep", text, model=model.name, **fields)
         return ""
+
+    def give_up_copy(
+        self,
+        model: Model,
+        reason: SleepReason,
+        detail: str = "",
+        choice: str = "",
+        numbers: Mapping[str, Any] = MappingProxyType({}),  # as above
+    ) -> bool:
+        """Unload a model that is asleep in host memory; false if it is not there."""
+        offloaded, sleep = model.revision(RevisionRole.OFFLOADED), model.sleep
+        if offloaded is None or not sleep.is_asleep:
+            return False
+        sleep.fall_asleep(reason, sleep.since_s, sleep.config, detail)
+        self._retire_all(model)
+        text = f"{sleep.why}{f': {choice}' if choice else ''}; it is in host memory no more, its next request loads it"
+        fields = {"reason": str(reason), "tier": str(SleepTier.UNLOADED), **numbers}
+        self._context.event_log.record("model_asleep", text, model=model.name, **fields)
+        return True
 
     def return_to_sleep(self, model: Model) -> None:
         """Its load found no room: it is asleep as before, instead of taking the room as soon as there is some, which
@@ -70,9 +99,10 @@ class Sleeper:
             sleep.failure = failure.operator_text if failure is not None else ""
             self._retire_all(model)
 
-    def _retire_all(self, model: Model) -> None:
+    def _retire_all(self, model: Model, *, gives_up_copy: bool = True) -> None:
         for revision in list(model.revisions):
-            if revision.role is not RevisionRole.RETIRING:
+            is_kept = revision.role is RevisionRole.OFFLOADED and not gives_up_copy
+            if revision.role is not RevisionRole.RETIRING and not is_kept:
                 revision_changes.retire(revision)
         self._context.model_set.mark_changed(model.name)
 
@@ -104,3 +134,10 @@ class Sleeper:
             is_changing=is_staged or is_waking or model.is_settling or model.name in self._loader.pending,
             is_serving=active is not None and active.is_fully_ready(),
         )
+
+
+def _then(tier: SleepTier, why_unloaded: str) -> str:
+    """What follows, as the end of a sentence."""
+    if tier is SleepTier.HOST_MEMORY:
+        return "it waits in host memory, from where its next request has it back"
+    return f"its next request loads it{f' ({why_unloaded})' if why_unloaded else ''}"

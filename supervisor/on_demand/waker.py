@@ -14,6 +14,7 @@ from typing import Any
 from mmsup.ipc.errors import AWAITING_ROOM, CallerError, MmsupError, ServerError, make_error
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader, ProgressListener, load_result
 from mmsup.supervisor.models.model import Model
+from mmsup.supervisor.models.revision import RevisionRole
 from mmsup.supervisor.models.sleep_state import SleepReason
 from mmsup.supervisor.processes.backoff import delay_s
 
@@ -70,7 +71,8 @@ class Waker:
             refused = self._refused.get(name, stamp, time.monotonic())
             if refused is not None:
                 raise refused
-            self._context.event_log.record("model_waking", "a request has come for it: it is loaded", model=name)
+            how = "loaded" if model.revision(RevisionRole.OFFLOADED) is None else "restored from host memory"
+            self._context.event_log.record("model_waking", f"a request has come for it: it is {how}", model=name)
         try:
             result = await self._wake(model)
         except MmsupError as error:

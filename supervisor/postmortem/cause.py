@@ -8,6 +8,7 @@ The rules are tried in this order; the first that applies decides.
     it was condemned, and the kill ended it     the code of the condemnation
     it was told to stop                         unavailable
     it exited with the status for a lost GPU    gpu_fault
+    it reported why its model could not move    worker_crashed
     SIGBUS                                      worker_sigbus
     any other signal, any exit status           worker_crashed; before it was ready: load_failed
 
@@ -61,6 +62,8 @@ class Evidence:
     condemned_text: str = ""
     """Why it was about to be killed: `worker_hung`, `load_timeout`, `bad_worker_reply`, `worker_oom`,
     `gpu_oom`."""
+    move_failed_text: str = ""
+    """Why its model could not be offloaded or restored."""
     stop_requested: bool = False
     """It was told to stop, or killed because nobody wanted it any more."""
     ended_by: str = ""
@@ -148,6 +151,12 @@ def _gpu_fault(evidence: Evidence) -> Cause | None:
     return _cause(evidence, "gpu_fault", "gpu fault", "met a GPU error that its context does not survive, and left")
 
 
+def _move_failed(evidence: Evidence) -> Cause | None:
+    if not evidence.move_failed_text or evidence.signal or evidence.status != exit_codes.LOAD_FAILED:
+        return None
+    return _cause(evidence, "worker_crashed", "move failed", f"ended by itself: {evidence.move_failed_text}")
+
+
 def _sigbus(evidence: Evidence) -> Cause | None:
     if evidence.signal != signal.SIGBUS:
         return None
@@ -182,6 +191,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _condemned,
     _stopped,
     _gpu_fault,
+    _move_failed,
     _sigbus,
     _signal,
     _status,

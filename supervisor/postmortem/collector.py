@@ -72,6 +72,9 @@ class CrashCollector:
         if worker in self._pending and self.in_flight(worker).is_complete:
             self._submit_report(worker)
 
+    def on_relinked(self, worker: WorkerId) -> None:
+        self._in_flight.forget(worker)
+
     def in_flight(self, worker: WorkerId) -> InFlightSummary:
         """What was in flight at a worker's exit, as far as it is known now."""
         return self._in_flight.summary(worker, self._live_gateways())

@@ -93,6 +93,7 @@ def _evidence(record: CrashRecord) -> Json:
         "signal_name": signal_name(evidence.signal) if evidence.signal else "",
         "was_ready": evidence.ready,
         "condemned": {"code": evidence.condemned_code, "text": evidence.condemned_text},
+        "move_failed": {"text": evidence.move_failed_text},
         "load_failed": {"code": evidence.load_failed_code, "text": evidence.load_failed_text},
         # A control group is created for one worker, so its counter starts at 0.
         "oom_kills_before": 0,

@@ -144,6 +144,8 @@ def _gpu_fault(evidence: Json) -> str:
 
 
 def _crash(evidence: Json) -> str:
+    if _part(evidence, "move_failed").get("text") and not evidence.get("signal"):
+        return f"It ended by itself: {_text(evidence, 'move_failed')}."
     loading = "" if evidence.get("was_ready") else " while it loaded"
     if not evidence.get("signal"):
         return f"It exited with status {evidence.get('status')}{loading}, which was not requested."

@@ -43,6 +43,10 @@ class InFlightAtExit:
         while len(self._reports) > MAX_WORKERS:
             self._reports.popitem(last=False)
 
+    def forget(self, worker: WorkerId) -> None:
+        """It has not exited: its links were closed while it served nobody, and there are new ones."""
+        self._reports.pop(worker, None)
+
     def summary(self, worker: WorkerId, gateways: Set[int]) -> InFlightSummary:
         """What is known of a worker. `gateways`: those whose reports make it complete."""
         reports = self._reports.get(worker, {})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import mmsup
-from mmsup.ipc.environment import DUMPABLE, HUGE_PAGES, SOFT_FILES, WORKER_MARK
+from mmsup.ipc.environment import BLAS_WAIT, DUMPABLE, HUGE_PAGES, SOFT_FILES, WORKER_MARK
 from mmsup.ipc.messages.keeper_control import Spawn
 from mmsup.ipc.paths import WorkerId, worker_name
 from mmsup.ipc.specs import ModelSpec
@@ -186,6 +186,7 @@ def zygote_spawn(
         "CUDA_VISIBLE_DEVICES": "",
         # One thread, or nothing can be forked. The other pools are started at their first use.
         "OPENBLAS_NUM_THREADS": "1",
+        BLAS_WAIT[0]: BLAS_WAIT[1],
         "ORT_DISABLE_TELEMETRY": "1",
         WORKER_MARK: _ROOM * WORKER_MARK_BYTES,
     }

@@ -13,7 +13,7 @@ from typing import Final
 
 import psutil
 
-from mmsup.ipc.memory.available_memory import available_bytes
+from mmsup.ipc.memory.available_memory import available_bytes, free_swap_bytes
 from mmsup.supervisor.linux.cgroup import Cgroup
 
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -69,8 +69,9 @@ def released_bytes(pid: int) -> int:
     return max(_fields_bytes(status, ("VmHWM:",)) - _fields_bytes(status, ("VmRSS:",)), 0)
 
 
-def free_swap_bytes() -> int:
-    return int(psutil.swap_memory().free)
+def free_bytes() -> int:
+    """What can be allocated at all, swap included, within the limits of all control groups that this process is in."""
+    return available_bytes() + free_swap_bytes()
 
 
 def data_bytes(pid: int) -> int:

@@ -37,6 +37,8 @@ class GpuPlacement:
         self._health = health
         self.has_dmem = False
         """Groups of workers limit the memory of devices."""
+        self.missing_bytes: Callable[[ModelSpec, str], int] = lambda _, __: 0
+        """What the budget of a GPU lacks for one more worker."""
         self._watch = GpuWatch(monitor, None if is_in_first_pid_namespace() else has_gpu_open)
         self._pending = memory_release.PendingReleases()
         self._needs: dict[tuple[str, str], int] = {}
@@ -86,11 +88,12 @@ class GpuPlacement:
         )
 
     def _load_of(self, spec: ModelSpec, uuid: str) -> DeviceLoad:
-        """First memory that is not released, most where the load would be refused; then faults; then workers."""
+        """First memory that is not released, most where the load would be refused; then room in the budget: where all
+        have it, the fewest faults, then workers."""
         refused = isinstance(self._check_memory(spec, uuid), InsufficientMemory)
         pending = 2 if refused else int(self._pending.has_any(uuid))
         workers = len(workers_on(list(self._model_set.instances()), uuid))
-        return pending, self._health.fault_count(uuid), workers
+        return pending, self.missing_bytes(spec, uuid), self._health.fault_count(uuid), workers
 
     def _check_memory(self, spec: ModelSpec, device: str) -> MemoryCheck:
         gpu = self._monitor.find(device)

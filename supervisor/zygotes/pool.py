@@ -3,7 +3,8 @@
 A worker of a new instance waits for a zygote that imports: to import the same itself takes as long. One that is started
 again does not wait; if no zygote is ready, it is started by exec. A zygote that ends touches no worker; it is started
 again after the pauses of backoff.py, at once if it ended because its code has changed. One that fewer than two workers
-want is ended after a while. Their number is bounded, and each has a control group with a memory limit.
+want is ended after a while, but not before the last worker that was forked of its kind: the pages that they share would
+stay, and nobody would count them. Their number is bounded, and each has a control group with a memory limit.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MOST_ZYGOTES: Final = 8
 """At one time. One with torch takes about 210 MB."""
 UNUSED_S: Final = 60.0
 """How long one lives that no more than one worker wants."""
+LOOK_S: Final = 0.1
+"""Until it is looked after workers have come or gone. One that starts looks by itself whether there is its zygote."""
 HEALTHY_S: Final = 60.0
 """After so long its next start has no pause again."""
 
@@ -57,16 +60,23 @@ class ZygoteHistory:
 
 
 class ZygotePool:
-    def __init__(self, context: PoolContext, specs: Callable[[], Iterable[ModelSpec]]) -> None:
-        """`specs`: one for each worker that is there, or waits for its load."""
+    def __init__(
+        self,
+        context: PoolContext,
+        specs: Callable[[], Iterable[ModelSpec]],
+        forked: Callable[[], Iterable[ModelSpec]],
+    ) -> None:
+        """`specs`: one for each worker that is there, or waits for its load; `forked`: for each that is there and was
+        forked."""
         self._context = context
         self._specs = specs
+        self._forked = forked
         self._launcher = ZygoteLauncher(context)
         self._imports = KnownImports(sys.executable)
         self._zygotes: dict[ZygoteKey, Zygote] = {}
         self._ending: list[Zygote] = []
         self._history: dict[ZygoteKey, ZygoteHistory] = {}
-        self._is_open = False
+        self._is_open = self._is_look_due = False
         self._timers: set[asyncio.TimerHandle] = set()
 
     def open(self) -> None:
@@ -81,8 +91,9 @@ class ZygotePool:
             return StartMethod("", "the server's option zygotes is none")
         if reason := exec_reason(spec):
             return StartMethod("", reason)
-        self.update()
         key = self._imports.key(spec)
+        if key not in self._zygotes:
+            self.update()
         zygote = self._zygotes.get(key)
         if zygote is not None and zygote.is_ready:
             return StartMethod(zygote.token, f"of zygote {zygote.number}, which has imported {key.engine_set}")
@@ -100,6 +111,7 @@ class ZygotePool:
 
     def update(self) -> None:
         """Start the zygotes that are wanted, and end those that have not been for a while."""
+        self._is_look_due = False
         if not self._is_open:
             return
         now_s = time.monotonic()
@@ -112,12 +124,13 @@ class ZygotePool:
                     self._zygotes[key] = self._launcher.start(key)
                 except OSError as error:
                     history.reason, history.retry_at_s = error.strerror or str(error), now_s + HEALTHY_S
+        used = wanted | {self._imports.key(each) for each in self._forked()}
         for zygote in list(self._zygotes.values()):
-            if zygote.key in wanted:
+            if zygote.key in used:
                 zygote.unused_since_s = None
             elif zygote.unused_since_s is None:
                 zygote.unused_since_s = now_s
-                self._later(UNUSED_S)
+                self.update_later(UNUSED_S)
             elif now_s >= zygote.unused_since_s + UNUSED_S:
                 self._end(zygote, "fewer than two workers want it")
         for key in self._history.keys() - wanted - self._zygotes.keys():
@@ -177,7 +190,7 @@ class ZygotePool:
         self._launcher.clean_up(zygote)
         if zygote.is_ending:
             self._ending.remove(zygote)
-            self._later(0.0)
+            self.update_later(0.0)
             return
         del self._zygotes[key]
         served_s = now_s - zygote.ready_s if zygote.ready_s else 0.0
@@ -185,7 +198,7 @@ class ZygotePool:
         pause_s = history.record_exit(text, served_s, now_s, is_outdated=is_outdated)
         what = f"the zygote for {key.engine_set} ended: {text}; its workers go on"
         self._context.event_log.record("zygote_exit", what, zygote=zygote.number, next_delay_s=round(pause_s, 3))
-        self._later(pause_s)
+        self.update_later(pause_s)
 
     def _end(self, zygote: Zygote, reason: str) -> None:
         del self._zygotes[zygote.key]
@@ -195,8 +208,12 @@ class ZygotePool:
         self._context.event_log.record("zygote_end", text, zygote=zygote.number)
         self._launcher.kill(zygote)
 
-    def _later(self, after_s: float) -> None:
-        """Look again then."""
+    def update_later(self, after_s: float = LOOK_S) -> None:
+        """Without a time: soon, once however many workers come and go meanwhile."""
+        is_look = after_s == LOOK_S
+        if is_look and self._is_look_due:
+            return
+        self._is_look_due |= is_look
 
         def look() -> None:
             self._timers.discard(timer)

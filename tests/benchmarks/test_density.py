@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from client_eviction import ClientEviction
 from density_client import VARIANTS, DensityClient, Reply
-from density_report import StreamRun, loads, quantile, result
+from density_file import Starts, read_density, read_starts, together, write_density, write_starts
+from density_report import Density, StreamRun, loads, quantile, report, result
 from memory_curve import MemorySample
 from small_models import INPUTS, SmallModel, write_models
+
+from mmsup.supervisor.linux.cgroup_backend import top_name
 
 MIB = 1 << 20
 
@@ -125,6 +128,39 @@ def test_memory_is_that_of_workers_and_zygotes_and_what_they_started() -> None:
 def test_anonymous_and_shared_memory_count_apart_from_files() -> None:
     text = "55-7f ---p 0 [rollup]\nRss: 99 kB\nPss: 60 kB\nPss_Anon: 30 kB\nPss_File: 20 kB\nPss_Shmem: 10 kB\n"
     assert memory_curve.rollup_bytes(text) == (40 << 10, 20 << 10)
+
+
+def test_where_there_are_control_groups_the_kernel_adds_memory_up(tmp_path: Path) -> None:
+    assert memory_curve.grouped_bytes(tmp_path, tmp_path / "none") is None
+    top = top_name(str(tmp_path))
+    v1, v2 = tmp_path / "v1" / "memory" / top, tmp_path / "v2" / "some.slice" / top
+    v1.mkdir(parents=True)
+    (v1 / "memory.stat").write_text("rss 1\ntotal_rss 70\ntotal_shmem 5\ntotal_mapped_file 9\n")
+    assert memory_curve.grouped_bytes(tmp_path, tmp_path / "v1") == (75, 9)
+    for name, held in (("core", 1000), ("w1", 30), ("w2", 40)):
+        (v2 / name).mkdir(parents=True)
+        (v2 / name / "memory.stat").write_text(f"anon {held}\nshmem 2\nfile_mapped 3\n")
+    assert memory_curve.grouped_bytes(tmp_path, tmp_path / "v2") == (74, 6)
+
+
+def test_parts_that_were_measured_at_different_times_are_one_report(tmp_path: Path) -> None:
+    runs = []
+    for number, stream in enumerate(("uniform", "zipf")):
+        replies = [reply(0, 0, 0.2), reply(0, 1, 0.001, cold=False)]
+        samples = [MemorySample(100.0 * number + at, 5 * MIB, MIB, 1) for at in range(3)]
+        found = result(StreamRun(stream, 10, 6, [1], replies, [], samples, ["numpy"], "stages"), {0: 0.1})
+        span = {stream: (100.0 * number + 1, 100.0 * number + 2)}
+        runs.append(Density({"CPU": "x", "command": stream}, 9 * MIB, [], [found], samples, span))
+        write_density(runs[-1], tmp_path / stream)
+        assert read_density(tmp_path / stream) == runs[-1]
+    both = together(runs)
+    assert [each.at_s for each in both.samples] == [0, 1, 2, 12, 13, 14]
+    assert both.spans == {"uniform": (1, 2), "zipf": (13, 14)}
+    text = report(both)
+    assert text.index("uniform, numpy") < text.index("zipf, numpy") < text.index("stages")
+    starts = Starts({0: 0.5}, samples[0], None, ["fault"])
+    write_starts(starts, tmp_path / "starts")
+    assert read_starts(tmp_path / "starts") == starts
 
 
 def test_from_outside_the_model_that_was_asked_longest_ago_and_has_no_request_open_is_put_to_sleep() -> None:

@@ -36,7 +36,7 @@ def test_a_segmentation_fault_and_a_hang_affect_no_other_model(tmp_path: Path) -
 
 
 def test_a_server_that_recovers_by_itself_completes_a_plan_of_many_faults(tmp_path: Path) -> None:
-    words = ("--faults=segv,raise,leave,garbage", "--seconds=24", "--every-s=3", "--seed=5")
+    words = ("--faults=segv,raise,leave,garbage", "--seconds=16", "--every-s=2", "--seed=5")
     markdown = tmp_path / "table.md"
     seen = compared(tmp_path, "chaos_peers.py", *words, f"--markdown={markdown}")["servers"]["mmsup"]
     assert set(seen["faults"]) == {"segv", "raise", "leave", "garbage"}

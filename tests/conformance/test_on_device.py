@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +155,28 @@ def test_freed_buffers_are_allocated_again(device: str, tmp_path: Path) -> None:
     for _ in range(2):
         assert engine.infer(job, ("OUTPUT__0",))["OUTPUT__0"].tobytes() == job["INPUT__0"].tobytes()
         engine.shrink()
+    engine.unload()
+
+
+@pytest.mark.parametrize("write", [write_safetensors, write_torchscript, write_exported])
+def test_a_model_that_was_offloaded_is_back_with_the_same_answers(
+    write: Callable[[Path, str], ModelSpec], device: str, tmp_path: Path
+) -> None:
+    pins = "true" if device != "cpu" and write is write_safetensors else "false"
+    engine = engine_for(replace(write(tmp_path, "m"), parameters={"pinned_offload": pins}), device)
+    tensors, output = {
+        write_safetensors: (("x",), "y"),
+        write_torchscript: (("INPUT__0",), "OUTPUT__0"),
+        write_exported: (("x", "y"), "total"),
+    }[write]
+    job = {name: sample("FP32", (3, 4)) for name in tensors}
+    before, held_bytes = engine.infer(job, (output,))[output].tobytes(), engine.device_bytes()
+    assert engine.can_offload == (device != "cpu")
+    for _ in range(2):
+        engine.offload()
+        assert engine.device_bytes() < held_bytes or device == "cpu"
+        engine.restore()
+        assert engine.infer(job, (output,))[output].tobytes() == before
     engine.unload()
 
 

@@ -19,6 +19,7 @@ from engines.build import write_fault_model, write_identity_onnx, write_python
 from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.server import Http, Server, eventually, serving
+from harness.victim import Victim
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,28 @@ def repository(tmp_path: Path) -> Path:
     write_identity_onnx(tmp_path, "one")
     write_identity_onnx(tmp_path, "two")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For tests after which all is served again."""
+    home = tmp_path_factory.mktemp("models")
+    for name in ("one", "two"):
+        write_identity_onnx(home, name)
+    with running(home) as shared:
+        yield shared
+        everyone = server_processes(shared)
+        assert shared.stop() == 0, shared.log()
+        assert_gone(shared, everyone)
+
+
+@contextlib.contextmanager
+def loaded(server: Server, name: str, **options: Any) -> Iterator[None]:  # of write_fault_model
+    """A fault model."""
+    write_fault_model(server.repository, name, **options)
+    server.ctl("load", name=name)
+    yield
+    server.ctl("unload", name=name)
 
 
 @contextlib.contextmanager
@@ -54,31 +77,28 @@ def await_other_gateway(server: Server, old: int) -> None:
 
 
 @pytest.mark.fault("F25")
-def test_a_killed_controller_costs_no_request_and_no_worker(repository: Path) -> None:
-    with running(repository) as server:
-        before = settled(server)
-        old = server.status()["brain"]
-        with Bystander(server, "one") as one, Bystander(server, "two"):
-            os.kill(old["pid"], signal.SIGKILL)
-            new = eventually(
-                lambda: brain if (brain := server.status()["brain"])["pid"] != old["pid"] else None, "a new brain"
-            )
-            # Its own work, not the wall clock: on a machine that others load too, its share is anybody's guess.
-            times = psutil.Process(new["pid"]).cpu_times()
-            assert times.user + times.system < 2.0
-            assert new["generation"] == old["generation"] + 1
-            one.await_more(20)
-        assert server.events("readopted")
-        assert not server.events("worker_exit")
-        assert_clean(before, server)
-        assert server.stop() == 0
+def test_a_killed_controller_costs_no_request_and_no_worker(server: Server) -> None:
+    before, exits, taken_over = settled(server), len(server.events("worker_exit")), len(server.events("readopted"))
+    old = server.status()["brain"]
+    with Bystander(server, "one") as one, Bystander(server, "two"):
+        os.kill(old["pid"], signal.SIGKILL)
+        new = eventually(
+            lambda: brain if (brain := server.status()["brain"])["pid"] != old["pid"] else None, "a new brain"
+        )
+        # Its own work, not the wall clock: on a machine that others load too, its share is anybody's guess.
+        times = psutil.Process(new["pid"]).cpu_times()
+        assert times.user + times.system < 2.0
+        assert new["generation"] == old["generation"] + 1
+        one.await_more(20)
+    assert len(server.events("readopted")) == taken_over + 1
+    assert len(server.events("worker_exit")) == exits
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F25")
-def test_a_worker_that_dies_while_the_controller_is_away_is_answered_for_and_comes_back(repository: Path) -> None:
-    write_fault_model(repository, "victim", hang_limit="30s")
-    with running(repository) as server:
-        pid = server.pid("victim")
+def test_a_worker_that_dies_while_the_controller_is_away_is_answered_for_and_comes_back(server: Server) -> None:
+    with loaded(server, "victim", hang_limit="30s"):
+        pid, exits = server.pid("victim"), len(server.events("worker_exit"))
         brain = psutil.Process(server.status()["brain"]["pid"])
         brain.suspend()  # away, for as long as it takes: the keeper would replace a dead one at once
         os.kill(pid, signal.SIGKILL)
@@ -89,30 +109,27 @@ def test_a_worker_that_dies_while_the_controller_is_away_is_answered_for_and_com
         http.close()
         assert server.await_event("worker_exit", "victim")["sig"] == signal.SIGKILL
         assert server.pid("victim") != pid
-        assert len(server.events("worker_exit")) == 1
-        assert server.stop() == 0
+        assert len(server.events("worker_exit")) == exits + 1
 
 
 @pytest.mark.fault("F16", "F25")
 def test_a_child_that_the_kernel_took_while_the_controller_was_away_ends_its_worker_all_the_same(
-    repository: Path,
+    server: Server,
 ) -> None:
-    write_fault_model(repository, "victim", memory="192MiB", hang_limit="30s")
-    with running(repository) as server:
-        if not server.status()["isolation"].startswith("cgroup"):
-            pytest.skip("no cgroup here: nobody counts what the kernel takes")
-        pid = server.pid("victim")
+    if not server.status()["isolation"].startswith("cgroup"):
+        pytest.skip("no cgroup here: nobody counts what the kernel takes")
+    with loaded(server, "parent", memory="192MiB", hang_limit="30s"):
+        pid = server.pid("parent")
         http = Http(server.address())
         brain = psutil.Process(server.status()["brain"]["pid"])
         brain.suspend()
-        status, reply = http.infer("victim", **mode_of("child", 600.0))
+        status, reply = http.infer("parent", **mode_of("child", 600.0))
         brain.kill()
         assert (status, reply["code"]) == (500, "inference_failed"), reply
-        assert server.await_event("worker_exit", "victim")["oom"] is True
-        assert http.infer("victim", x=("FP32", [1], [1.0]))[0] == 200
-        assert server.pid("victim") != pid
+        assert server.await_event("worker_exit", "parent")["oom"] is True
+        assert http.infer("parent", x=("FP32", [1], [1.0]))[0] == 200
+        assert server.pid("parent") != pid
         http.close()
-        assert server.stop() == 0
 
 
 def mode_of(word: str, amount: float) -> dict[str, tuple[str, list[int], list[Any]]]:
@@ -121,8 +138,8 @@ def mode_of(word: str, amount: float) -> dict[str, tuple[str, list[int], list[An
 
 
 @pytest.mark.fault("F28")
-def test_a_controller_that_hangs_is_replaced(repository: Path) -> None:
-    with running(repository) as server, Bystander(server, "one") as one:
+def test_a_controller_that_hangs_is_replaced(server: Server) -> None:
+    with Bystander(server, "one") as one:
         old = server.status()["brain"]["pid"]
         os.kill(old, signal.SIGSTOP)
         eventually(lambda: not psutil.pid_exists(old), "the keeper kills the brain that hangs")
@@ -143,94 +160,88 @@ def test_controllers_killed_again_and_again_lose_nothing(repository: Path) -> No
 
 
 @pytest.mark.fault("F26")
-def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(repository: Path) -> None:
-    with running(repository) as server:
-        address = server.address()
-        pids = server.pids("one") + server.pids("two")
-        before = settled(server)
-        refused: list[str] = []
-        connected = 0
-        stop = threading.Event()
+def test_a_killed_gateway_refuses_nobody_and_touches_no_worker(server: Server) -> None:
+    address = server.address()
+    pids = server.pids("one") + server.pids("two")
+    before, exits = settled(server), len(server.events("gateway_exit"))
+    refused: list[str] = []
+    connected = 0
+    stop = threading.Event()
 
-        def connect() -> None:
-            nonlocal connected
-            while not stop.is_set():
-                connection = http.client.HTTPConnection(*address, timeout=30)
-                try:
-                    connection.connect()
-                    connected += 1
-                    with contextlib.suppress(OSError, http.client.HTTPException):
-                        connection.request("GET", "/v2/health/live")
-                        connection.getresponse().read()
-                except ConnectionRefusedError as error:
-                    refused.append(str(error))
-                finally:
-                    connection.close()
+    def connect() -> None:
+        nonlocal connected
+        while not stop.is_set():
+            connection = http.client.HTTPConnection(*address, timeout=30)
+            try:
+                connection.connect()
+                connected += 1
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    connection.request("GET", "/v2/health/live")
+                    connection.getresponse().read()
+            except ConnectionRefusedError as error:
+                refused.append(str(error))
+            finally:
+                connection.close()
 
-        thread = threading.Thread(target=connect)
-        thread.start()
-        try:
-            eventually(lambda: connected > 20, "connections before")
-            (gateway,) = server.status()["gateways"]
-            os.kill(gateway["pid"], signal.SIGKILL)
-            await_other_gateway(server, gateway["pid"])
-            at_return = connected
-            eventually(lambda: connected > at_return + 20, "connections after")
-        finally:
-            stop.set()
-            thread.join(30)
-        assert refused == []
-        http_after = Http(address)
-        for name in ("one", "two"):
-            assert http_after.infer(name, x=("FP32", [1], [2.0]))[0] == 200
-        http_after.close()
-        assert server.pids("one") + server.pids("two") == pids
-        assert server.events("gateway_exit")
-        assert_clean(before, server)
-        assert server.stop() == 0
+    thread = threading.Thread(target=connect)
+    thread.start()
+    try:
+        eventually(lambda: connected > 20, "connections before")
+        (gateway,) = server.status()["gateways"]
+        os.kill(gateway["pid"], signal.SIGKILL)
+        await_other_gateway(server, gateway["pid"])
+        at_return = connected
+        eventually(lambda: connected > at_return + 20, "connections after")
+    finally:
+        stop.set()
+        thread.join(30)
+    assert refused == []
+    http_after = Http(address)
+    for name in ("one", "two"):
+        assert http_after.infer(name, x=("FP32", [1], [2.0]))[0] == 200
+    http_after.close()
+    assert server.pids("one") + server.pids("two") == pids
+    assert len(server.events("gateway_exit")) == exits + 1
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F25", "F26")
-def test_a_gateway_that_dies_while_the_controller_is_away_has_one_successor(repository: Path) -> None:
-    with running(repository) as server:
-        before = settled(server)
-        brain = psutil.Process(server.status()["brain"]["pid"])
-        (gateway,) = server.status()["gateways"]
-        brain.suspend()  # away, until the gateway is dead
-        os.kill(gateway["pid"], signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(gateway["pid"])], timeout=30)
-        brain.kill()
-        await_other_gateway(server, gateway["pid"])
-        http_client = Http(server.address())
-        assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
-        http_client.close()
-        assert len(server.events("gateway_spawn")) == 2
-        assert_clean(before, server)
+def test_a_gateway_that_dies_while_the_controller_is_away_has_one_successor(server: Server) -> None:
+    before, spawned = settled(server), len(server.events("gateway_spawn"))
+    brain = psutil.Process(server.status()["brain"]["pid"])
+    (gateway,) = server.status()["gateways"]
+    brain.suspend()  # away, until the gateway is dead
+    os.kill(gateway["pid"], signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(gateway["pid"])], timeout=30)
+    brain.kill()
+    await_other_gateway(server, gateway["pid"])
+    http_client = Http(server.address())
+    assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+    http_client.close()
+    assert len(server.events("gateway_spawn")) == spawned + 1
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F25", "F30")
 def test_a_start_that_a_dead_controller_had_begun_is_begun_anew_and_those_who_wait_for_it_are_served(
-    repository: Path,
+    server: Server,
 ) -> None:
-    write_fault_model(repository, "slow", start="exec")  # a forked one is further before it can be stopped
-    with running(repository) as server:
-        from harness.victim import Victim
-
-        slow = Victim(server, "slow")
+    with loaded(server, "begun", start="exec"):  # a forked one is further before it can be stopped
+        slow = Victim(server, "begun")
         slow.assert_serves()
         before = settled(server)
-        os.kill(server.pid("slow"), signal.SIGKILL)
-        server.await_event("worker_spawn", "slow", 2)
-        (pid,) = eventually(lambda: server.pids("slow"), "its next process")
+        os.kill(server.pid("begun"), signal.SIGKILL)
+        server.await_event("worker_spawn", "begun", 2)
+        (pid,) = eventually(lambda: server.pids("begun"), "its next process")
         psutil.Process(pid).suspend()  # it says nothing of how far it is
         call = slow.in_background()
         slow.await_busy(1)
-        assert server.model("slow")["state"] == "starting"
+        assert server.model("begun")["state"] == "starting"
         os.kill(server.status()["brain"]["pid"], signal.SIGKILL)
         status, reply = call.result()
         assert status == 200, reply
-        assert len(server.events("worker_spawn", "slow")) == 3
-        assert len(server.events("worker_exit", "slow")) == 1, "what we end ourselves is no death"
+        assert len(server.events("worker_spawn", "begun")) == 3
+        assert len(server.events("worker_exit", "begun")) == 1, "what we end ourselves is no death"
         assert_clean(before, server)
 
 
@@ -264,14 +275,13 @@ def test_with_two_gateways_one_may_die_and_the_counters_never_fall(repository: P
 
 
 @pytest.mark.fault("F27")
-def test_a_gateway_that_hangs_is_replaced(repository: Path) -> None:
-    with running(repository) as server:
-        pid = server.status()["gateways"][0]["pid"]
-        os.kill(pid, signal.SIGSTOP)
-        await_other_gateway(server, pid)
-        http_client = Http(server.address())
-        assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
-        http_client.close()
+def test_a_gateway_that_hangs_is_replaced(server: Server) -> None:
+    pid = server.status()["gateways"][0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    await_other_gateway(server, pid)
+    http_client = Http(server.address())
+    assert http_client.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+    http_client.close()
 
 
 @pytest.mark.fault("F25b")
@@ -302,8 +312,8 @@ def test_a_server_that_was_killed_starts_again_over_what_it_left(repository: Pat
 
 
 @pytest.mark.fault("F29")
-def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_alone(repository: Path) -> None:
-    with running(repository) as server, Bystander(server, "one"):
+def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_alone(server: Server) -> None:
+    with Bystander(server, "one"):
         second = server.second_start()
         assert second.returncode == 3
         assert "holds" in second.stderr
@@ -314,8 +324,6 @@ def test_a_second_server_on_the_same_directories_says_so_and_leaves_the_first_al
 def test_sigterm_under_load_finishes_what_was_accepted(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="30s")
     with running(repository) as server:
-        from harness.victim import Victim
-
         slow = Victim(server, "slow")
         call = slow.in_background("sleep", 0.5)
         slow.await_busy(1)
@@ -378,8 +386,6 @@ def test_a_controller_that_is_killed_while_it_ends_the_server_is_followed_by_one
 def test_a_request_that_outlasts_the_drain_does_not_hold_up_the_end(repository: Path) -> None:
     write_fault_model(repository, "slow", hang_limit="60s")
     with running(repository, "--exit-timeout-secs", "1") as server:
-        from harness.victim import Victim
-
         slow = Victim(server, "slow")
         call = slow.in_background("hold")
         slow.await_busy(1)

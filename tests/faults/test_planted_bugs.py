@@ -67,11 +67,11 @@ def patch(module):
 """
 FORGETFUL = """
 def patch(module):
-    find, seen = module.PoisonList.find, [0]
+    find, seen = module.PoisonList.find, [0]  # a few times: a model that goes on dying is given up, and waited for
     def forgetful(self, fingerprint, now_s):
         case = find(self, fingerprint, now_s)
         seen[0] += case is not None and case.blocked
-        return None if case is not None and case.blocked and seen[0] % 2 == 0 else case
+        return None if case is not None and case.blocked and 4 <= seen[0] < 8 else case
     module.PoisonList.find = forgetful
 """
 STALE = """

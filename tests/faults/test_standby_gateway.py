@@ -28,6 +28,18 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For tests after which a gateway serves, and another one stands by."""
+    home = tmp_path_factory.mktemp("models")
+    write_identity_onnx(home, "one")
+    with running(home) as shared:
+        yield shared
+        everyone = server_processes(shared)
+        assert shared.stop() == 0
+        assert_gone(shared, everyone)
+
+
 @contextlib.contextmanager
 def running(repository: Path, *flags: str) -> Iterator[Server]:
     """A server whose standby gateway is running."""
@@ -54,19 +66,16 @@ def gateways(server: Server) -> list[int]:
 
 
 @pytest.mark.fault("F26")
-def test_a_killed_gateways_place_is_the_standbys_and_another_standby_follows(repository: Path) -> None:
-    with running(repository) as server:
-        before, waiting, (old,) = settled(server), spare(server), gateways(server)
-        with Bystander(server, "one", may_be_cut=True) as one:
-            os.kill(old, signal.SIGKILL)
-            one.await_more(20)
-            assert gateways(server) == [waiting]
-            assert spare(server, but=waiting) != old
-        assert not server.events("spare_exit")
-        assert_clean(before, server)
-        everyone = server_processes(server)
-        assert server.stop() == 0
-        assert_gone(server, everyone)
+def test_a_killed_gateways_place_is_the_standbys_and_another_standby_follows(server: Server) -> None:
+    ended = len(server.events("spare_exit"))
+    before, waiting, (old,) = settled(server), spare(server), gateways(server)
+    with Bystander(server, "one", may_be_cut=True) as one:
+        os.kill(old, signal.SIGKILL)
+        one.await_more(20)
+        assert gateways(server) == [waiting]
+        assert spare(server, but=waiting) != old
+    assert len(server.events("spare_exit")) == ended
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F26")
@@ -86,64 +95,60 @@ def _clients(pid: int) -> set[int]:
 
 
 @pytest.mark.fault("F27")
-def test_a_gateway_that_hangs_is_followed_by_the_standby(repository: Path) -> None:
-    with running(repository) as server:
-        waiting, (old,) = spare(server), gateways(server)
-        os.kill(old, signal.SIGSTOP)
-        eventually(lambda: gateways(server) == [waiting], "the spare in its place")
-        http = Http(server.address())
-        assert http.infer("one", x=("FP32", [1], [1.0]))[0] == 200
-        http.close()
+def test_a_gateway_that_hangs_is_followed_by_the_standby(server: Server) -> None:
+    waiting, (old,) = spare(server), gateways(server)
+    os.kill(old, signal.SIGSTOP)
+    eventually(lambda: gateways(server) == [waiting], "the spare in its place")
+    http = Http(server.address())
+    assert http.infer("one", x=("FP32", [1], [1.0]))[0] == 200
+    http.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_standby_that_ends_or_hangs_is_followed_by_another_unnoticed(
-    repository: Path, number: signal.Signals
-) -> None:
-    with running(repository) as server, Bystander(server, "one"):
+def test_a_standby_that_ends_or_hangs_is_followed_by_another_unnoticed(server: Server, number: signal.Signals) -> None:
+    ended = len(server.events("gateway_exit"))
+    with Bystander(server, "one"):
         before, old = settled(server), spare(server)
         os.kill(old, number)
         assert spare(server, but=old)
-        assert not server.events("gateway_exit")
+        assert len(server.events("gateway_exit")) == ended
         assert_clean(before, server)
 
 
-def test_a_standby_accepts_nobody_and_holds_no_memory_for_tensors(repository: Path) -> None:
-    with running(repository) as server:
-        waiting, (serves,) = spare(server), gateways(server)
-        psutil.Process(serves).suspend()
-        with socket.create_connection(server.address()) as client:
-            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            held = descriptor_kinds(waiting)
-            assert not any("arena" in kind or "eventpoll" in kind for kind in held), held
-            assert not _clients(waiting)
-            psutil.Process(serves).resume()
-            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+def test_a_standby_accepts_nobody_and_holds_no_memory_for_tensors(server: Server) -> None:
+    waiting, (serves,) = spare(server), gateways(server)
+    psutil.Process(serves).suspend()
+    with socket.create_connection(server.address()) as client:
+        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        held = descriptor_kinds(waiting)
+        assert not any("arena" in kind or "eventpoll" in kind for kind in held), held
+        assert not _clients(waiting)
+        psutil.Process(serves).resume()
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.fault("F25", "F26")
-def test_controller_and_gateway_killed_at_once_leave_the_place_to_the_standby(repository: Path) -> None:
-    with running(repository) as server:
-        before, waiting, (old,) = settled(server), spare(server), gateways(server)
-        with Bystander(server, "one", may_be_cut=True) as one:
-            for pid in (server.status()["brain"]["pid"], old):
-                os.kill(pid, signal.SIGKILL)
-            eventually(lambda: gateways(server) == [waiting], "the spare in its place")
-            one.await_more(20)
-        assert_clean(before, server)
+def test_controller_and_gateway_killed_at_once_leave_the_place_to_the_standby(server: Server) -> None:
+    before, waiting, (old,) = settled(server), spare(server), gateways(server)
+    with Bystander(server, "one", may_be_cut=True) as one:
+        for pid in (server.status()["brain"]["pid"], old):
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: gateways(server) == [waiting], "the spare in its place")
+        one.await_more(20)
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F30")
-def test_an_upgrade_renews_the_standby_too(repository: Path) -> None:
-    with running(repository) as server:
-        before, old = settled(server), spare(server)
-        with Bystander(server, "one") as one:
-            server.ctl("upgrade", ticket="a test's", force=True)
-            assert spare(server, but=old)
-            assert not psutil.pid_exists(old)
-            one.pids = server.pids("one")  # it was followed, and is to stay from here on
-        assert not server.events("gateway_exit")
-        assert_clean(before, server)
+def test_an_upgrade_renews_the_standby_too(server: Server) -> None:
+    ended = len(server.events("gateway_exit"))
+    before, old = settled(server), spare(server)
+    with Bystander(server, "one") as one:
+        server.ctl("upgrade", ticket="a test's", force=True)
+        assert spare(server, but=old)
+        assert not psutil.pid_exists(old)
+        one.pids = server.pids("one")  # it was followed, and is to stay from here on
+    assert len(server.events("gateway_exit")) == ended
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F25b")

@@ -253,52 +253,37 @@ def test_a_killed_keeper_is_followed_by_another_and_nobody_is_refused_meanwhile(
 
 
 @needs_systemd
-@pytest.mark.fault("F25b")
-def test_clients_of_socket_files_wait_for_the_next_keeper_too(booted: SystemdSandbox) -> None:
-    booted.install("mmsup", "[Service]\nEnvironment=MMSUP_HTTP_UNIX=/run/mmsup/http.sock\n")
-    try:
-        booted.systemctl("reset-failed")
-        booted.systemctl("restart", "mmsup")
-        service = SystemdService(booted)
-        files = {name: service.runtime_dir / name for name in ("http.sock", "control.sock")}
-        was = {name: path.stat().st_ino for name, path in files.items()}
-        everyone = service.all_processes()
-        everyone[0].kill()
-        await_end(everyone)
-        asked = {
-            "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-            "control.sock": b'{"verb": "status"}\n',
-        }
-        with contextlib.ExitStack() as open_until_answered:
-            waiting: dict[str, socket.socket] = {}
-            for name, question in asked.items():
-                sock = waiting[name] = open_until_answered.enter_context(socket.socket(socket.AF_UNIX))
-                sock.settimeout(60)
-                sock.connect(str(files[name]))  # nobody is there to accept
-                sock.sendall(question)
-            assert waiting["http.sock"].recv(4096).startswith(b"HTTP/1.1 200 ")
-            assert b'"keeper"' in waiting["control.sock"].recv(4096)
-        assert {name: path.stat().st_ino for name, path in files.items()} == was
-    finally:
-        booted.install("mmsup")
-        booted.systemctl("reset-failed")
-        booted.systemctl("restart", "mmsup")
-
-
-@needs_systemd
-@pytest.mark.fault("F28b")
-def test_a_keeper_that_hangs_is_killed_by_the_watchdog_and_followed_by_another(booted: SystemdSandbox) -> None:
-    booted.install("mmsup", "[Service]\nWatchdogSec=3\n")  # 10 as shipped: a test has no such time
+@pytest.mark.fault("F25b", "F28b")
+def test_a_keeper_that_hangs_is_killed_by_the_watchdog_and_clients_of_socket_files_too_wait_for_the_next(
+    booted: SystemdSandbox,
+) -> None:
+    files_too = "Environment=MMSUP_HTTP_UNIX=/run/mmsup/http.sock"
+    booted.install("mmsup", f"[Service]\nWatchdogSec=3\n{files_too}\n")  # 10 as shipped: a test has no such time
     service = SystemdService(booted)
     booted.systemctl("reset-failed")
     booted.systemctl("restart", "mmsup")
+    files = {name: service.runtime_dir / name for name in ("http.sock", "control.sock")}
+    was = {name: path.stat().st_ino for name, path in files.items()}
+    asked = {
+        "http.sock": b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "control.sock": b'{"verb": "status"}\n',
+    }
     everyone, ends = service.all_processes(), len(service.run_results())
-    with ConnectingClients(service) as knocking:
+    with ConnectingClients(service) as knocking, contextlib.ExitStack() as open_until_answered:
         everyone[0].suspend()
         await_end(everyone)
+        waiting: dict[str, socket.socket] = {}
+        for name, question in asked.items():
+            sock = waiting[name] = open_until_answered.enter_context(socket.socket(socket.AF_UNIX))
+            sock.settimeout(60)
+            sock.connect(str(files[name]))  # nobody is there to accept
+            sock.sendall(question)
+        assert waiting["http.sock"].recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert b'"keeper"' in waiting["control.sock"].recv(4096)
         assert answers(service)
         knocking.await_more(20)
     assert knocking.refused == []
+    assert {name: path.stat().st_ino for name, path in files.items()} == was
     assert service.run_results()[ends:] == ["watchdog"]
     booted.install("mmsup")
 

@@ -98,12 +98,15 @@ def installed(tmp_path: Path) -> Installation:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """For upgrades that leave all as it was, but for who serves."""
+    """For upgrades that leave all as it was, but for who serves: one after the other, so that what each adds shows."""
     home = tmp_path_factory.mktemp("models")
     for name in MODELS:
         write_identity_onnx(home, name)
     with running(home) as server:
         yield server
+        everyone = server_processes(server)
+        assert server.stop() == 0
+        assert_gone(server, everyone)
 
 
 @contextlib.contextmanager
@@ -341,26 +344,18 @@ def test_a_request_that_is_at_work_through_the_whole_upgrade_gets_its_answer(rep
         assert_clean(before, server)
 
 
-def test_a_second_upgrade_meanwhile_is_refused(repository: Path) -> None:
-    write_fault_model(repository, "slow", hang_limit="30s", on_load="sleep", on_load_amount=0.5)
-    with running(repository) as server, upgrading(server) as asked:
-        eventually(lambda: len(server.model("slow")["instances"]) == 2, "the successor of a worker")
-        done = upgrade(server)
-        assert done.returncode == 1
-        assert "an upgrade is under way already" in done.stderr
-        assert asked.result()[0] == 0
+def test_a_second_upgrade_meanwhile_is_refused(shared: Server) -> None:
+    refused: list[subprocess.CompletedProcess[str]] = []
 
+    def hear(_: object) -> None:
+        if not refused:
+            refused.append(upgrade(shared))
 
-def test_three_upgrades_leave_the_keeper_with_what_it_had(tmp_path: Path) -> None:
-    write_fault_model(tmp_path, "light")
-    with serving(tmp_path) as server:
-        before = settled(server)
-        for _ in range(3):
-            old = processes(server)
-            assert upgrade(server, "--force").returncode == 0
-            assert_followed(old, processes(server))
-            assert_clean(before, server)
-        assert server.log().count("keeper_renewed") == 3
+    arguments = {"ticket": "the first", "force": True}
+    result = control_client.call_server(str(shared.runtime_dir), "upgrade", arguments, progress=hear)
+    assert result["followed"] >= 1
+    assert refused[0].returncode == 1
+    assert "an upgrade is under way already" in refused[0].stderr
 
 
 def test_a_server_told_to_stop_in_mid_upgrade_stops(repository: Path) -> None:

@@ -24,6 +24,7 @@ NUMBERS: Final = {
         "unshare": 272,
         "socketpair": 53,
         "epoll_create1": 291,
+        "clone3": 435,
     },
     "aarch64": {
         "memfd_create": 279,
@@ -35,6 +36,7 @@ NUMBERS: Final = {
         "unshare": 97,
         "socketpair": 199,
         "epoll_create1": 20,
+        "clone3": 435,
     },
 }
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06

@@ -68,7 +68,7 @@ class FilteredServer(Server):
     """Without the calls that only some machines need."""
 
     def _command(self) -> list[str]:
-        return [sys.executable, DENY, "timerfd_create:EPERM,unshare:EPERM", *super()._command()]
+        return [sys.executable, DENY, "timerfd_create:EPERM,unshare:EPERM,clone3:ENOSYS", *super()._command()]
 
 
 class ClosedDescriptorsServer(Server):
@@ -88,13 +88,14 @@ class SmallShmServer(Server):
         return ["unshare", "--mount", "sh", "-c", script, "sh", *super()._command()]
 
 
-def assert_serves(server: Server, elements: int = 1) -> None:
-    """It answers, and stops without leaving anything."""
+def assert_serves(server: Server, elements: int = 1, how: str = "") -> None:
+    """It answers, by a worker that was started in this way, and stops without leaving anything."""
     try:
         server.await_ready()
         http = Http(server.address())
         assert http.infer("identity", x=("FP32", [elements], [1.0] * elements))[0] == 200
         http.close()
+        assert server.ctl("show", name="identity")["instances"][0]["start"].startswith(how)
         everyone = server_processes(server)
         assert server.stop() == 0, server.log()
         assert_gone(server, everyone)
@@ -103,9 +104,9 @@ def assert_serves(server: Server, elements: int = 1) -> None:
         server.remove()
 
 
-def test_a_server_without_timerfd_and_unshare_serves(tmp_path: Path) -> None:
+def test_a_server_without_timerfd_unshare_and_clone3_serves_and_forks_its_workers(tmp_path: Path) -> None:
     write_identity_onnx(tmp_path, "identity")
-    assert_serves(FilteredServer(tmp_path))
+    assert_serves(FilteredServer(tmp_path, "--zygotes", "eager"), how="forked")
 
 
 @pytest.mark.parametrize("closed", CLOSED)

@@ -7,7 +7,8 @@ are not loaded.
 Inputs are in read-only memory: an in-place operation on a view of it is a SIGSEGV (observed for `add_` and
 `ReLU(inplace=True)`). So they are copied, which a batch or a device does anyway, unless the parameter
 `read_only_inputs: true` promises that the model does not write to them. Other parameters: `thread_count`, and for a
-device `fixed_batch_sizes` (the model sees batches of 1, 2, 4, … rows only, padded with zeros).
+device `fixed_batch_sizes` (the model sees batches of 1, 2, 4, … rows only, padded with zeros) and `pinned_offload`
+(weights that are offloaded lie in pinned memory: quicker to restore, slower to offload, and never swapped).
 
 On a device every run, a single job too, goes through device/batch_transfer.py. Tests run that path on the CPU.
 """
@@ -55,6 +56,8 @@ class LoadedModule:
     """The argument names of the call in order, where they are known."""
     by_keyword: bool = True
     """Whether the call takes them by those names; a torch.export graph does not."""
+    pins_weights: bool = False
+    """Weights that are offloaded lie in pinned memory."""
 
 
 class PytorchEngine:
@@ -85,7 +88,8 @@ class PytorchEngine:
             loaded = _load_artifact(spec, path, self._device)
         declared = [each.name for each in loaded.metadata.inputs]
         takes_names = loaded.by_keyword and set(declared) <= set(loaded.arguments)
-        self._loaded = replace(loaded, by_keyword=takes_names)
+        pins_weights = bool_parameter(spec.parameters, "pinned_offload")
+        self._loaded = replace(loaded, by_keyword=takes_names, pins_weights=pins_weights)
         self._inputs = _positional_order(declared, loaded.arguments)
         self._outputs = _positional_order([each.name for each in loaded.metadata.outputs], ())
         if self._use_streams or self._device.type == "cuda":
@@ -146,6 +150,28 @@ class PytorchEngine:
 
     def device_bytes(self) -> int:
         return int(cuda.memory_reserved()) if self._device.type == "cuda" else 0
+
+    @property
+    def can_offload(self) -> bool:
+        """On the CPU there is nothing to be gained."""
+        return self._device.type == "cuda"
+
+    def offload(self) -> None:
+        """Move the weights to host memory, and free what the allocator has cached on the device."""
+        assert self._loaded is not None, "offload before load"
+        module: Any = self._loaded.run  # all kinds of module have these methods
+        module.to("cpu")
+        if self._loaded.pins_weights:
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.data = tensor.data.pin_memory()
+        self.shrink()
+
+    def restore(self) -> None:
+        assert self._loaded is not None, "restore before load"
+        module: Any = self._loaded.run
+        module.to(self._device, non_blocking=True)
+        if self._device.type == "cuda":
+            cuda.synchronize()
 
     def unload(self) -> None:
         self._loaded = None

@@ -11,7 +11,8 @@ of its own, and the caller copies. The expectation may be wrong: an engine check
 writes past the array, and returns the same values with buffers and without. After a run that raised, or that returned
 its own array, the content of the buffer is undefined.
 
-Two further Protocols are for engines on a device; `as_batching_engine` and `pinned_memory_of` tell which do.
+Three further Protocols are for some engines; `as_batching_engine`, `as_offloading_engine` and `pinned_memory_of` tell
+for which.
 """
 
 from __future__ import annotations
@@ -63,6 +64,19 @@ class BatchingEngine(Protocol):
         for the batch as a whole. When it returns, the jobs' memory may be reused."""
 
 
+class OffloadingEngine(Protocol):
+    """An engine that can move its model out of the memory that it serves from and back, while its process stays. Both
+    are called between runs; whatever they raise ends the process. `can_offload` is valid after `load`."""
+
+    can_offload: bool
+
+    def offload(self) -> None:
+        """Give back device memory, or whatever else the model can make again. `restore` comes before the next run."""
+
+    def restore(self) -> None:
+        """Undo `offload`: answers are the same as before."""
+
+
 class PinnedMemoryRegistry(Protocol):
     """`pinned_memory` of an engine that copies between shared memory and a device directly, if it was registered."""
 
@@ -76,6 +90,11 @@ class PinnedMemoryRegistry(Protocol):
 def as_batching_engine(engine: Engine) -> BatchingEngine | None:
     """The engine, if it assembles batches by itself. Valid after `load`."""
     return cast("BatchingEngine", engine) if getattr(engine, "assembles_batches", False) else None
+
+
+def as_offloading_engine(engine: Engine) -> OffloadingEngine | None:
+    """The engine, if its model can be moved out of memory and back. Valid after `load`."""
+    return cast("OffloadingEngine", engine) if getattr(engine, "can_offload", False) else None
 
 
 def min_buffer_bytes(engine: Engine) -> int | None:

@@ -12,7 +12,13 @@ from typing import Any
 
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.execution.engine import NO_BUFFERS, Engine, OutputBuffers
+from mmsup.worker.execution.engine import (
+    NO_BUFFERS,
+    Engine,
+    OffloadingEngine,
+    OutputBuffers,
+    as_offloading_engine,
+)
 
 Shape = tuple[int, ...]
 Reshapes = dict[str, tuple[Shape, Shape]]
@@ -40,6 +46,10 @@ class ReshapedEngine:
         self._inputs = inputs
         self._outputs = outputs
         self._batch_axes = 0
+
+    @property
+    def can_offload(self) -> bool:
+        return as_offloading_engine(self._engine) is not None
 
     def load(self, spec: ModelSpec) -> Metadata:
         self._batch_axes = 1 if spec.max_batch_size else 0
@@ -74,6 +84,17 @@ class ReshapedEngine:
 
     def device_bytes(self) -> int:
         return self._engine.device_bytes()
+
+    def offload(self) -> None:
+        self._offloading().offload()
+
+    def restore(self) -> None:
+        self._offloading().restore()
+
+    def _offloading(self) -> OffloadingEngine:
+        engine = as_offloading_engine(self._engine)
+        assert engine is not None, "its engine cannot be offloaded"
+        return engine
 
     def unload(self) -> None:
         self._engine.unload()

@@ -135,6 +135,12 @@ class GatewayLinks:
         self.by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 
+    def detach_all(self, on_detached: Callable[[GatewayLink], None]) -> None:
+        """Close every link: what a gateway still sends goes to another worker."""
+        for fd, link in list(self.by_fd.items()):
+            self.detach(fd)
+            on_detached(link)
+
     def detach(self, fd: int) -> None:
         link = self.by_fd.pop(fd)
         self._poller.unregister(fd)

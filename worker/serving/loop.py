@@ -1,9 +1,9 @@
 """The worker's loop: receive requests, run the model, send replies.
 
 One thread, one poll over a few descriptors: a socket pair for each gateway (requests, shared memory, its end), the
-control channel (AttachGateway, StopWorker), the lifeline, and ZeroMQ's where that carries the requests. Each iteration
-receives what has come, runs from the head of the queue, and answers each gateway in one frame. Nothing here blocks
-except `poll` and `select`.
+control channel (AttachGateway, and what queued_steps.py does), the lifeline, and ZeroMQ's where that carries the
+requests. Each iteration receives what has come, runs from the head of the queue, and answers each gateway in one frame.
+Nothing here blocks except `poll` and `select`.
 
 All that has come is received before anything runs: a request still in a socket would be overtaken by lower priorities,
 and would miss the batch that it could share. ZeroMQ's descriptor is edge-triggered, and sending consumes edges too: it
@@ -17,10 +17,11 @@ from __future__ import annotations
 import logging
 import select
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
-from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, StopWorker
+from mmsup.ipc.messages.worker_control import TO_WORKER, AttachGateway, OffloadModel, RestoreModel, StopWorker
 from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -29,6 +30,7 @@ from mmsup.worker.execution.executor import Executor
 from mmsup.worker.serving.gateway_links import GatewayLink, GatewayLinks
 from mmsup.worker.serving.housekeeping import Housekeeping
 from mmsup.worker.serving.outbox import Outbox
+from mmsup.worker.serving.queued_steps import QueuedSteps
 from mmsup.worker.serving.request_handler import RequestHandler
 from mmsup.worker.serving.shared_poller import SharedPoller
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_parent_lost
@@ -73,7 +75,10 @@ class ServingLoop:
         self._handler = RequestHandler(executor, page, self._outbox, use_known_requests=use_known_requests)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
-        self._is_stopping = False
+        close_links = partial(self._links.detach_all, self._handler.drop_link)
+        self._steps = QueuedSteps(control, executor, page, close_links)
+        self._is_finishing = False
+        """No request is to come: `_steps` are due when all that have come are answered."""
         self._heartbeat_ms = min(HEARTBEAT_MS, max(int(executor.spec.hang_limit_s * 250), 1))
         self._poller.register(control.channel.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its hang-up matters
@@ -90,7 +95,7 @@ class ServingLoop:
         queue, known, policy = self._handler.queue, self._handler.known, self._handler.policy
         if queue.size or known.waiting:
             timeout_ms = 0
-        elif self._is_stopping or self._outbox.replies:
+        elif self._is_finishing or self._outbox.replies:
             timeout_ms = 0 if self._is_done() else min(SEND_RETRY_MS, self._heartbeat_ms)
         else:
             timeout_ms = self._heartbeat_ms
@@ -102,14 +107,15 @@ class ServingLoop:
         elif received:
             self._on_idle()
         elif self._is_done():
-            return False
+            self._is_finishing = False
+            return self._steps.run()
         else:
             self._housekeeping.when_idle(time.monotonic_ns())
             self._on_idle()
         return True
 
     def _is_done(self) -> bool:
-        return self._is_stopping and not self._handler.replies.pending.results and not self._outbox.replies
+        return self._is_finishing and not self._handler.replies.pending.results and not self._outbox.replies
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
@@ -185,10 +191,11 @@ class ServingLoop:
             while (received := self._control.channel.receive()) is not None:
                 data, fds = received
                 match decode(data, TO_WORKER):
-                    case AttachGateway() as attach if len(fds) == 1:
+                    case AttachGateway() as attach if len(fds) == 1 and not self._steps.is_offloaded:
                         self._links.attach(attach, fds.pop())
-                    case StopWorker():
-                        self._is_stopping = True
+                    case OffloadModel() | RestoreModel() | StopWorker() as step:
+                        self._steps.add(step)
+                        self._is_finishing = True
                     case other:
                         log.warning("ignored a %s with %d descriptors", type(other).__name__, len(fds))
                 close_fds(fds)

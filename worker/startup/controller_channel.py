@@ -1,7 +1,7 @@
 """The worker's end of its control channel to the controller, until it serves.
 
 Covers: waiting for ConfigureWorker, the wire version, reporting the progress of a load, exiting.
-Does not cover: AttachGateway and StopWorker (serving/loop.py).
+Does not cover: what comes while it serves (serving/loop.py).
 """
 
 from __future__ import annotations

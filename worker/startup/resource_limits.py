@@ -11,7 +11,7 @@ import resource
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
-from mmsup.ipc.environment import HUGE_PAGES, SOFT_FILES
+from mmsup.ipc.environment import BLAS_WAIT, HUGE_PAGES, SOFT_FILES
 from mmsup.ipc.messages.worker_control import ConfigureWorker
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup import malloc_tuning
@@ -68,6 +68,7 @@ def library_environment(spec: ModelSpec, cores: int) -> dict[str, str]:
     device = spec.device
     visible = "" if device == "cpu" else device.removeprefix("cuda").removeprefix(":")
     variables: dict[str, str] = {name: str(cores) for name in _THREAD_POOLS} | TELEMETRY_SWITCHES
+    variables[BLAS_WAIT[0]] = BLAS_WAIT[1]
     variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the numbering of NVML and nvidia-smi
     variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if device == "cpu" or visible:

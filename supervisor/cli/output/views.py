@@ -28,6 +28,8 @@ _FOOTPRINT_COLUMNS: Final = (
     ">GPU=gpu",
     ">TIME=load_s",
 )
+_MOVE_COLUMNS: Final = (">OFFLOADED=offloaded_bytes", ">GPU THEN=gpu_offloaded_bytes", ">WAKE=restore_s")
+"""Of models that were in host memory."""
 _EVENT_COLUMNS: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event with a fixed position in its line; the others follow as `name=value`."""
 _HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
@@ -178,6 +180,7 @@ def released(result: Json) -> None:
 
 def model(result: Json) -> None:
     names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason", "group": "group"}
+    names |= {"asleep in": "asleep_in"}
     times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
     _fields(
         {name: cell(result.get(member)) for name, member in names.items()}
@@ -195,7 +198,9 @@ def model(result: Json) -> None:
     footprints = _mappings(result, "footprints")
     if footprints:
         click.echo("\nfootprint")
-        _table(_FOOTPRINT_COLUMNS, [{**each, **_of_device(each)} for each in footprints])
+        has_moved = any(each.get("offloaded_bytes") for each in footprints)
+        columns = (*_FOOTPRINT_COLUMNS, *(_MOVE_COLUMNS if has_moved else ()))
+        _table(columns, [{**each, **_of_device(each)} for each in footprints])
     instances = _mappings(result, "instances")
     if instances:
         click.echo("\ninstances")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from mmsup.supervisor.capacity import footprint, footprint_store, plan
 from mmsup.supervisor.capacity.admission import Pool
 from mmsup.supervisor.capacity.budget import MemoryBudgets, memory_budgets
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
-from mmsup.supervisor.capacity.plan import Placement, PlannedModel
+from mmsup.supervisor.capacity.plan import ModelUse, Placement, PlannedModel
 from mmsup.supervisor.cli.command.failure import CommandFailed
 from mmsup.supervisor.cli.ctl.control_client import NoServer, ServerRefused, call_server
 from mmsup.supervisor.cli.output.tables import draw
@@ -37,6 +39,12 @@ VICTIMS_SHOWN: Final = 2
 """In the table; all are in the JSON."""
 
 
+@dataclass(frozen=True, slots=True)
+class _SeenDevice:
+    uuid: str
+    total_bytes: int
+
+
 @click.command("plan", short_help="Which models fit into memory, and who would go for whom.")
 @server_flags
 @triton_flags
@@ -44,8 +52,9 @@ VICTIMS_SHOWN: Final = 2
 def plan_command(as_json: bool, **parsed: object) -> None:
     """Which models fit into the budgets of memory, who would have to go for the others, how long each takes to start.
 
-    Takes the flags of serve; starts nothing, and may be run beside a server. What models need was measured by servers
-    with this state directory; without that it is guessed from the size of their files.
+    Takes the flags of serve; starts nothing, and may be run beside a server, which tells it of the GPUs, which models
+    are loaded and how often each is used. What models need was measured by servers with this state directory; without
+    that it is guessed from the size of their files.
 
     \b
     Example:  mmsup plan --model-repository models --memory-budget 8GiB
@@ -58,23 +67,42 @@ def plan_command(as_json: bool, **parsed: object) -> None:
         raise CommandFailed("\n".join(str(fault) for fault in config.errors), exit_codes.USAGE)
     budgets = memory_budgets(config.settings, total_bytes())
     host = Pool(HOST, "--memory-budget", budgets.host_bytes, is_configured=True)
-    devices = _devices(budgets, _seen_devices(config.settings.runtime_dir))
+    seen = _seen_devices(config.settings.runtime_dir)
+    devices = _devices(budgets, {name: each.total_bytes for name, each in seen.items()})
+    store = FootprintStore(Path(config.settings.state_dir) / footprint_store.FILE_NAME)
+    contexts = _contexts(store, [each.name for each in devices], {name: each.uuid for name, each in seen.items()})
     entries = scan(config.settings).models.values()
-    found = plan.plan(_planned_models(config.settings, entries), host, devices)
+    uses = _seen_uses(config.settings.runtime_dir)
+    found = plan.plan(_planned_models(config.settings, entries, store, contexts, uses), host, devices)
     faulty = [{"name": each.name, "reason": each.reason} for each in entries if each.errors]
-    result = _result(found, [host, *devices]) | {"faulty": faulty}
+    result = _result(found, [host, *devices], contexts) | {"faulty": faulty}
     click.echo(json.dumps(result)) if as_json else _draw(result)
     raise SystemExit(exit_codes.SUCCESS if result["ok"] else exit_codes.REFUSED)
 
 
-def _planned_models(settings: Settings, entries: Iterable[ModelEntry]) -> list[PlannedModel]:
-    store = FootprintStore(Path(settings.state_dir) / footprint_store.FILE_NAME)
-    return [_planned(settings, spec, entry, store) for entry in entries for spec in entry.specs]
+def _planned_models(
+    settings: Settings,
+    entries: Iterable[ModelEntry],
+    store: FootprintStore,
+    contexts: Mapping[str, int],
+    uses: Mapping[str, ModelUse],
+) -> list[PlannedModel]:
+    """`uses`: by model, as a running server sees them; empty without one."""
+    unknown = ModelUse(use_rate=0.0) if uses else ModelUse()
+    return [
+        replace(_planned(settings, spec, entry, store, contexts), use=uses.get(spec.name, unknown))
+        for entry in entries
+        for spec in entry.specs
+    ]
 
 
-def _planned(settings: Settings, spec: ModelSpec, entry: ModelEntry, store: FootprintStore) -> PlannedModel:
+def _planned(
+    settings: Settings, spec: ModelSpec, entry: ModelEntry, store: FootprintStore, contexts: Mapping[str, int]
+) -> PlannedModel:
     measured = store.get(footprint.footprint_key(spec), entry.file_digest)
     artifact = footprint.artifact_bytes(spec.directory)
+    largest = max(contexts.values(), default=footprint.CUDA_CONTEXT_BYTES)
+    context_bytes = contexts.get(spec.device, largest)  # on which GPU it is going to be is not known yet
     device = "" if spec.device == "cpu" else "cuda" if spec.device == "auto" else spec.device
     return PlannedModel(
         spec.name,
@@ -82,19 +110,44 @@ def _planned(settings: Settings, spec: ModelSpec, entry: ModelEntry, store: Foot
         spec.effective_priority(0),
         footprint.host_need(spec, measured, artifact).times(spec.instances),
         device,
-        footprint.gpu_need(spec, measured, artifact).times(spec.instances),
+        footprint.gpu_need(spec, measured, artifact, context_bytes).times(spec.instances),
         measured.load_s if measured is not None else 0.0,
         spec.pin,
         spec.is_evictable(settings.control_mode),
     )
 
 
-def _seen_devices(runtime_dir: str) -> dict[str, int]:
-    """The GPUs of the server that runs here, by name, and their memory; none without a server."""
+def _seen_devices(runtime_dir: str) -> dict[str, _SeenDevice]:
+    """The GPUs of the server that runs here, by name; none without a server."""
     with contextlib.suppress(NoServer, ServerRefused):
         rows = call_server(runtime_dir, "devices", {})["devices"]
-        return {str(each["device"]): each["memory_total_bytes"] for each in rows if each.get("memory_total_bytes")}
+        return {
+            str(each["device"]): _SeenDevice(str(each.get("uuid", "")), each["memory_total_bytes"])
+            for each in rows
+            if each.get("memory_total_bytes")
+        }
     return {}
+
+
+def _seen_uses(runtime_dir: str) -> dict[str, ModelUse]:
+    """How each model of the server that runs here is used; none without a server."""
+    with contextlib.suppress(NoServer, ServerRefused):
+        return {each["name"]: _use(each) for each in call_server(runtime_dir, "status", {})["models"]}
+    return {}
+
+
+def _use(row: Json) -> ModelUse:
+    """`row`: of a model in the status."""
+    idle_s = row["last_use_s"]
+    is_loaded = any(each["pid"] for each in row["instances"])
+    return ModelUse(is_loaded, row.get("use_rate", 0.0), math.inf if idle_s is None else idle_s)
+
+
+def _contexts(store: FootprintStore, names: Iterable[str], uuids: Mapping[str, str]) -> dict[str, int]:
+    """What a context was measured to take of each of these GPUs; those where none was are left out."""
+    measured = store.contexts.by_device
+    found = {name: measured.get(uuids.get(name, name), 0) for name in names}
+    return {name: size_bytes for name, size_bytes in found.items() if size_bytes}
 
 
 def _devices(budgets: MemoryBudgets, seen: Mapping[str, int]) -> list[Pool]:
@@ -103,7 +156,7 @@ def _devices(budgets: MemoryBudgets, seen: Mapping[str, int]) -> list[Pool]:
     return [Pool(name, "--gpu-memory-budget", size, is_configured=True) for name, size in sizes.items() if size]
 
 
-def _result(placements: list[Placement], pools: list[Pool]) -> Json:
+def _result(placements: list[Placement], pools: list[Pool], contexts: Mapping[str, int]) -> Json:
     fitting = [each for each in placements if each.fits]
     held = {
         pool.name: sum(
@@ -121,7 +174,14 @@ def _result(placements: list[Placement], pools: list[Pool]) -> Json:
         "memory": [
             {"memory": each.name, "budget_bytes": each.budget_bytes, "planned_bytes": held[each.name]} for each in pools
         ],
-        "cuda_contexts": {"count": len(on_gpu), "bytes": len(on_gpu) * footprint.CUDA_CONTEXT_BYTES},
+        "cuda_contexts": {
+            "count": len(on_gpu),
+            "bytes": sum(contexts.get(each.device, footprint.CUDA_CONTEXT_BYTES) for each in on_gpu),
+            "by_device": {
+                name: {"bytes": contexts.get(name, footprint.CUDA_CONTEXT_BYTES), "measured": name in contexts}
+                for name in dict.fromkeys(each.device for each in on_gpu)
+            },
+        },
         "models": [_row(each) for each in placements],
     }
 
@@ -155,8 +215,12 @@ def _draw(result: Json) -> None:
         click.echo(f"{cell(each['memory'])}: {planned} of {budget} by the models that fit")
     contexts = result["cuda_contexts"]
     if contexts["count"]:
-        text = f"CUDA contexts: {contexts['count']}, about {size_text(contexts['bytes'])} of the GPU memory above"
-        click.echo(f"{text} where nothing was measured")
+        each_takes = ", ".join(
+            f"{size_text(each['bytes'])} on {cell(name)} ({'measured' if each['measured'] else 'a guess'})"
+            for name, each in contexts["by_device"].items()
+        )
+        text = f"CUDA contexts: {contexts['count']}, {size_text(contexts['bytes'])} of the GPU memory above"
+        click.echo(f"{text}; each takes {each_takes}")
     for name in result["pinned_misfits"]:
         click.echo(f"{cell(name)} is pinned and does not fit")
     for each in result["faulty"]:

@@ -20,6 +20,7 @@ from fake_router import FakeRouter, metadata, served
 from harness.worker_peer import WorkerPeer, backend, form_of, route, spec
 from mmsup.gateway import self_test
 from mmsup.gateway.connections import aiohttp_connection, connection_state, context, fast_connection, request_pipeline
+from mmsup.gateway.connections.listener import HttpListener
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.http import request_body, response
 from mmsup.gateway.protocol.binary_tensors import HEADER
@@ -87,7 +88,7 @@ class GatewayHarness:
         return request
 
     def connections(self) -> list[fast_connection.FastConnection]:
-        (listener,) = [each for _, each in self.server._listening]
+        (listener,) = [each for _, each in self.server._listening if isinstance(each, HttpListener)]
         return list(listener.connection_limit.connections)
 
     async def gone(self) -> None:

@@ -117,7 +117,7 @@ def test_past_a_bound_the_error_names_its_key(sizes: list[int], size: int, key: 
     for number, each in enumerate(sizes):
         cold.enter(f"m{number}", waiting(each), 1.0)  # one alone always fits
     if not key:
-        assert cold.requests_by_model == {"m0": 1}
+        assert cold.admission.requests_by_model == {"m0": 1}
         return
     refused = waiting(size)
     with pytest.raises(ServerError, match=key) as caught:
@@ -125,7 +125,7 @@ def test_past_a_bound_the_error_names_its_key(sizes: list[int], size: int, key: 
     assert (caught.value.code, caught.value.retry_after_s) == ("queue_full", 5.0)
     assert isinstance(refused.body, Body)
     assert not refused.body.is_cold
-    assert "n" not in cold.requests_by_model
+    assert "n" not in cold.admission.requests_by_model
 
 
 @pytest.mark.parametrize(("size", "places"), [(0, 4), (150, 3)])
@@ -153,7 +153,7 @@ def test_places_are_given_back_by_whatever_way_requests_leave(seed: int) -> None
             wait = waiting(size)
             held = sum(each for _, _, each in inside)
             own = [each for other, _, each in inside if other == name]
-            is_full = len(inside) + len(own) >= 8 or (held > 0 and held + sum(own) + size > 1000)
+            is_full = len(inside) + len(own) >= 8 or (size > 0 and held > 0 and held + sum(own) + size > 1000)
             try:
                 cold.enter(name, wait, 1.0)
                 assert not is_full
@@ -161,8 +161,8 @@ def test_places_are_given_back_by_whatever_way_requests_leave(seed: int) -> None
             except ServerError:
                 assert is_full
         counted = {name: sum(each[0] == name for each in inside) for name in "abc"}
-        assert cold.requests_by_model == {name: count for name, count in counted.items() if count}
+        assert cold.admission.requests_by_model == {name: count for name, count in counted.items() if count}
     for name, wait, _ in inside:
         cold.leave(name, wait)
-    assert cold.requests_by_model == {}
+    assert cold.admission.requests_by_model == {}
     cold.enter("a", waiting(1000), 1.0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmsup.ipc.specs import ModelSpec
-from mmsup.supervisor.capacity.admission import Admit, Claim, DeviceMemory, Refuse, RoomRequest
+from mmsup.supervisor.capacity.admission import Admit, Claim, DeviceMemory, Pool, Refuse, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint import Footprint, footprint_key
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
@@ -43,6 +43,7 @@ class Machine:
         self.counts: Mapping[str, int] = {}
         self.written: list[bytes] = []
         self.evicted: list[tuple[str, str]] = []
+        self.reserve = 0
         self.store = FootprintStore(home / "footprints.json")
 
         def run_on_disk(_: Callable[[bytes], None], contents: bytes) -> None:
@@ -72,6 +73,10 @@ class Machine:
                 self.evicted.append((each.revision.spec.name, request.model))
         return made
 
+    def keep_reserve(self, request: RoomRequest, pool: Pool, left_bytes: int) -> int:
+        missing_bytes = self.reserve * MIB - left_bytes
+        return self.make_room(request, missing_bytes) if pool.is_configured and missing_bytes > 0 else 0
+
     def _evictable(self, request: RoomRequest) -> list[Any]:
         states = (State.READY, State.LOADING)
         found = [each for each in self.instances if each.state in states and self.is_evictable(each)]
@@ -91,7 +96,8 @@ class Machine:
             recycling=RecycleState(),
             sharers=1,
         )
-        process = SimpleNamespace(pid=os.getpid(), is_dead=False)
+        progress = SimpleNamespace(requests=1)
+        process = SimpleNamespace(pid=os.getpid(), is_dead=False, progress=lambda: progress)
         each: Any = SimpleNamespace(
             id=len(self.instances), state=state, held=held, generation=1, digest="d", progress=list[str](),
             worker=worker if state is not State.ABSENT or gpu else None, revision=SimpleNamespace(spec=spec),
@@ -332,3 +338,17 @@ def test_room_on_a_gpu_is_made_as_on_the_host(tmp_path: Path) -> None:
     load = machine.add("load", known=10, load=DEMAND, knows_gpu=100)
     assert not machine.admission.begin_pass(2).need_not_wait(load, GPU)
     assert machine.evicted == [("old", "load")]
+
+
+def test_what_a_load_takes_of_the_reserve_is_made_again_and_what_leaves_already_counts(machine: Machine) -> None:
+    machine.reserve = 200
+    for name in ("old", "young"):
+        machine.add(name, State.READY, held=350, load=DEMAND)
+    assert machine.admission.begin_pass(2).need_not_wait(machine.add("first", known=50, load=DEMAND))
+    assert machine.evicted == [], "250 MiB are left"
+    machine.instances.pop()
+    assert machine.admission.begin_pass(2).need_not_wait(machine.add("second", known=150, load=DEMAND))
+    assert machine.evicted == [("old", "second")]
+    machine.instances.pop()
+    assert machine.admission.begin_pass(2).need_not_wait(machine.add("third", known=250, load=DEMAND))
+    assert machine.evicted == [("old", "second")], "the one that leaves gives 350 MiB"

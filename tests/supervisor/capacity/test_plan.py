@@ -7,7 +7,8 @@ import pytest
 
 from mmsup.supervisor.capacity.admission import Pool
 from mmsup.supervisor.capacity.footprint import NO_NEED, Need
-from mmsup.supervisor.capacity.plan import Placement, PlannedModel, pinned_misfits, plan
+from mmsup.supervisor.capacity.plan import ModelUse, Placement, PlannedModel, pinned_misfits, plan
+from mmsup.supervisor.capacity.victims import Candidate, choose
 
 HOST = Pool("host memory", "--memory-budget", 100, is_configured=True)
 GPUS = (replace(HOST, name="cuda:0", budget_bytes=50), replace(HOST, name="cuda:1", budget_bytes=80))
@@ -29,13 +30,66 @@ def test_models_fit_in_the_order_of_loading_until_the_budget_is_used_up() -> Non
 
 
 def test_lower_classes_go_first_and_of_equals_the_one_that_comes_back_soonest_for_what_it_holds() -> None:
+    loaded = ModelUse(is_loaded=True)
     residents = [
-        model("low", 30, priority=60, load_s=99.0),
-        model("slow", 30, load_s=9.0),
-        model("quick", 40, load_s=1.0),
+        model("low", 30, priority=60, load_s=99.0, use=loaded),
+        model("slow", 30, load_s=9.0, use=loaded),
+        model("quick", 40, load_s=1.0, use=loaded),
     ]
-    assert placed(plan([*residents, model("x", 30, priority=90)], HOST, ()))["x"] == ("low/1",)
-    assert placed(plan([*residents, model("x", 60, priority=90)], HOST, ()))["x"] == ("low/1", "quick/1")
+    assert placed(plan([*residents, model("x", 30)], HOST, ()))["x"] == ("low/1",)
+    assert placed(plan([*residents, model("x", 60)], HOST, ()))["x"] == ("low/1", "quick/1")
+
+
+def test_nobody_was_asked_for_a_minute_so_a_class_protects_nothing_without_a_server() -> None:
+    residents = [model("low", 30, priority=60, load_s=99.0), model("quick", 60, load_s=1.0)]
+    assert placed(plan([*residents, model("x", 30, priority=90)], HOST, ()))["x"] == ("quick/1",)
+
+
+def test_beside_a_server_the_models_that_it_has_loaded_are_there_first_and_go_as_it_would_choose() -> None:
+    used = ModelUse(is_loaded=True, use_rate=0.5, idle_s=1.0)
+    rare = replace(used, use_rate=0.01)
+    models = [
+        model("asleep", 30, use=ModelUse(use_rate=0.0)),
+        model("rare", 50, use=rare),
+        model("used", 50, use=used),
+        model("less", 30, priority=90, use=ModelUse(use_rate=0.0)),
+    ]
+    found = placed(plan(models, HOST, ()))
+    assert found == {
+        "rare": "fits",
+        "used": "fits",
+        "asleep": ("rare/1",),
+        "less": "it needs 30B of host memory, and 100B of the budget of 100B are in use",  # both are of a higher class
+    }
+
+
+def test_who_goes_in_the_plan_is_who_the_server_chooses() -> None:
+    rng = random.Random(1)
+    for _ in range(200):
+        models = [
+            model(
+                f"m{number}",
+                rng.randrange(10, 40),
+                rng.randrange(1, 4),
+                load_s=rng.random(),
+                use=ModelUse(is_loaded=True, use_rate=rng.random(), idle_s=rng.choice((1.0, 99.0))),
+            )
+            for number in range(5)
+        ]
+        x = model("x", rng.randrange(10, 60), rng.randrange(1, 4), use=ModelUse(use_rate=0.0))
+        found = plan([*models, x], HOST, ())
+        there, placement = [each.model for each in found if each.fits and each.model.name != "x"], found[-1]
+        missing = sum(each.host.settled_bytes for each in there) + x.host.needed_bytes - 100
+        candidates = [
+            Candidate(each.holder, each.priority, each.host.settled_bytes, use.idle_s, use.use_rate, each.load_s)
+            for each in there
+            for use in [each.use]
+        ]
+        chosen = choose(candidates, missing, x.priority) if missing > 0 else []
+        if sum(each.held_bytes for each in chosen) >= missing:
+            assert sorted(placement.evicts) == sorted(each.name for each in chosen)
+        else:
+            assert placement.why_not
 
 
 def test_pinned_models_never_go() -> None:

@@ -32,6 +32,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "ttl": "1h",
         "pin": "true",
         "evict": "false",
+        "sleep": "host-memory",
         "cold_start_timeout": "2min",
         "retry_on_crash": 0,
         "trusted": True,

@@ -28,6 +28,7 @@ from mmsup.supervisor.models.model_records import (
     SleepRecord,
     VersionRecord,
 )
+from mmsup.supervisor.models.sleep_state import FailedMove
 from mmsup.supervisor.models.use_rate import UseRate
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.state.checkpoint import to_text
@@ -47,6 +48,7 @@ INSTANCE = InstanceRecord(
     load_failure=WorkerFailure("load_failed", "no", of_load=True),
     cgroup="w7.2",
     visible_devices="GPU-a",
+    offloaded_bytes=1 << 30,
 )
 MODEL = ModelRecord(
     "m",
@@ -63,6 +65,7 @@ MODEL = ModelRecord(
         UseRate(0.25, 0.5, 2.5),
         "for another",
         "no",
+        FailedMove("0f", "no"),
     ),
     revisions=(
         RevisionRecord(
@@ -73,8 +76,10 @@ MODEL = ModelRecord(
                 VersionRecord(
                     ModelSpec("m", "1", "/srv/m/1", "model.onnx", "ort", "onnxruntime_onnx", inputs=TENSORS),
                     Metadata("onnx", 8, TENSORS, TENSORS),
-                    (Exit(1.0, 2.0, was_probe=True),),
-                    (INSTANCE,),
+                    can_offload=True,
+                    restored_s=4.5,
+                    exits=(Exit(1.0, 2.0, was_probe=True),),
+                    instances=(INSTANCE,),
                 ),
             ),
         ),

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity.admission import Pool, RoomRequest
+from mmsup.supervisor.capacity.moves import SleepTier
+from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.eviction.evictor import RECHECK_S, ModelEvictor
-from mmsup.supervisor.eviction.victims import Candidate
 from mmsup.supervisor.models.sleep_state import SleepReason
 
 OLD = Candidate("old", 50, held_bytes=100, idle_s=30.0, use_rate=0.1, return_s=0.2)
@@ -31,13 +32,21 @@ class Rig:
         self.changed: list[str] = []
         names = ["load", *(name for each in candidates for name in (each.name, *each.others))]
         self.models = {name: SimpleNamespace(name=name) for name in names}
-        self.evictor = ModelEvictor(self, self, self, self)  # type: ignore[arg-type]  # a double of all four
+        self.kept_bytes = 0
+        self.evictor = ModelEvictor(self, self, self, self, self)  # type: ignore[arg-type]  # a double of all five
 
-    def find(self, _held_bytes: object, but: str = "") -> list[Candidate]:
+    def bytes(self, _pool: object, held_bytes: int) -> int:
+        """The reserve."""
+        assert held_bytes == sum(each.held_bytes for each in self.find(None))
+        return self.kept_bytes
+
+    def find(self, _held_bytes: object, but: str = "", *, on_device: bool = False) -> list[Candidate]:
         gone = {name for name, _ in self.asleep}
         return [each for each in self.candidates if each.name != but and each.name not in gone]
 
-    def put_to_sleep(self, model: Any, reason: SleepReason, detail: str, _choice: str, numbers: dict[str, Any]) -> str:
+    def put_to_sleep(
+        self, model: Any, reason: SleepReason, detail: str, _choice: str, numbers: dict[str, Any], *, tier: SleepTier
+    ) -> str:
         assert reason is SleepReason.EVICTED
         if model.name in self.refuses:
             return "is pinned"
@@ -109,3 +118,18 @@ def test_under_pressure_any_class_goes_and_nobody_gets_room() -> None:
     assert rig.asleep == [("old", "by others: little is left")]
     assert [each["event"] for each in rig.events] == ["model_asleep"]
     assert rig.evictor.counts == {"budget": 0, "pressure": 1}
+
+
+@pytest.mark.parametrize(
+    ("kept_bytes", "left_bytes", "gone"),
+    [(0, 0, 0), (60, 0, 100), (60, 60, 0), (60, 59, 100), (80, 63, 0)],
+)
+def test_who_goes_for_the_next_loads_goes_for_none_of_them_and_nobody_does_where_much_is_left(
+    kept_bytes: int, left_bytes: int, gone: int
+) -> None:
+    rig = Rig(OLD)
+    rig.kept_bytes = kept_bytes
+    pool = Pool("host memory", "--memory-budget", 1000, is_configured=True)
+    assert rig.evictor.keep_reserve(LOAD, pool, left_bytes) == gone
+    assert rig.asleep == ([("old", "by others: room for the next loads")] if gone else [])
+    assert all((each["event"], each["for_model"]) == ("model_asleep", "") for each in rig.events)

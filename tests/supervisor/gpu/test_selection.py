@@ -30,13 +30,16 @@ def test_a_device_is_found_by_number_or_uuid(device: str, gpu: Gpu) -> None:
 @pytest.mark.parametrize(
     ("loads", "gpu"),
     [
-        ([(0, 0, 5), (0, 0, 2), (0, 0, 3)], L4),
-        ([(0, 0, 5), (0, 1, 2), (1, 0, 0)], H200),
-        ([(1, 0, 0), (1, 0, 0), (0, 2, 9)], T4),
-        ([(0, 0, 0), (0, 0, 0), (0, 0, 0)], H200),
+        ([(0, 0, 0, 5), (0, 0, 0, 2), (0, 0, 0, 3)], L4),
+        ([(0, 0, 0, 5), (0, 0, 1, 2), (1, 0, 0, 0)], H200),
+        ([(1, 0, 0, 0), (1, 0, 0, 0), (0, 0, 2, 9)], T4),
+        ([(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0)], H200),
+        ([(0, 9, 0, 0), (0, 0, 0, 7), (0, 0, 1, 0)], L4),
+        ([(0, 9, 0, 0), (0, 8, 2, 7), (0, 9, 0, 0)], L4),
+        ([(0, 9, 0, 0), (0, 0, 9, 9), (1, 0, 0, 0)], L4),
     ],
 )
-def test_plain_cuda_is_the_device_with_the_least_load(loads: list[tuple[int, int, int]], gpu: Gpu) -> None:
+def test_plain_cuda_is_the_device_with_the_least_load(loads: list[tuple[int, int, int, int]], gpu: Gpu) -> None:
     load_of = dict(zip((H200.uuid, L4.uuid, T4.uuid), loads, strict=True))
     assert choose("cuda", BOX, load_of=load_of.__getitem__) == gpu
 

@@ -12,7 +12,9 @@ from mmsup.supervisor.instances.lifecycle_events import (
     EVENTS,
     STARTING_UP,
     Action,
+    AnnounceOffloaded,
     AnnounceReady,
+    AnnounceRestored,
     BecameReady,
     Condemn,
     CrashReported,
@@ -28,6 +30,7 @@ from mmsup.supervisor.instances.lifecycle_events import (
     LoadProgressed,
     LoadReportedFailed,
     LoadTimedOut,
+    Offloaded,
     OutOfMemory,
     ProcessExited,
     ProcessStarted,
@@ -35,16 +38,22 @@ from mmsup.supervisor.instances.lifecycle_events import (
     QueueLoad,
     RecordGivenUp,
     RecordLoadFailure,
+    RecordMoveFailure,
     RecordUnkillable,
+    Restored,
+    RestoreRefused,
     RetryDue,
     ScheduleRetry,
     Situation,
     StartDrain,
     StartFailed,
+    StartOffload,
     StartProcess,
+    StartRestore,
     StopRouting,
     Unkillable,
     WantDown,
+    WantOffloaded,
     WantUp,
 )
 from mmsup.supervisor.instances.restart_policy import GiveUp, NextTry, Retry
@@ -61,6 +70,8 @@ def any_event(kind: type[Any], rng: random.Random) -> Event:
         ProcessExited: ProcessExited(decision),
         LoadProgressed: LoadProgressed(rng.random() < 0.5),
         LoadReportedFailed: LoadReportedFailed("load_failed", "no"),
+        Offloaded: Offloaded(0.1, 1 << 20),
+        Restored: Restored(0.1),
         CrashReported: CrashReported("worker_crashed", "SIGSEGV"),
         HangDetected: HangDetected("stuck"),
         LoadTimedOut: LoadTimedOut("slow"),
@@ -130,6 +141,56 @@ CELLS: list[tuple[bool, InstanceState, Event, bool, InstanceState, list[type[Act
     (UP, InstanceState.QUARANTINED, ProcessExited(LATER), UP, InstanceState.BACKOFF, [ScheduleRetry]),
     (DOWN, InstanceState.QUARANTINED, ProcessExited(LATER), DOWN, InstanceState.STOPPED, [Finish]),
     (DOWN, InstanceState.STOPPING, ProcessExited(NEVER), DOWN, InstanceState.STOPPED, [Finish]),
+    (UP, InstanceState.READY, WantOffloaded(), DOWN, InstanceState.OFFLOADING, [StopRouting, StartOffload]),
+    (DOWN, InstanceState.OFFLOADING, Offloaded(0.1, 9), DOWN, InstanceState.OFFLOADED, [AnnounceOffloaded]),
+    (DOWN, InstanceState.OFFLOADING, WantUp(), UP, InstanceState.OFFLOADING, []),
+    (UP, InstanceState.OFFLOADING, Offloaded(0.1, 9), UP, InstanceState.OFFLOADED, [AnnounceOffloaded, QueueLoad]),
+    (DOWN, InstanceState.OFFLOADING, WantDown(), DOWN, InstanceState.DRAINING, [StopRouting, StartDrain]),
+    (
+        DOWN,
+        InstanceState.OFFLOADING,
+        LoadReportedFailed("load_failed", "no"),
+        DOWN,
+        InstanceState.STOPPING,
+        [RecordMoveFailure, ExpectExit],
+    ),
+    (DOWN, InstanceState.OFFLOADING, ProcessExited(NOW), DOWN, InstanceState.STOPPED, [RecordMoveFailure, Finish]),
+    (
+        DOWN,
+        InstanceState.OFFLOADING,
+        HangDetected("stuck"),
+        DOWN,
+        InstanceState.STOPPING,
+        [RecordMoveFailure, Condemn, Kill],
+    ),
+    (
+        DOWN,
+        InstanceState.OFFLOADING,
+        ExitOverdue(),
+        DOWN,
+        InstanceState.STOPPING,
+        [RecordMoveFailure, Condemn, Kill],
+    ),
+    (DOWN, InstanceState.OFFLOADED, WantUp(), UP, InstanceState.OFFLOADED, [QueueLoad]),
+    (UP, InstanceState.OFFLOADED, WantUp(), UP, InstanceState.OFFLOADED, []),
+    (UP, InstanceState.OFFLOADED, LoadAdmitted(), UP, InstanceState.RESTORING, [StartRestore]),
+    (DOWN, InstanceState.OFFLOADED, LoadAdmitted(), DOWN, InstanceState.OFFLOADED, []),
+    (DOWN, InstanceState.OFFLOADED, WantDown(), DOWN, InstanceState.DRAINING, [StopRouting, StartDrain]),
+    (DOWN, InstanceState.OFFLOADED, ProcessExited(LATER), DOWN, InstanceState.STOPPED, [Finish]),
+    (DOWN, InstanceState.OFFLOADED, HangDetected("stuck"), DOWN, InstanceState.STOPPING, [Condemn, Kill]),
+    (UP, InstanceState.RESTORING, Restored(0.1), UP, InstanceState.READY, [AnnounceRestored]),
+    (UP, InstanceState.RESTORING, RestoreRefused(), UP, InstanceState.DRAINING, [StartDrain]),
+    (UP, InstanceState.RESTORING, WantDown(), DOWN, InstanceState.STOPPING, [Kill]),
+    (UP, InstanceState.RESTORING, ProcessExited(NOW), UP, InstanceState.BACKOFF, [RecordMoveFailure, ScheduleRetry]),
+    (
+        UP,
+        InstanceState.RESTORING,
+        LoadReportedFailed("load_failed", "no"),
+        UP,
+        InstanceState.STOPPING,
+        [RecordMoveFailure, ExpectExit],
+    ),
+    (UP, InstanceState.READY, Offloaded(0.1, 9), UP, InstanceState.READY, []),
     (UP, InstanceState.BACKOFF, RetryDue(), UP, InstanceState.ABSENT, [QueueLoad]),
     (UP, InstanceState.FAILED, RetryDue(), UP, InstanceState.ABSENT, [QueueLoad]),
 ]
@@ -169,6 +230,9 @@ def test_gateways_are_told_before_a_ready_worker_is_killed() -> None:
                 assert isinstance(actions[0], Condemn), (state, kind)
 
 
+LOST = (InstanceState.STOPPING, InstanceState.BACKOFF, InstanceState.FAILED)
+
+
 class World:
     """Follows what the actions would do, beside the machine."""
 
@@ -188,15 +252,22 @@ class World:
         for action in actions:
             match action:
                 case QueueLoad():
-                    assert not self.process, "asked for a turn beside a living process"
+                    is_offloaded = self.situation.state is InstanceState.OFFLOADED
+                    assert self.process == is_offloaded, "asked for a turn beside a living process"
                     self.queued = True
+                case StartRestore():
+                    assert self.process, "nothing is there to be restored"
+                    self.queued = False
                 case StartProcess():
                     assert not self.process, "two processes of one instance"
                     self.process, self.queued = True, False
-                case Kill() | StartDrain() | StopRouting() | Condemn() | ExpectExit() | AnnounceReady():
+                case StartDrain():
+                    assert self.process, f"{action} without a process"
+                    self.queued = False
+                case Kill() | StopRouting() | StartOffload() | Condemn() | ExpectExit() | AnnounceReady():
                     assert self.process, f"{action} without a process"
                 case ScheduleRetry():
-                    self.retry = True
+                    self.retry, self.queued = True, False
                 case _:
                     pass
         if any(type(each).__name__ in ("CancelRetry", "Finish") for each in actions):
@@ -208,7 +279,8 @@ class World:
         assert self.process == (state in ALIVE), f"a process in state {state}: {self.process}"
         assert state is not InstanceState.STOPPED or not self.situation.wanted
         assert self.retry == (state in (InstanceState.BACKOFF, InstanceState.FAILED))
-        assert not self.situation.wanted or state is not InstanceState.ABSENT or self.queued
+        waits = state in (InstanceState.ABSENT, InstanceState.OFFLOADED)
+        assert not self.situation.wanted or not waits or self.queued
 
     def possible(self, kind: type[Any]) -> bool:
         """Only an existing process exits, only a requested one is started."""
@@ -228,6 +300,17 @@ def test_random_walks_keep_process_queue_and_timers_in_step_with_the_state() -> 
             kind = rng.choice(EVENTS)
             if world.possible(kind):
                 world.feed(any_event(kind, rng))
+
+
+def test_whatever_happens_to_a_model_in_a_move_is_noted_for_the_way_it_was_on() -> None:
+    rng = random.Random(2)
+    for state in (InstanceState.OFFLOADING, InstanceState.RESTORING):
+        for kind in EVENTS:
+            after, actions = step(Situation(UP, state), any_event(kind, rng))
+            failures = [each for each in actions if isinstance(each, RecordMoveFailure)]
+            is_ordered = kind in (WantDown, WantOffloaded, RestoreRefused)
+            assert bool(failures) == (after.state in LOST and not is_ordered), (state, kind)
+            assert all(each.is_restore == (state is InstanceState.RESTORING) for each in failures)
 
 
 def test_from_every_state_an_unwanted_instance_stops() -> None:

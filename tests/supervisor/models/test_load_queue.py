@@ -7,7 +7,9 @@ import pytest
 from mmsup.supervisor.models.load_queue import (
     SLOW_LIMIT,
     LoadCandidate,
+    LoadKind,
     RunningLoad,
+    load_kind,
     load_order,
     next_loads,
     slots_held,
@@ -16,55 +18,80 @@ from mmsup.supervisor.models.load_queue import (
 
 def test_at_most_the_limit_loads_at_a_time_in_the_order_of_models() -> None:
     waiting = [
-        LoadCandidate(9, 0, has_served=False),
-        LoadCandidate(1, 2, has_served=False),
-        LoadCandidate(5, 1, has_served=False),
+        LoadCandidate(9, 0, kind=LoadKind.FIRST),
+        LoadCandidate(1, 2, kind=LoadKind.FIRST),
+        LoadCandidate(5, 1, kind=LoadKind.FIRST),
     ]
     assert next_loads(waiting, [], 2) == [9, 5]
-    assert next_loads(waiting, [False], 2) == [9]
-    assert next_loads(waiting, [False, False], 2) == []
+    assert next_loads(waiting, [LoadKind.FIRST], 2) == [9]
+    assert next_loads(waiting, [LoadKind.FIRST, LoadKind.FIRST], 2) == []
 
 
 def test_one_that_may_not_start_yet_takes_no_slot_and_nobody_is_asked_for_whom_there_is_none() -> None:
-    waiting = [LoadCandidate(number, number, has_served=False) for number in range(5)]
+    waiting = [LoadCandidate(number, number, kind=LoadKind.FIRST) for number in range(5)]
     asked: list[int] = []
 
     def may_start(number: int) -> bool:
         asked.append(number)
         return number != 0
 
-    assert next_loads(waiting, [False], 2, may_start) == [1]
+    assert next_loads(waiting, [LoadKind.FIRST], 2, may_start) == [1]
     assert asked == [0, 1]
 
 
 def test_an_instance_that_has_served_does_not_wait_behind_first_loads_that_hang() -> None:
-    assert next_loads([LoadCandidate(3, 5, has_served=True)], [False, False], 2) == [3]
+    assert next_loads([LoadCandidate(3, 5, kind=LoadKind.SERVED)], [LoadKind.FIRST, LoadKind.FIRST], 2) == [3]
 
 
 def test_many_instances_that_have_served_are_staggered_too() -> None:
-    waiting = [LoadCandidate(number, number, has_served=True) for number in range(8)]
+    waiting = [LoadCandidate(number, number, kind=LoadKind.SERVED) for number in range(8)]
     assert next_loads(waiting, [], 2) == [0, 1]
-    assert next_loads(waiting, [True], 2) == [0]
+    assert next_loads(waiting, [LoadKind.SERVED], 2) == [0]
+
+
+@pytest.mark.parametrize(
+    ("has_served", "usual_s", "expected"),
+    [
+        (False, None, LoadKind.FIRST),
+        (False, 0.1, LoadKind.FIRST),  # of other files
+        (True, None, LoadKind.SERVED),
+        (True, 0.1, LoadKind.QUICK),
+        (True, 0.5, LoadKind.SERVED),
+        (True, 9.0, LoadKind.SERVED),
+    ],
+)
+def test_what_is_known_of_a_load_makes_its_kind(has_served: bool, usual_s: float | None, expected: LoadKind) -> None:
+    assert load_kind(usual_s, has_served=has_served) is expected
+
+
+def test_quick_loads_wait_for_no_slow_one_and_more_of_them_are_under_way() -> None:
+    waiting = [LoadCandidate(number, number, LoadKind.QUICK) for number in range(9)]
+    slow = LoadCandidate(9, 0, LoadKind.SERVED)
+    assert next_loads([*waiting, slow], [LoadKind.SERVED] * 2, 2) == [0, 1, 2, 3, 4, 5]
+    assert next_loads([*waiting, slow], [LoadKind.QUICK] * 5, 2) == [0, 9]
 
 
 def test_no_queue_lets_more_than_the_limit_of_a_kind_load() -> None:
     for seed in range(500):
         rng = random.Random(seed)
-        waiting = [LoadCandidate(number, rng.randrange(5), rng.random() < 0.5) for number in range(rng.randrange(20))]
-        loading = [rng.random() < 0.5 for _ in range(rng.randrange(6))]
+        kinds = list(LoadKind)
+        waiting = [LoadCandidate(number, rng.randrange(5), rng.choice(kinds)) for number in range(rng.randrange(20))]
+        loading = [rng.choice(kinds) for _ in range(rng.randrange(6))]
         limit = rng.randrange(1, 5)
         admitted = next_loads(waiting, loading, limit)
         assert len(set(admitted)) == len(admitted)
-        for again in (True, False):
-            came = sum(each.has_served is again for each in waiting if each.instance in admitted)
-            assert came == 0 or came + loading.count(again) <= limit
+        for kind in LoadKind:
+            came = sum(each.kind is kind for each in waiting if each.instance in admitted)
+            assert came == 0 or came + loading.count(kind) <= kind.slots(limit)
+            left = [each for each in waiting if each.kind is kind and each.instance not in admitted]
+            assert not left or came + loading.count(kind) >= kind.slots(limit), "a slot was left"
 
 
 def test_broken_models_do_not_keep_healthy_ones_waiting() -> None:
-    broken = [LoadCandidate(number, number, has_served=False, is_retry=True) for number in range(8)]
-    healthy = LoadCandidate(9, 20, has_served=False)
+    broken = [LoadCandidate(number, number, kind=LoadKind.FIRST, is_retry=True) for number in range(8)]
+    healthy = LoadCandidate(9, 20, kind=LoadKind.FIRST)
     assert next_loads([*broken, healthy], [], 2) == [9, 0]
-    assert next_loads([*broken, healthy], [False], 2) == [9]
+    assert next_loads([*broken, healthy], [LoadKind.FIRST], 2) == [9]
 
 
 def test_loads_for_which_requests_wait_go_first_as_they_came_within_their_class_of_priority() -> None:
@@ -95,7 +122,7 @@ def test_a_load_for_which_a_request_waits_is_overtaken_by_later_ones_of_a_higher
 
 
 def first_loads(*running_s: float) -> list[RunningLoad]:
-    return [RunningLoad(has_served=False, running_s=each, usual_s=None) for each in running_s]
+    return [RunningLoad(kind=LoadKind.FIRST, running_s=each, usual_s=None) for each in running_s]
 
 
 @pytest.mark.parametrize(
@@ -114,14 +141,14 @@ def first_loads(*running_s: float) -> list[RunningLoad]:
         (first_loads(*[60] * 7), 9, 1),
         (first_loads(*[60] * 8), 9, 0),
         (first_loads(*[60] * 8), 0, 0),
-        ([RunningLoad(has_served=True, running_s=60, usual_s=None)] * 2, 9, 2),
+        ([RunningLoad(kind=LoadKind.SERVED, running_s=60, usual_s=None)] * 2, 9, 2),
     ],
 )
 def test_a_load_that_takes_very_long_holds_no_slot_while_requests_wait_for_others(
     running: list[RunningLoad], awaited: int, free: int
 ) -> None:
-    waiting = [LoadCandidate(number, number, has_served=False) for number in range(9)]
-    assert len(next_loads(waiting, slots_held(running, {False: awaited}, 2), 2)) == free
+    waiting = [LoadCandidate(number, number, kind=LoadKind.FIRST) for number in range(9)]
+    assert len(next_loads(waiting, slots_held(running, {LoadKind.FIRST: awaited}, 2), 2)) == free
 
 
 @pytest.mark.parametrize(
@@ -139,7 +166,7 @@ def test_a_load_that_takes_very_long_holds_no_slot_while_requests_wait_for_other
 def test_what_is_long_for_a_load_depends_on_how_long_it_took_before(
     usual_s: float | None, running_s: float, is_slow: bool
 ) -> None:
-    assert RunningLoad(has_served=False, running_s=running_s, usual_s=usual_s).is_slow is is_slow
+    assert RunningLoad(kind=LoadKind.FIRST, running_s=running_s, usual_s=usual_s).is_slow is is_slow
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -152,14 +179,14 @@ def test_no_more_than_a_multiple_of_the_limit_is_ever_under_way_and_those_that_h
     for number in range(hanging + 20):
         found: list[int] = []
         for _ in range(12):  # seconds
-            running = [RunningLoad(each.has_served, each.running_s + 1, None) for each in running]
+            running = [RunningLoad(each.kind, each.running_s + 1, None) for each in running]
             found = next_loads(
-                [LoadCandidate(number, 0, has_served=False)], slots_held(running, {False: 1}, limit), limit
+                [LoadCandidate(number, 0, kind=LoadKind.FIRST)], slots_held(running, {LoadKind.FIRST: 1}, limit), limit
             )
             if found:
                 break
         assert found == [number]
         most = max(most, len(running) + 1)
         if number < hanging:
-            running.append(RunningLoad(has_served=False, running_s=0.0, usual_s=None))
+            running.append(RunningLoad(kind=LoadKind.FIRST, running_s=0.0, usual_s=None))
     assert most <= SLOW_LIMIT * limit

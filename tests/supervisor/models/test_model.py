@@ -12,7 +12,7 @@ from mmsup.supervisor.config.config_error import ConfigError
 from mmsup.supervisor.instances.context import InstanceContext, WorkerFailure
 from mmsup.supervisor.instances.instance import Instance, InstanceHooks, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState, Situation
-from mmsup.supervisor.models.model import Model, default_version, failure_reason
+from mmsup.supervisor.models.model import Model, default_version, failure_reason, fit_message
 from mmsup.supervisor.processes.backoff import Exit
 from mmsup.supervisor.repository.scanner import ModelEntry, missing_model
 
@@ -20,7 +20,7 @@ from mmsup.supervisor.repository.scanner import ModelEntry, missing_model
 def test_the_route_of_a_model_with_very_many_invalid_versions_fits_into_one_message() -> None:
     broken = {str(number): "holds no model.onnx, and so on, in many words" for number in range(1, 5000)}
     model = Model("m", ModelEntry("m", errors=(ConfigError("m", "many"),), invalid_versions=broken), wanted=True)
-    route = model.route()
+    route = fit_message(model.route())
     assert len(encode(route)) < MESSAGE_LIMIT
     assert [each.version for each in route.versions] == [route.default]
 

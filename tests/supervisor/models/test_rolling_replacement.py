@@ -14,7 +14,7 @@ from controller_double import ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.messages.gateway_control import LinkWorker, UnlinkWorker
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.worker_control import ConfigureWorker, LoadFailed
-from mmsup.supervisor.capacity.admission import RoomRequest
+from mmsup.supervisor.capacity.admission import Pool, RoomRequest
 from mmsup.supervisor.capacity.budget import MemoryBudgets
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
 from mmsup.supervisor.capacity.footprint_store import FootprintStore
@@ -31,6 +31,9 @@ class NoEviction:
         return False
 
     def evictable_bytes(self, _request: RoomRequest) -> int:
+        return 0
+
+    def keep_reserve(self, _request: RoomRequest, _pool: Pool, _left_bytes: int) -> int:
         return 0
 
     def make_room(self, _request: RoomRequest, _missing_bytes: int) -> int:

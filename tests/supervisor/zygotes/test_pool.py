@@ -36,6 +36,7 @@ class Rig:
     def __init__(self, folder: Path, mode: str = "auto", generation: int = 1) -> None:
         self.sent: list[Any] = []  # messages to the keeper
         self.specs: list[ModelSpec] = []
+        self.forked: list[ModelSpec] = []
         self.log = EventLog(folder / "events")
         groups: Any = SimpleNamespace(create=lambda *_: Cgroup(()), group=lambda _: Cgroup(()), idle=None)
         cleanup: Any = SimpleNamespace(add=lambda *_: None)
@@ -46,6 +47,7 @@ class Rig:
                 self.sent.append, environment, groups, cleanup, self.log, output, mode, generation, lambda: False
             ),
             lambda: self.specs,
+            lambda: self.forked,
         )
         self._ends: list[socket.socket] = []
 
@@ -186,6 +188,14 @@ async def test_one_that_nobody_wants_is_ended_after_a_while(tmp_path: Path, monk
     rig.pool.update()
     assert not [each for each in rig.sent if isinstance(each, SignalChild)]
     monkeypatch.setattr(pool_file, "UNUSED_S", 0.0)
+    rig.forked = [spec("a")]
+    rig.pool.update()
+    rig.pool.update()
+    assert not [each for each in rig.sent if isinstance(each, SignalChild)], (
+        "its worker holds the pages that they share"
+    )
+    rig.forked = []
+    rig.pool.update()
     rig.pool.update()
     assert [each.token for each in rig.sent if isinstance(each, SignalChild)] == [spawn.token]
     rig.end(spawn, number=9)

@@ -132,3 +132,22 @@ def test_models_in_one_process_have_modules_and_helpers_of_their_own(tmp_path: P
     assert not [each for each in sys.path if each.startswith(str(tmp_path))]
     assert not [name for name in sys.modules if name == "model" or name.startswith(FALLBACK_NAME)]
     del sys.modules["helper"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "can"),
+    [
+        ("", False),
+        ("def offload(self): ...", False),
+        ("def offload(self): ...\n    def restore(self): ...", True),
+        ("def offload(self): ...\n    def restore(self, into=None): ...", True),
+        ("def offload(self, path): ...\n    def restore(self, path): ...", False),
+        ("offload = restore = 5", False),
+    ],
+)
+def test_a_class_is_moved_only_if_it_has_both_methods_and_they_take_nothing(
+    methods: str, can: bool, tmp_path: Path, engine: PythonModelEngine
+) -> None:
+    code = f"class Model:\n    def infer(self, inputs):\n        return inputs\n    {methods}\n"
+    engine.load(write_python(tmp_path, "m", code, TEXTS, TEXTS))
+    assert engine.can_offload is can

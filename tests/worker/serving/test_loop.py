@@ -11,11 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.build import mode, write_fault_model
+from engines.build import mode, write_fault_model, write_python
 from engines.real_worker import PATIENCE_S, RealWorker, serving
 from mmsup.ipc import exit_codes
 from mmsup.ipc.memory.status_page import Activity
-from mmsup.ipc.messages.worker_control import LoadProgress
+from mmsup.ipc.messages.worker_control import (
+    LoadProgress,
+    ModelOffloaded,
+    ModelRestored,
+    OffloadModel,
+    RestoreModel,
+)
+from mmsup.ipc.specs import TensorSpec
+from mmsup.ipc.transport.codec import encode
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +45,48 @@ def test_stop_finishes_queued_requests_then_unloads_and_exits_with_zero(reposito
         assert worker.wait_exit() == exit_codes.SUCCESS
         assert "unloaded" in worker.log()
         assert worker.progress().activity is Activity.STOPPING
+
+
+MOVABLE = """
+import numpy as np
+
+class Model:
+    def load(self, context):
+        self.factor = np.float32(2)
+
+    def infer(self, inputs):
+        return {"y": inputs["x"] * self.factor}
+
+    def offload(self):
+        self.factor = None
+
+    def restore(self):
+        self.factor = np.float32(2)
+"""
+
+
+def test_a_model_is_moved_when_its_requests_are_answered_and_serves_over_new_links_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    tensors = (TensorSpec("x", "FP32", (-1,)),)
+    spec = write_python(tmp_path / "repository", "m", MOVABLE, tensors, (TensorSpec("y", "FP32", (-1,)),))
+    with serving(spec, tmp_path) as (worker, gateway):
+        ready = worker.received[-1]
+        assert ready.can_offload
+        requests = [gateway.infer({"x": X}) for _ in range(20)]
+        gateway.send(*requests)
+        assert worker.control.send(encode(OffloadModel()))
+        assert [gateway.array(gateway.reply(), "y").tolist() for _ in requests] == [(X * 2).tolist()] * 20
+        assert isinstance(worker.receive_control(), ModelOffloaded)
+        assert gateway.reply_within(PATIENCE_S) is None, "its links are closed"
+        assert worker.progress().activity is Activity.IDLE
+        for message, answer in ((OffloadModel(), ModelOffloaded), (RestoreModel(), ModelRestored)):
+            assert worker.control.send(encode(message))
+            assert isinstance(worker.receive_control(), answer)
+        other = worker.gateway(generation=2)
+        assert other.array(other.request({"x": X}), "y").tolist() == (X * 2).tolist()
+        worker.stop()
+        assert worker.wait_exit() == exit_codes.SUCCESS
 
 
 @pytest.mark.parametrize(

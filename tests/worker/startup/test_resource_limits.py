@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmsup.ipc.environment import HUGE_PAGES
+from mmsup.ipc.environment import BLAS_WAIT, HUGE_PAGES
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.startup.resource_limits import FILES_LIMIT, library_environment, set_environment
 
@@ -29,6 +29,14 @@ def test_variables_that_the_operator_set_are_kept() -> None:
     set_environment(SPEC, environ)
     assert (environ["OMP_NUM_THREADS"], environ["ORT_DISABLE_TELEMETRY"]) == ("1", "0")
     assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_threads_that_wait_for_work_give_the_processor_back_unless_the_operator_says_else() -> None:
+    environ: dict[str, str] = {}
+    set_environment(SPEC, environ)
+    assert environ[BLAS_WAIT[0]] == BLAS_WAIT[1]
+    set_environment(SPEC, environ := {BLAS_WAIT[0]: "26"})
+    assert environ[BLAS_WAIT[0]] == "26"
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,23 @@ def test_a_pinned_model_that_does_not_fit_is_exit_1_and_a_faulty_configuration_e
     code, text = planned(home, "--memory-budget", "16MiB")
     assert (code, "measured/1 is pinned and does not fit" in text) == (1, True), text
     assert planned(home, "--memory-budget", "much")[0] == 2
+
+
+def test_contexts_are_those_that_were_measured_on_their_gpu_and_the_table_says_which_are_guesses(home: Path) -> None:
+    for name in ("gpu0", "gpu1"):
+        write_fault_model(home / "models", name, device=f"cuda:{name[-1]}")
+    store = FootprintStore(home / "state" / FILE_NAME)
+    store.contexts.note(("cuda:0", "GPU-a"), 700 * MIB, 88 * MIB)
+    store.write(store.contents())
+    budgets = [word for number in range(2) for word in ("--gpu-memory-budget", f"cuda:{number}:4GiB")]
+    result: Any = json.loads(planned(home, *budgets, "--json")[1])
+    contexts = result["cuda_contexts"]
+    assert contexts["by_device"] == {
+        "cuda:0": {"bytes": 612 * MIB, "measured": True},
+        "cuda:1": {"bytes": 512 * MIB, "measured": False},
+    }
+    assert (contexts["count"], contexts["bytes"]) == (2, 1124 * MIB)
+    needs = {each["name"]: each["gpu_bytes"] // MIB for each in result["models"]}
+    assert (needs["gpu0"], needs["gpu1"]) == (612, 612), "the larger one where none was measured"
+    _, text = planned(home, *budgets)
+    assert "each takes 612MiB on cuda:0 (measured), 512MiB on cuda:1 (a guess)" in text

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from mmsup.supervisor.eviction.victims import (
+from mmsup.supervisor.capacity.moves import SleepTier
+from mmsup.supervisor.capacity.victims import (
     CLASS_S,
     MAX_RESIDENCE_S,
     MIN_RESIDENCE_S,
@@ -16,6 +17,7 @@ from mmsup.supervisor.eviction.victims import (
     Candidate,
     as_one,
     choose,
+    choose_with_tiers,
     kept_s,
     may_go,
     next_due_s,
@@ -24,7 +26,7 @@ from mmsup.supervisor.eviction.victims import (
 PLAIN = Candidate("plain", 50, held_bytes=100, idle_s=10.0, use_rate=0.5, return_s=1.0)
 
 
-def one(name: str, **facts: float) -> Candidate:
+def one(name: str, **facts: float | bool) -> Candidate:
     return replace(PLAIN, name=name, **facts)  # type: ignore[arg-type]  # ints and floats by name
 
 
@@ -39,6 +41,7 @@ def one(name: str, **facts: float) -> Candidate:
         (one("idle high", priority=40, idle_s=CLASS_S, use_rate=0.1), one("plain")),
         (one("idle", use_rate=0.5), one("long", use_rate=0.1, running_s=9.0)),
         (one("a"), one("b")),
+        (one("in host memory", is_offloaded=True, use_rate=0.9), one("awake", use_rate=0.1)),
     ],
 )
 def test_who_goes_first(first: Candidate, second: Candidate) -> None:
@@ -53,6 +56,7 @@ def test_who_goes_first(first: Candidate, second: Candidate) -> None:
         (one("higher, in use", priority=10, idle_s=CLASS_S - 1), False),
         (one("higher, idle", priority=10, idle_s=CLASS_S), True),
         (one("holds nothing", held_bytes=0), False),
+        (one("higher, in host memory", priority=10, idle_s=1.0, is_offloaded=True), True),
     ],
 )
 def test_who_may_go_at_all(candidate: Candidate, *, may: bool) -> None:
@@ -141,3 +145,57 @@ def test_models_that_share_a_worker_are_as_valuable_as_the_most_valuable_of_them
         one("a", priority=50, held_bytes=50, idle_s=2.0, use_rate=0.4, return_s=1.0, kept_s=0.0, running_s=2.0),
     ])  # fmt: skip
     assert found == Candidate("a", 40, 80, 2.0, 0.4, 3.0, 0.5, 2.0, ("b",))
+
+
+def movable(name: str, gives: int, takes: int = 0, **facts: float) -> Candidate:
+    return replace(one(name, **facts), offload_bytes=gives, host_growth_bytes=takes)
+
+
+ROOM = 100
+
+
+@pytest.mark.parametrize(
+    ("candidates", "missing", "expected"),
+    [
+        ([movable("a", 90, 90)], 50, [("a", SleepTier.HOST_MEMORY)]),
+        ([movable("a", 90, 90)], 95, [("a", SleepTier.UNLOADED)]),
+        ([movable("a", 90, 101)], 50, [("a", SleepTier.UNLOADED)]),
+        ([movable("a", 60, 60), movable("b", 60, 60)], 100, [("a", SleepTier.UNLOADED)]),
+        (
+            [movable("a", 60, 40), movable("b", 60, 40)],
+            100,
+            [("a", SleepTier.HOST_MEMORY), ("b", SleepTier.HOST_MEMORY)],
+        ),
+        ([one("a"), movable("b", 90, 90, use_rate=0.9)], 50, [("a", SleepTier.UNLOADED)]),
+        ([one("a", is_offloaded=True), movable("b", 90, 90)], 50, [("b", SleepTier.HOST_MEMORY)]),
+        ([one("a", is_offloaded=True, held_bytes=20), movable("b", 90, 90)], 95, [("b", SleepTier.UNLOADED)]),
+        ([one("a", is_offloaded=True)], 50, [("a", SleepTier.UNLOADED)]),
+        ([movable("a", 90, kept_s=1.0)], 50, []),
+    ],
+)
+def test_models_go_to_host_memory_where_that_is_enough_and_are_unloaded_where_not(
+    candidates: list[Candidate], missing: int, expected: list[tuple[str, SleepTier]]
+) -> None:
+    assert [(each.name, each.tier) for each in choose_with_tiers(candidates, missing, 50, ROOM)] == expected
+
+
+def test_walks_whatever_goes_gives_as_much_as_unloading_could_and_the_host_holds_what_moves() -> None:
+    rng = random.Random(5)
+    for _ in range(2000):
+        candidates = [
+            replace(
+                movable(
+                    f"m{number}", rng.choice((0, rng.randrange(1, 100))), rng.randrange(120), use_rate=rng.random()
+                ),
+                is_offloaded=rng.random() < 0.3,
+                kept_s=rng.choice((0.0, 0.0, 1.0)),
+            )
+            for number in range(rng.randrange(6))
+        ]
+        missing = rng.randrange(1, 400)
+        gone = choose_with_tiers(candidates, missing, 50, ROOM)
+        plain = choose(candidates, missing, 50)
+        assert sum(each.held_bytes for each in gone) >= min(missing, sum(each.held_bytes for each in plain))
+        moved = [each for each in gone if each.tier is SleepTier.HOST_MEMORY]
+        assert sum(each.host_growth_bytes for each in moved) <= ROOM
+        assert not any(each.is_offloaded for each in moved)

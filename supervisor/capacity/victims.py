@@ -12,14 +12,17 @@ a count and a clock that runs with the evictions. Least value goes first, after 
 2. Lower classes of priority go first. A higher class than that of the load does not go for it, unless it had no request
    for CLASS_S: a class says who is served first, not who holds memory that nobody uses.
 3. Where a run takes long already, waiting for its end would be no help: such models are last of their class.
+4. What is asleep in host memory serves nobody: it is first, but for memory of a device, which it has left.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from mmsup.supervisor.capacity.moves import SleepTier
 
 TURNAROUND_S: Final = 0.1
 """What going and coming back costs beside the load: draining, the end of the process, its start."""
@@ -51,6 +54,14 @@ class Candidate:
     """How long its present run has taken; 0: none."""
     others: tuple[str, ...] = ()
     """Models that go with it: those that share its worker."""
+    is_offloaded: bool = False
+    """It is asleep already, in host memory: its process goes."""
+    offload_bytes: int = 0
+    """What it gives if it goes to host memory instead; 0: it may not."""
+    host_growth_bytes: int = 0
+    """What that takes of the host."""
+    tier: SleepTier = SleepTier.UNLOADED
+    """Where it goes."""
 
     @property
     def value(self) -> float:
@@ -82,7 +93,8 @@ def as_one(candidates: Sequence[Candidate]) -> Candidate:
 
 def may_go(candidate: Candidate, priority: int) -> bool:
     """Whether it may go, now or later, for a load of a model of this class."""
-    return candidate.held_bytes > 0 and _effective_class(candidate, priority) >= priority
+    is_low_enough = candidate.is_offloaded or _effective_class(candidate, priority) >= priority
+    return candidate.held_bytes > 0 and is_low_enough
 
 
 def next_due_s(candidates: Sequence[Candidate], priority: int) -> float:
@@ -107,10 +119,33 @@ def choose(candidates: Sequence[Candidate], missing_bytes: int, priority: int) -
     return found
 
 
+def choose_with_tiers(
+    candidates: Sequence[Candidate], missing_bytes: int, priority: int, host_room_bytes: int
+) -> list[Candidate]:
+    """The same for memory of a device: into host memory as long as that gives enough and the host has room, with
+    `held_bytes` as what it gives. If it does not give enough, they are unloaded."""
+    awake = [each for each in candidates if not each.is_offloaded]
+    softly = [
+        replace(each, held_bytes=each.offload_bytes, tier=SleepTier.HOST_MEMORY) if each.offload_bytes else each
+        for each in awake
+    ]
+    chosen = choose(softly, missing_bytes, priority)
+    moved_bytes = sum(max(each.host_growth_bytes, 0) for each in chosen if each.tier is SleepTier.HOST_MEMORY)
+    is_enough = sum(each.held_bytes for each in chosen) >= missing_bytes and moved_bytes <= host_room_bytes
+    return chosen if is_enough else choose(candidates, missing_bytes, priority)
+
+
 def _effective_class(candidate: Candidate, priority: int) -> int:
     return max(candidate.priority, priority) if candidate.idle_s >= CLASS_S else candidate.priority
 
 
-def _order(candidate: Candidate, priority: int) -> tuple[int, bool, float, float, str]:
-    runs_long = candidate.running_s > LONG_RUN_S
-    return -_effective_class(candidate, priority), runs_long, candidate.value, -candidate.idle_s, candidate.name
+def _order(candidate: Candidate, priority: int) -> tuple[bool, int, bool, float, float, str]:
+    runs_long, of_class = candidate.running_s > LONG_RUN_S, -_effective_class(candidate, priority)
+    return (
+        not candidate.is_offloaded,
+        of_class,
+        runs_long,
+        candidate.value,
+        -candidate.idle_s,
+        candidate.name,
+    )

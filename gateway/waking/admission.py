@@ -1,4 +1,5 @@
-"""Admission control: limits the requests and request bytes that one gateway holds, per model and in total. Pure.
+"""Admission control: limits the requests and request bytes that one gateway holds, per model and in total. Pure. One
+counts all open requests, another those of them that wait for models to be loaded from sleep (cold_starts.py).
 
 There are two limits of each kind. A model's own limit is configured. The limit over all models is shared by what is
 still free (dynamic thresholds of Choudhury and Hahne with a factor of one): a model may hold as much as is unused. So
@@ -9,12 +10,18 @@ model that holds nothing is refused only when nothing is free.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.specs import ModelSpec
 
 
 class AdmissionControl:
+    keys: ClassVar[tuple[str, str]] = "max_requests", "max_request_bytes"
+    """The options that set the limits over all models."""
+    what: ClassVar[str] = "open"
+    retry_after_s: ClassVar[float] = 1.0
+
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self.max_requests = max_requests
         self._max_bytes = max_bytes
@@ -42,20 +49,20 @@ class AdmissionControl:
             return
         held = self.requests_by_model.get(name, 0)
         if held + self.open_requests >= self.max_requests:
-            text = f"the server has {self.open_requests} requests open, {held} of them of model '{name}'"
-            raise _queue_full(name, f"{text}: {self.max_requests} are shared among all models")
+            raise self._no_share(f"{self.open_requests} requests", held, name, f"`{self.keys[0]}`, {self.max_requests}")
         limit = 0 if spec is None else spec.max_queue
         raise _queue_full(name, f"model '{name}' has {held} requests of {limit}")
 
-    def reserve(self, spec: ModelSpec, size: int) -> None:
+    def reserve(self, name: str, spec: ModelSpec | None, size: int) -> None:
         """Count `size` more bytes; ServerError `queue_full` if a limit is reached. One body alone always fits."""
-        held = self._bytes_by_model.get(spec.name, 0)
-        if held and held + size > spec.max_queue_bytes:
-            raise _queue_full(spec.name, f"model '{spec.name}' holds {spec.max_queue_bytes} bytes of requests")
+        held = self._bytes_by_model.get(name, 0)
+        if held and spec is not None and held + size > spec.max_queue_bytes:
+            raise _queue_full(name, f"model '{name}' holds {spec.max_queue_bytes} bytes of requests")
         if self.open_bytes and held + size + self.open_bytes > self._max_bytes:
-            text = f"the server holds {self.open_bytes} bytes of requests, {held} of them for model '{spec.name}'"
-            raise _queue_full(spec.name, f"{text}: {self._max_bytes} are shared among all models")
-        self._bytes_by_model[spec.name] = held + size
+            raise self._no_share(
+                f"{self.open_bytes} bytes of requests", held, name, f"`{self.keys[1]}`, {self._max_bytes}"
+            )
+        self._bytes_by_model[name] = held + size
         self.open_bytes += size
 
     def leave(self, name: str, size: int, requests: int = 1) -> None:
@@ -76,6 +83,10 @@ class AdmissionControl:
         if not self.open_requests and self.on_empty is not None:
             self.on_empty()
 
+    def _no_share(self, opened: str, held: int, name: str, limit: str) -> ServerError:
+        text = f"the server has {opened} {self.what}, {held} of them of model '{name}'"
+        return _queue_full(name, f"{text}: {limit}, are shared among all models", self.retry_after_s)
 
-def _queue_full(name: str, text: str) -> ServerError:
-    return ServerError("queue_full", f"Exceeds maximum queue size: {text}", model=name, retry_after_s=1)
+
+def _queue_full(name: str, text: str, retry_after_s: float = 1) -> ServerError:
+    return ServerError("queue_full", f"Exceeds maximum queue size: {text}", model=name, retry_after_s=retry_after_s)

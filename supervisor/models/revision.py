@@ -5,6 +5,8 @@ share instances.
 
     active     its instances are linked to the gateways
     staged     made by a reload; becomes active when it is fully ready, and is dropped if any part of it fails
+    offloaded  asleep: its processes are kept with the model out of the memory that it serves from; active again when
+               it is asked for, or retired
     retiring   routed to no more; removed with its last process
 """
 
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 from mmsup.supervisor.instances.context import WorkerFailure
 from mmsup.supervisor.instances.instance import Instance, VersionRevision
+from mmsup.supervisor.instances.lifecycle_events import OFFLOADABLE
 
 
 class RevisionRole(enum.StrEnum):
@@ -23,6 +26,7 @@ class RevisionRole(enum.StrEnum):
 
     ACTIVE = "current"
     STAGED = "coming"
+    OFFLOADED = "offloaded"
     RETIRING = "leaving"
 
 
@@ -51,6 +55,18 @@ class Revision:
 
     def is_fully_ready(self) -> bool:
         return all(version.is_fully_ready() for version in self.versions)
+
+    def is_offloadable(self) -> bool:
+        """Whether each of its workers can move its model out of memory and back, alone in its process."""
+        return bool(self.versions) and all(each.can_offload and not each.spec.group for each in self.versions)
+
+    def can_be_restored(self) -> bool:
+        """Whether all its workers are there, offloaded or about to be."""
+        return all(
+            len(each.instances) == each.spec.instances
+            and all(instance.state in OFFLOADABLE for instance in each.instances)
+            for each in self.versions
+        )
 
     def load_failure(self) -> WorkerFailure | None:
         return next((each for version in self.versions if (each := version.load_failure())), None)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from harness.worker_peer import spec
-from mmsup.gateway.dispatch.admission import AdmissionControl
+from mmsup.gateway.waking.admission import AdmissionControl
 from mmsup.ipc.errors import ServerError
 
 
@@ -58,15 +58,15 @@ def test_a_model_with_nothing_open_is_refused_only_when_nothing_is_free() -> Non
 
 def test_bytes_are_shared_likewise_and_one_body_alone_always_fits() -> None:
     admission = AdmissionControl(10, 1000)
-    admission.reserve(spec("a"), 5000)
-    with pytest.raises(ServerError, match="the server holds 5000 bytes of requests, 0 of them for model 'b'"):
-        admission.reserve(spec("b"), 1)
+    admission.reserve("a", spec("a"), 5000)
+    with pytest.raises(ServerError, match="the server has 5000 bytes of requests open, 0 of them of model 'b'"):
+        admission.reserve("b", spec("b"), 1)
     admission.admit("a", None)
     admission.leave("a", 5000)
-    admission.reserve(spec("a"), 500)
-    with pytest.raises(ServerError, match="1000 are shared among all models"):
-        admission.reserve(spec("a"), 1)
-    admission.reserve(spec("b"), 250)
+    admission.reserve("a", spec("a"), 500)
+    with pytest.raises(ServerError, match="`max_request_bytes`, 1000, are shared among all models"):
+        admission.reserve("a", spec("a"), 1)
+    admission.reserve("b", spec("b"), 250)
 
 
 def test_the_last_request_that_leaves_is_reported() -> None:
@@ -92,7 +92,7 @@ def test_the_sums_are_those_of_what_is_open_after_any_sequence() -> None:
                 size = draw.choice([0, 0, 10, 900])
                 held.append((name, 0))
                 if size:
-                    admission.reserve(spec(name, max_queue=20, max_queue_bytes=4000), size)
+                    admission.reserve(name, spec(name, max_queue=20, max_queue_bytes=4000), size)
                     held[-1] = (name, size)
             except ServerError:
                 pass
