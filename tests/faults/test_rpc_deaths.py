@@ -18,22 +18,21 @@ from harness.bystander import Bystander
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.rpc_calls import Client, Replies, RpcTraffic, connected, fault_inputs, is_right
 from harness.server import Server, eventually, serving
-from harness.victim import BYSTANDER, Victim, bystander_repository
+from harness.victim import BYSTANDER, bystander_repository
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    made = bystander_repository(tmp_path / "models")
-    write_fault_model(made, "m", hang_limit="20s")
-    return made
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("models")) as made:
+        yield made
 
 
 @contextlib.contextmanager
 def running(repository: Path, *flags: str) -> Iterator[Server]:
+    write_fault_model(bystander_repository(repository), "m", hang_limit="20s")
     with serving(repository, *flags) as server:
-        Victim(server, "m").assert_serves()
         http = server.http()
         assert http.infer(BYSTANDER, x=("FP32", [1], [0.0]))[0] == 200
         http.close()
@@ -65,8 +64,8 @@ class Held:
 
 
 @pytest.mark.fault("F2", "F53")
-def test_a_worker_that_dies_fails_what_it_ran_and_no_stream_ends(repository: Path) -> None:
-    with running(repository) as server, connected(server) as client, Bystander(server, BYSTANDER):
+def test_a_worker_that_dies_fails_what_it_ran_and_no_stream_ends(server: Server) -> None:
+    with connected(server) as client, Bystander(server, BYSTANDER):
         held = Held(server, client)
         os.kill(server.pid("m"), signal.SIGKILL)
         _, in_stream = held.stream.next()
@@ -88,25 +87,21 @@ def test_a_worker_that_dies_fails_what_it_ran_and_no_stream_ends(repository: Pat
 
 
 @pytest.mark.fault("F26", "F53")
-def test_a_gateway_that_dies_ends_its_calls_and_clients_find_another(repository: Path) -> None:
-    with running(repository) as server:
-        before, pid = settled(server), server.pid("m")
-        (gateway,) = server.status()["gateways"]
-        with connected(server) as client:
-            held = Held(server, client)
-            os.kill(gateway["pid"], signal.SIGKILL)
-            for replies in (held.call, held.stream):
-                _, error = replies.next()
-                assert error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"), error
-            client.stop_stream(cancel_requests=True)
-            for _ in range(2):  # the worker finishes what it had begun
-                with contextlib.suppress(AssertionError):
-                    held.go_on()
-                    break
-            eventually(lambda: answers(client), "the same client is served by another gateway")
-        assert server.pid("m") == pid
-        (repository / "m" / "1" / "go").unlink(missing_ok=True)
-        assert_clean(before, server)
+def test_a_gateway_that_dies_ends_its_calls_and_clients_find_another(server: Server) -> None:
+    before, pid = settled(server), server.pid("m")
+    (gateway,) = server.status()["gateways"]
+    with connected(server) as client:
+        held = Held(server, client)
+        os.kill(gateway["pid"], signal.SIGKILL)
+        for replies in (held.call, held.stream):
+            _, error = replies.next()
+            assert error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"), error
+        client.stop_stream(cancel_requests=True)
+        held.go_on()  # the worker finishes what it had begun
+        eventually(lambda: answers(client), "the same client is served by another gateway")
+    assert server.pid("m") == pid
+    (server.repository / "m" / "1" / "go").unlink(missing_ok=True)
+    assert_clean(before, server)
 
 
 def answers(client: Client) -> bool:
@@ -117,29 +112,28 @@ def answers(client: Client) -> bool:
 
 
 @pytest.mark.fault("F30", "F53")
-def test_an_upgrade_costs_no_call_and_ends_no_stream(repository: Path) -> None:
-    with running(repository) as server:
-        before, old = settled(server), processes(server)
-        quiet = Bystander(server, BYSTANDER, stays=False)
-        with connected(server) as client, quiet, RpcTraffic(server, "m"), RpcTraffic(server, "m"):
-            idle = Replies()
-            client.start_stream(idle)
-            client.async_stream_infer("m", fault_inputs(), request_id="1")
-            assert idle.next()[1] is None
-            done = upgrade(server)
-            assert done.returncode == 0, done.stderr + server.log()
-            client.async_stream_infer("m", fault_inputs(), request_id="2")
-            assert idle.next()[1] is None, "its gateway serves it until it is idle for long"
-            client.stop_stream()
-            assert is_right(client.infer("m", fault_inputs()))
-        assert_followed(old, processes(server))
-        assert not server.events("gateway_exit")
-        assert_clean(before, server)
+def test_an_upgrade_costs_no_call_and_ends_no_stream(server: Server) -> None:
+    before, old, exits = settled(server), processes(server), len(server.events("gateway_exit"))
+    quiet = Bystander(server, BYSTANDER, stays=False)
+    with connected(server) as client, quiet, RpcTraffic(server, "m"), RpcTraffic(server, "m"):
+        idle = Replies()
+        client.start_stream(idle)
+        client.async_stream_infer("m", fault_inputs(), request_id="1")
+        assert idle.next()[1] is None
+        done = upgrade(server)
+        assert done.returncode == 0, done.stderr + server.log()
+        client.async_stream_infer("m", fault_inputs(), request_id="2")
+        assert idle.next()[1] is None, "its gateway serves it until it is idle for long"
+        client.stop_stream()
+        assert is_right(client.infer("m", fault_inputs()))
+    assert_followed(old, processes(server))
+    assert len(server.events("gateway_exit")) == exits
+    assert_clean(before, server)
 
 
 @pytest.mark.fault("F31", "F53")
-def test_a_server_that_stops_finishes_what_runs_and_says_that_it_is_not_ready(repository: Path) -> None:
-    with running(repository, "--exit-timeout-secs", "20") as server, connected(server) as client:
+def test_a_server_that_stops_finishes_what_runs_and_says_that_it_is_not_ready(tmp_path: Path) -> None:
+    with running(tmp_path, "--exit-timeout-secs", "20") as server, connected(server) as client:
         everyone = server_processes(server)
         held = Held(server, client)
         stopped = threading.Thread(target=server.stop)
