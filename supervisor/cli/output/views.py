@@ -127,7 +127,7 @@ def unloaded(result: Json) -> None:
 
 
 def asleep(result: Json) -> None:
-    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request loads it")
+    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request has it back")
 
 
 def upgraded(result: Json) -> None:
