@@ -127,7 +127,9 @@ def measure_streams(
         tail.close()
         seen.samples = curve.samples
         seen.runs[-1].faults.extend(evicting.faults)
-        log_progress(f"events: {dict(seen.cold_starts.counts)}")
+        log_progress(
+            f"{client.replaced} kept connections were closed meanwhile; events: {dict(seen.cold_starts.counts)}"
+        )
         server.stop()
     ahead_s, names = time.time() - time.monotonic(), [each.name for each in models]
     for place, run in enumerate(seen.runs):

@@ -54,6 +54,11 @@ class Connection:
         status = int(head[9:12])
         return status, b"\r\nx-mmsup-cold: 1" in head, body[-REPLY_BYTES:] if status == 200 else body
 
+    @property
+    def is_closed(self) -> bool:
+        """By the server."""
+        return self._reader.at_eof()
+
     def close(self) -> None:
         self._writer.transport.abort()
 
@@ -70,6 +75,8 @@ class DensityClient:
         self._tensors = [row.tobytes() for row in self._inputs]
         self._variants = itertools.count()
         self._idle: list[Connection] = []
+        self.replaced = 0
+        """Kept connections that the server closed when a request was on its way to it."""
         self._open = asyncio.Semaphore(MOST_CONNECTIONS)
         self.on_begin: Callable[[int], None] = lambda _: None
         self.on_end: Callable[[int], None] = lambda _: None
@@ -94,7 +101,20 @@ class DensityClient:
         return Reply(model, variant, due_s, time.monotonic() - due_s, status, is_cold, body)
 
     async def _send(self, message: bytes) -> tuple[int, bool, bytes]:
-        connection = self._idle.pop() if self._idle else Connection(*await asyncio.open_connection(*self._address))
+        """Over a kept connection if there is one. The server closes those that are idle for long: one that it closed
+        before it answered anything is replaced, as any client of HTTP does."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed:
+                try:
+                    return await self._send_over(connection, message)
+                except (asyncio.IncompleteReadError, ConnectionResetError) as error:
+                    if getattr(error, "partial", b""):
+                        raise
+                    self.replaced += 1
+        return await self._send_over(Connection(*await asyncio.open_connection(*self._address)), message)
+
+    async def _send_over(self, connection: Connection, message: bytes) -> tuple[int, bool, bytes]:
         try:
             found = await connection.ask(message)
         except BaseException:

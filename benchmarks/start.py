@@ -39,6 +39,7 @@ from mmsup.supervisor.cli.ctl import control_client
 START_S = 120.0
 FEW, MANY = 2, 8
 POLL_S = 0.01
+SHOWN_EVENTS = 20
 CODE = {
     "numpy": 'class Model:\n    def infer(self, inputs):\n        return {"y": inputs["x"] * 2 + 1}\n',
     "torch": "import torch\n\nclass Model:\n    def infer(self, inputs):\n"
@@ -119,7 +120,9 @@ class Server:
         self._http.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = self._http.getresponse()
         text = response.read()
-        assert response.status == 200, text
+        if response.status != 200:
+            events = "\n".join(json.dumps(each) for each in self.ctl("events", count=SHOWN_EVENTS)["events"])
+            raise SystemExit(f"{path}: {response.status} {text.decode(errors='replace')}\nthe last events:\n{events}")
         return json.loads(text) if text else None
 
     def pids(self, *roles: str) -> list[int]:

@@ -99,6 +99,7 @@ HOMES = {
     "uvloop": {"gateway/"},
     "hpack": {"gateway/http2/header_blocks.py"},
     "orjson": {"gateway/"},
+    "prometheus_client": {"gateway/observability/metrics.py"},
     "psutil": {"supervisor/processes/usage.py"},
     "pynvml": {"supervisor/gpu/__main__.py"},
     "google": {"supervisor/repository/config_pbtxt.py", "ipc/protobuf/", "gateway/rpc/"},

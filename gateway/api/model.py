@@ -44,5 +44,6 @@ class ModelApi:
         version = routes.version(request.model, request.version).version if request.version else ""
         models = [routes.model(request.model)]
         counters, status = self._counters, await self._status.get()
-        rows = statistics.model_statistics(models, counters.totals(), counters.batch_totals(), status, version)
+        totals = dict(counters.rows(request.model))
+        rows = statistics.model_statistics(models, totals, counters.batch_totals(), status, version)
         return response.json_response({"model_stats": list(rows)}, extra=request.echo_headers)

@@ -12,7 +12,6 @@ from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.controller_status import ControllerStatus
-from mmsup.gateway.observability.exposition import CONTENT_TYPE
 from mmsup.gateway.observability.request_counters import RequestCounters, Totals
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
@@ -37,11 +36,10 @@ class ServerApi:
         return response.json_response(document, 503, {**request.echo_headers, "Retry-After": "1"})
 
     async def metrics(self, request: HttpRequest) -> StreamResponse:
-        page = bytearray()
+        page, status = bytearray(), await self._status.get()
         async with self._page_lock:
-            totals, status = await self._totals(), await self._status.get()
-            await in_slices((each.encode() for each in metrics.metrics_pieces(totals, status)), page.extend)
-        return Response(body=page, headers=response.response_headers(CONTENT_TYPE, request.echo_headers))
+            await in_slices(metrics.metrics_pieces(await self._totals(), status), page.extend)
+        return Response(body=page, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:
         configuration = self._router.configuration

@@ -1,7 +1,6 @@
-"""The metrics page: every metric with its unit in its name and one sentence of meaning.
+"""The metrics page: every metric with its unit in its name and one sentence of meaning. Home of prometheus-client.
 
-The `nv_*` counters have the names that dashboards for Triton use. The page is made in pieces (slices.py): with many
-models it takes some ten milliseconds.
+The page is made in pieces (slices.py): with many models it takes some hundred milliseconds.
 """
 
 from __future__ import annotations
@@ -10,11 +9,15 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
 from mmsup.gateway.observability.controller_status import STALE_KEY
-from mmsup.gateway.observability.exposition import family, histogram, labels
 from mmsup.gateway.observability.request_counters import COLD, CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
 from mmsup.ipc.memory.counters import BUCKETS_S
 
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STATES: Final = (
     "absent",
     "starting",
@@ -44,134 +47,169 @@ _NV_METRICS: Final = {
 }
 _WHEN: Final = ("load_peak", "settled", "serving_peak", "offloaded")
 _EDGES: Final = (*map(str, BUCKETS_S), "+Inf")
-_BUCKETS: Final = tuple(f"bucket_{index}" for index in range(len(_EDGES)))
+_MODEL: Final = ("model", "version")
+_WORKER: Final = (*_MODEL, "instance")
+_GPU: Final = ("gpu_uuid",)
+_PIECE_SAMPLES: Final = 16
 
 Json = Mapping[str, Any]  # one JSON object
 StatusJson = Mapping[str, Any]  # JSON of the controller's status command
 Row = Mapping[str, int]
 Items = Sequence[tuple[tuple[str, str], Row]]
-Rows = Sequence[tuple[str, Row]]
-"""Of model versions, or of models, with their labels."""
-Samples = Iterable[tuple[str, float]]
+Labels = tuple[str, ...]
+"""Names of a metric's labels, or the values of them."""
+Rows = Sequence[tuple[Labels, Row]]
+Samples = Iterable[tuple[Labels, float]]
 
 
-def metrics_pieces(totals: Totals, status: StatusJson) -> Iterator[str]:
+def metrics_pieces(totals: Totals, status: StatusJson) -> Iterator[bytes]:
     """The page in pieces of a few lines."""
     items = sorted(totals.items())
-    served = [
-        (labels(model=model, version=version), row)
-        for (model, version), row in items
-        if not version.startswith((REFUSED_PREFIX, CURRENT))
-    ]
+    served = [each for each in items if not each[0][1].startswith((REFUSED_PREFIX, CURRENT))]
     yield from _nv_metrics(served)
     yield from _own_metrics(served)
     yield from _refusals(items)
     yield from _current_metrics(items, totals.get((GATEWAY_ROW, CURRENT), {}))
-    yield from _cold_metrics([(labels(model=model), row) for (model, version), row in items if version == COLD])
+    yield from _cold_metrics([((model,), row) for (model, version), row in items if version == COLD])
     yield from _controller_metrics(status)
 
 
-def _nv_metrics(rows: Rows) -> Iterator[str]:
+class _OneMetric(Collector):
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._metric,)
+
+
+def _pieces(
+    metric: CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily, rows: Iterable[tuple[Any, ...]]
+) -> Iterator[bytes]:
+    """The text of a metric: its head, then a few samples at a time. `rows`: arguments of its `add_metric`."""
+    page = _OneMetric(metric)
+    head = generate_latest(page)
+    yield head
+    for row in rows:
+        metric.add_metric(*row)
+        if len(metric.samples) >= _PIECE_SAMPLES:
+            yield generate_latest(page).removeprefix(head)
+            metric.samples.clear()
+    yield generate_latest(page).removeprefix(head)
+
+
+def _gauge(name: str, meaning: str, labels: Labels, samples: Samples) -> Iterator[bytes]:
+    return _pieces(GaugeMetricFamily(name, meaning, labels=labels), samples)
+
+
+def _counter(name: str, meaning: str, labels: Labels, samples: Samples) -> Iterator[bytes]:
+    return _pieces(CounterMetricFamily(name, meaning, labels=labels), samples)
+
+
+def _nv_counter(name: str, meaning: str, labels: Labels, samples: Samples) -> Iterator[bytes]:
+    """A counter with the name that dashboards for Triton use. prometheus-client would append `_total` to it, so it is
+    made as a gauge and declared as a counter."""
+    pieces = _gauge(name, meaning, labels, samples)
+    yield next(pieces).replace(b" gauge\n", b" counter\n")
+    yield from pieces
+
+
+def _times(name: str, meaning: str, labels: Labels, samples: Iterable[tuple[Labels, Row, int]]) -> Iterator[bytes]:
+    """A histogram of times. `samples`: labels, the row of its buckets, all times in nanoseconds."""
+    rows = ((each, _buckets(row), total_ns / 1e9) for each, row, total_ns in samples)
+    return _pieces(HistogramMetricFamily(name, meaning, labels=labels), rows)
+
+
+def _buckets(row: Row) -> list[tuple[str, int]]:
+    counts = itertools.accumulate(row[f"bucket_{index}"] for index in range(len(_EDGES)))
+    return list(zip(_EDGES, counts, strict=True))
+
+
+def _nv_metrics(rows: Rows) -> Iterator[bytes]:
     for name, (column, divisor, meaning) in _NV_METRICS.items():
-        yield from family("counter", name, meaning, ((label, row[column] // divisor) for label, row in rows))
-    failures = (
-        (label.replace(",version=", f',reason="{reason}",version='), row[f"fail_{reason}"])
-        for label, row in rows
-        for reason in REASONS
-    )
-    yield from family("counter", "nv_inference_request_failure", "Inferences that failed, by reason.", failures)
+        yield from _nv_counter(name, meaning, _MODEL, ((key, row[column] // divisor) for key, row in rows))
+    failures = (((*key, reason), row[f"fail_{reason}"]) for key, row in rows for reason in REASONS)
+    meaning = "Inferences that failed, by reason."
+    yield from _nv_counter("nv_inference_request_failure", meaning, (*_MODEL, "reason"), failures)
 
 
-def _own_metrics(rows: Rows) -> Iterator[str]:
+def _own_metrics(rows: Rows) -> Iterator[bytes]:
     yield from _times(
         "mmsup_request_duration_seconds",
         "Time of inferences from head to reply, failed ones too.",
-        ((label, row, row["request_ns"] + row["fail_ns"]) for label, row in rows),
+        _MODEL,
+        ((key, row, row["request_ns"] + row["fail_ns"]) for key, row in rows),
     )
-    yield from family(
-        "counter",
+    yield from _counter(
         "mmsup_known_requests_total",
         "Inferences of nv_inference_request_success that were served as known requests (docs/fast-path.md).",
-        ((label, row["known"]) for label, row in rows),
+        _MODEL,
+        ((key, row["known"]) for key, row in rows),
     )
 
 
-def _times(name: str, meaning: str, samples: Iterable[tuple[str, Row, int]]) -> Iterator[str]:
-    """A histogram of times. `samples`: labels, the row of its buckets, all times in nanoseconds."""
-    counted = ((label, [row[each] for each in _BUCKETS], total_ns / 1e9) for label, row, total_ns in samples)
-    return histogram(name, meaning, _EDGES, counted)
-
-
-def _refusals(items: Items) -> Iterator[str]:
+def _refusals(items: Items) -> Iterator[bytes]:
     samples = (
-        (labels(code=version.removeprefix(REFUSED_PREFIX), model=model), row["refused"])
+        ((model, version.removeprefix(REFUSED_PREFIX)), row["refused"])
         for (model, version), row in items
         if version.startswith(REFUSED_PREFIX)
     )
     meaning = "Requests that were refused as invalid, by error code."
-    return family("counter", "mmsup_requests_refused_total", meaning, samples)
+    return _counter("mmsup_requests_refused_total", meaning, ("model", "code"), samples)
 
 
-def _current_metrics(items: Items, gateway: Row) -> Iterator[str]:
-    opened = (
-        (labels(model=model), row["open"])
-        for (model, version), row in items
-        if version == CURRENT and model != GATEWAY_ROW
-    )
-    yield from family("gauge", "mmsup_requests_open", "Requests admitted and not yet answered.", opened)
+def _current_metrics(items: Items, gateway: Row) -> Iterator[bytes]:
+    opened = (((model,), row["open"]) for (model, version), row in items if version == CURRENT and model != GATEWAY_ROW)
+    yield from _gauge("mmsup_requests_open", "Requests admitted and not yet answered.", ("model",), opened)
     for name, meaning in (
         ("arena_used_bytes", "Memory shared with workers that requests and results use."),
         ("arena_held_bytes", "Memory shared with workers that gateways hold, used or not."),
         ("front_fallback", "Gateways whose fast path failed its self-test, so that aiohttp serves all requests."),
     ):
-        yield from family("gauge", f"mmsup_{name}", meaning, [("", gateway.get(name, 0))])
+        yield from _gauge(f"mmsup_{name}", meaning, (), [((), gateway.get(name, 0))])
 
 
-def _cold_metrics(rows: Rows) -> Iterator[str]:
-    starts = ((label, row["success"]) for label, row in rows)
-    waiting = ((label, row["open"]) for label, row in rows)
-    yield from family("counter", "mmsup_cold_starts_total", "Loads from sleep that requests have asked for.", starts)
-    yield from family("gauge", "mmsup_cold_requests_waiting", "Requests that wait for such loads.", waiting)
+def _cold_metrics(rows: Rows) -> Iterator[bytes]:
+    labels = ("model",)
+    starts = ((key, row["success"]) for key, row in rows)
+    yield from _counter("mmsup_cold_starts_total", "Loads from sleep that requests have asked for.", labels, starts)
+    waiting = ((key, row["open"]) for key, row in rows)
+    yield from _gauge("mmsup_cold_requests_waiting", "Requests that wait for such loads.", labels, waiting)
     yield from _times(
         "mmsup_cold_start_seconds",
         "Time that requests have waited for such loads, failed ones too.",
-        ((label, row, row["request_ns"]) for label, row in rows),
+        labels,
+        ((key, row, row["request_ns"]) for key, row in rows),
     )
 
 
-def _controller_metrics(status: StatusJson) -> Iterator[str]:
+def _controller_metrics(status: StatusJson) -> Iterator[bytes]:
     models = [(str(each.get("name", "")), each) for each in status.get("models", ())]
-    yield from family(
-        "gauge",
-        "mmsup_model_state",
-        "1 for the state that a model is in.",
-        ((labels(model=name, state=each), model.get("state") == each) for name, model in models for each in STATES),
-    )
+    states = (((name, each), model.get("state") == each) for name, model in models for each in STATES)
+    yield from _gauge("mmsup_model_state", "1 for the state that a model is in.", ("model", "state"), states)
     yield from _worker_metrics(models, is_stale=bool(status.get(STALE_KEY)))
     yield from _footprint_metrics(models)
     yield from _capacity_metrics(status.get("memory", {}), is_stale=bool(status.get(STALE_KEY)))
     yield from _gpu_metrics(status)
     generation = status.get("brain", {}).get("generation")
     meaning = "How many controllers have run, the present one included."
-    yield from family("gauge", "mmsup_brain_generation", meaning, [("", generation)] if generation is not None else [])
+    yield from _gauge("mmsup_brain_generation", meaning, (), [((), generation)] if generation is not None else [])
 
 
-def _worker_metrics(models: Sequence[tuple[str, Json]], *, is_stale: bool) -> Iterator[str]:
+def _worker_metrics(models: Sequence[tuple[str, Json]], *, is_stale: bool) -> Iterator[bytes]:
     workers = [
-        (labels(instance=str(each.get("id", "")), model=name, version=str(each.get("version", ""))), each)
+        ((name, str(each.get("version", "")), str(each.get("id", ""))), each)
         for name, model in models
         for each in model.get("instances", ())
     ]
     # Another gateway may have shown more: a counter must not fall, but may be missing.
-    restarts = [] if is_stale else [(label, each.get("restarts") or 0) for label, each in workers]
-    meaning = "Times that a worker was started again."
-    yield from family("counter", "mmsup_worker_restarts_total", meaning, restarts)
-    yield from family(
-        "gauge",
+    restarts = [] if is_stale else [(key, each.get("restarts") or 0) for key, each in workers]
+    yield from _counter("mmsup_worker_restarts_total", "Times that a worker was started again.", _WORKER, restarts)
+    yield from _gauge(
         "mmsup_workers_quarantined",
         "Workers that SIGKILL does not stop; alert on any.",
+        ("model",),
         (
-            (labels(model=name), sum(each.get("state") == "quarantined" for each in model.get("instances", ())))
+            ((name,), sum(each.get("state") == "quarantined" for each in model.get("instances", ())))
             for name, model in models
         ),
     )
@@ -179,56 +217,56 @@ def _worker_metrics(models: Sequence[tuple[str, Json]], *, is_stale: bool) -> It
         ("memory_bytes", "Host memory that a worker holds."),
         ("memory_cap_bytes", "Host memory that a worker may hold."),
     ):
-        yield from family("gauge", f"mmsup_worker_{name}", meaning, _known(workers, name))
+        yield from _gauge(f"mmsup_worker_{name}", meaning, _WORKER, _known(workers, name))
 
 
-def _known(rows: Iterable[tuple[str, Json]], member: str) -> Samples:
-    return ((label, each[member]) for label, each in rows if each.get(member) is not None)
+def _known(rows: Iterable[tuple[Labels, Json]], member: str) -> Samples:
+    return ((key, each[member]) for key, each in rows if each.get(member) is not None)
 
 
-def _footprint_metrics(models: Sequence[tuple[str, Json]]) -> Iterator[str]:
+def _footprint_metrics(models: Sequence[tuple[str, Json]]) -> Iterator[bytes]:
     """What models were measured to need."""
     measured = [
-        (name, str(each.get("version", "")), each) for name, model in models for each in model.get("footprints", ())
+        ((name, str(each.get("version", ""))), each) for name, model in models for each in model.get("footprints", ())
     ]
     held = (
-        (labels(device=str(each.get("device", "")), memory=memory, model=name, version=version, when=when), value)
-        for name, version, each in measured
+        ((*key, str(each.get("device", "")), memory, when), value)
+        for key, each in measured
         for (memory, prefix), when in itertools.product((("host", ""), ("gpu", "gpu_")), _WHEN)
         if (value := each.get(f"{prefix}{when}_bytes"))
     )
     meaning = "Memory that a worker of a model was measured to hold, of the host and of its GPU (docs/memory.md)."
-    yield from family("gauge", "mmsup_model_footprint_bytes", meaning, held)
-    loads = ((labels(model=name, version=version), each.get("load_s") or 0) for name, version, each in measured)
-    yield from family("gauge", "mmsup_model_load_seconds", "How long the last load of a model took.", loads)
-    restores = [(labels(model=name, version=version), each.get("restore_s") or 0) for name, version, each in measured]
+    yield from _gauge("mmsup_model_footprint_bytes", meaning, (*_MODEL, "device", "memory", "when"), held)
+    loads = ((key, each.get("load_s") or 0) for key, each in measured)
+    yield from _gauge("mmsup_model_load_seconds", "How long the last load of a model took.", _MODEL, loads)
+    restores = ((key, each["restore_s"]) for key, each in measured if each.get("restore_s"))
     meaning = "How long the last way back of a model from host memory took."
-    yield from family("gauge", "mmsup_model_restore_seconds", meaning, [each for each in restores if each[1]])
+    yield from _gauge("mmsup_model_restore_seconds", meaning, _MODEL, restores)
 
 
-def _capacity_metrics(memory: Json, *, is_stale: bool) -> Iterator[str]:
+def _capacity_metrics(memory: Json, *, is_stale: bool) -> Iterator[bytes]:
     """The budgets that workers share."""
-    pools = [(labels(memory=str(each.get("memory", ""))), each) for each in memory.get("pools", ())]
+    pools = [((str(each.get("memory", "")),), each) for each in memory.get("pools", ())]
     for member, name, meaning in (
         ("budget_bytes", "mmsup_memory_budget_bytes", "What all workers together may hold."),
         ("in_use_bytes", "mmsup_memory_in_use_bytes", "What they hold, or are expected to while they load."),
     ):
-        yield from family("gauge", name, meaning, [(label, each.get(member) or 0) for label, each in pools])
+        yield from _gauge(name, meaning, ("memory",), [(key, each.get(member) or 0) for key, each in pools])
     counts = {} if is_stale else memory.get("evictions", {})
-    evictions = [(labels(reason=reason), count) for reason, count in counts.items()]
+    evictions = [((reason,), count) for reason, count in counts.items()]
     meaning = "Models put to sleep because their memory was needed."
-    yield from family("counter", "mmsup_evictions_total", meaning, evictions)
+    yield from _counter("mmsup_evictions_total", meaning, ("reason",), evictions)
 
 
-def _gpu_metrics(status: StatusJson) -> Iterator[str]:
+def _gpu_metrics(status: StatusJson) -> Iterator[bytes]:
     """What NVML does not report now has no value, rather than its last one."""
-    gpus = [(labels(gpu_uuid=str(each.get("uuid", ""))), each) for each in status.get("devices", ())]
+    gpus = [((str(each.get("uuid", "")),), each) for each in status.get("devices", ())]
     meaning = "1 where no new worker is placed on a GPU; alert on any."
-    aside = [(label, bool(each.get("set_aside"))) for label, each in gpus]
-    yield from family("gauge", "mmsup_device_set_aside", meaning, aside)
+    aside = [(key, bool(each.get("set_aside"))) for key, each in gpus]
+    yield from _gauge("mmsup_device_set_aside", meaning, _GPU, aside)
     for member, name, meaning in (
         ("age_s", "mmsup_device_reading_age_seconds", "Age of the last values that NVML reported."),
         ("memory_total_bytes", "nv_gpu_memory_total_bytes", "Memory of a GPU."),
         ("memory_used_bytes", "nv_gpu_memory_used_bytes", "Memory of a GPU in use by any process."),
     ):
-        yield from family("gauge", name, meaning, _known([] if status.get(STALE_KEY) else gpus, member))
+        yield from _gauge(name, meaning, _GPU, _known([] if status.get(STALE_KEY) else gpus, member))

@@ -127,9 +127,9 @@ class RequestCounters:
         gateway.set("arena_used_bytes", used_bytes)
         gateway.set("arena_held_bytes", held_bytes)
 
-    def rows(self) -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
-        """The totals of all gateways one by one, by model and version, as the items of `totals`."""
-        for key in list(dict.fromkeys(key for table in self._tables for key in table.row_keys())):
+    def rows(self, model: str = "") -> Iterator[tuple[tuple[str, str], dict[str, int]]]:
+        """The totals of all gateways one by one, by model and version: of one model, or of all."""
+        for key in dict.fromkeys(key for table in self._tables for key in table.row_keys() if model in ("", key[0])):
             counted = [values for table in self._tables if (values := table.values(key)) is not None]
             row = dict(zip(FIELDS, map(sum, zip(*counted, strict=True)), strict=True))
             row["last_inference_ms"] = max(values[INDEX["last_inference_ms"]] for values in counted)

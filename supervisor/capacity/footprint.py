@@ -82,15 +82,20 @@ class Footprint:
             gpu_settled_bytes=later.gpu_settled_bytes or self.gpu_settled_bytes,
             gpu_serving_peak_bytes=max(self.gpu_serving_peak_bytes, later.gpu_serving_peak_bytes),
             load_s=later.load_s or self.load_s,
-        ).with_move(self.with_move(later))
+            offloaded_bytes=later.offloaded_bytes or self.offloaded_bytes,
+            gpu_offloaded_bytes=later.gpu_offloaded_bytes or self.gpu_offloaded_bytes,
+            restore_s=later.restore_s or self.restore_s,
+        )
 
     def with_move(self, moved: Footprint) -> Footprint:
-        """This one with what was measured of a move to host memory or back."""
+        """This one with what was measured of a move to host memory or back. Of two ways back the mean counts: one that
+        a busy machine has delayed must not decide for good."""
+        times_s = [each for each in (self.restore_s, moved.restore_s) if each]
         return replace(
             self,
             offloaded_bytes=moved.offloaded_bytes or self.offloaded_bytes,
             gpu_offloaded_bytes=moved.gpu_offloaded_bytes or self.gpu_offloaded_bytes,
-            restore_s=moved.restore_s or self.restore_s,
+            restore_s=sum(times_s) / len(times_s) if times_s else 0.0,
         )
 
 

@@ -49,6 +49,8 @@ class ProcessUpgrade:
         # Not before: a standby of the old code is good as long as no gateway of the new code has served.
         pool.standby.replace_older(progress.present.started_s)
         self._models.model_set.context.starts.renew()
+        for model in list(self._models.model_set.models.values()):  # what is in host memory is there with the old code
+            self._models.sleeper.give_up_copy(model, model.sleep.reason, "and the server was upgraded")
         loads = asyncio.Semaphore(self._context.settings.max_parallel_loads)
         async with asyncio.TaskGroup() as group:
             for worker in self._old_workers():

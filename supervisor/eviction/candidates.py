@@ -37,6 +37,7 @@ class Candidates:
     def find(self, held_bytes: HeldBytes, but: str = "", *, on_device: bool = False) -> list[Candidate]:
         """Those that hold memory, as `held_bytes` says. `but`: a model that is none. Models that share a worker are one
         candidate, or none if one of them may not go. `on_device`: they may go to host memory."""
+        room_bytes = self._model_set.memory.host_room_bytes() if on_device else 0
         now_s, found, groups = time.monotonic(), list[Candidate](), dict[str, list[Candidate | None]]()
         for model in self._model_set.models.values():
             if not model.revisions:
@@ -45,7 +46,7 @@ class Candidates:
             found += [offloaded] if offloaded is not None else []
             candidate = self._candidate(model, held_bytes, now_s) if model.name != but else None
             if candidate is not None and on_device:
-                candidate = self._with_move(candidate, model)
+                candidate = self._with_move(candidate, model, room_bytes)
             is_there = any(each.worker is not None for each in model.instances()) or model.name == but
             shared = model.groups() if is_there else ()
             for group in shared:
@@ -84,9 +85,9 @@ class Candidates:
             running_s=max(_running_times_s(instances), default=0.0),
         )
 
-    def _with_move(self, candidate: Candidate, model: Model) -> Candidate:
+    def _with_move(self, candidate: Candidate, model: Model, room_bytes: int) -> Candidate:
         tiers = self._sleeper.tiers
-        if tiers.choose(model).tier is not SleepTier.HOST_MEMORY:
+        if tiers.choose(model, room_bytes).tier is not SleepTier.HOST_MEMORY:
             return candidate
         found = tiers.estimate(model)
         return replace(candidate, offload_bytes=found.device_gain_bytes, host_growth_bytes=found.host_growth_bytes)

@@ -27,7 +27,7 @@ SLOW_LIMIT: Final = 4
 """Times the usual limit that may be under way in all, slow ones included: each holds the memory of a worker."""
 QUICK_S: Final = 0.5
 """A fork of a zygote and weights of some megabytes take a tenth of that, and a third on a busy machine."""
-QUICK_FACTOR: Final = 3
+QUICK_FACTOR: Final = 2
 """Times the usual limit that quick loads may be under way."""
 
 

@@ -79,6 +79,8 @@ class ModelLoader:
         """Gets each model that was loaded from sleep and for which there was no room."""
         self.pending: dict[str, PendingLoad] = {}
         """The loads under way, by model."""
+        self._abandoned: set[PendingLoad] = set()
+        """Those of them whose models were unloaded meanwhile, until they have noticed."""
         self._tasks: set[asyncio.Task[Json]] = set()
         self._is_draining = False
 
@@ -96,9 +98,11 @@ class ModelLoader:
         `config`: ModelConfig as JSON instead of the repository's. `by_hand`: a person wants it, so it is desired state.
         `is_partial`: versions with a fault are left out.
         """
+        while (pending := self.pending.get(name)) in self._abandoned:
+            assert pending is not None
+            await pending.end()
         if self._is_draining:
             raise ServerError("draining", "the server is draining and loads nothing any more", model=name)
-        pending = self.pending.get(name)
         if pending is None:
             pending = self._start(name, config, by_hand=by_hand, is_partial=is_partial)
         elif pending.config != config:
@@ -122,6 +126,7 @@ class ModelLoader:
         if name in self.pending:
             text = f"failed to load '{name}': it was unloaded meanwhile"
             self.pending[name].fail(CallerError("conflict", text, model=name))
+            self._abandoned.add(self.pending[name])
         was_wanted = model.wanted
         self.stop_wanted(model)
         await self._context.send_route(name)
@@ -191,6 +196,7 @@ class ModelLoader:
             await pending.run()
         finally:
             del self.pending[pending.name]
+            self._abandoned.discard(pending)
         return await pending.announce()
 
     def _on_done(self, task: asyncio.Task[Json]) -> None:
@@ -244,6 +250,8 @@ class PendingLoad:
 
     async def run(self) -> None:
         """Load the model; MmsupError if it cannot serve."""
+        if self._outcome.done():
+            await self._outcome  # raises: it was unloaded before this began
         model_set = self._context.model_set
         model = model_set.register(self._entry)
         model.wanted = True
@@ -280,9 +288,15 @@ class PendingLoad:
         self._context.event_log.record(event, f"serves after {seconds:.2f} s", model=self.name)
         return load_result(model, seconds)
 
+    async def end(self) -> None:
+        assert self.task is not None, "a load without a task"
+        await asyncio.wait([self.task])
+
     def fail(self, error: MmsupError) -> None:
         if not self._outcome.done():
             self._outcome.set_exception(error)
+        if self._exited is not None:
+            self._exited.set()
 
     def on_model_changed(self, on_no_room: Callable[[Model], None]) -> None:
         model = self._context.model_set.model(self.name)
@@ -318,7 +332,7 @@ class PendingLoad:
         finally:
             self._exited = None
         if self._outcome.done():
-            await self._outcome  # raises: it was unloaded meanwhile
+            await self._outcome  # raises: it was unloaded, or the server drains
 
 
 def record_errors(context: LoadContext, entry: ModelEntry) -> None:

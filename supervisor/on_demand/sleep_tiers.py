@@ -13,14 +13,16 @@ class SleepTiers:
     def __init__(self, model_set: ModelSet) -> None:
         self._model_set = model_set
 
-    def choose(self, model: Model, *, is_host_needed: bool = False) -> TierChoice:
-        """`is_host_needed`: it goes to sleep for the memory of the host."""
+    def choose(self, model: Model, room_bytes: int | None = None, *, is_host_needed: bool = False) -> TierChoice:
+        """`room_bytes`: what the host has room for, if that is known. `is_host_needed`: it goes to sleep for the memory
+        of the host."""
         active, refused = model.active, self.refused(model)
         rule = active.versions[0].spec.sleep if active is not None and active.versions else "unload"
         if refused is not None:
             return moves.choose(TierFacts(rule, refused, is_host_needed, 0, MoveEstimate(0, 0), 0.0))
         load_s = model_usage.load_s(model) or 0.0
-        room_bytes = self._model_set.memory.host_room_bytes()
+        if room_bytes is None:
+            room_bytes = self._model_set.memory.host_room_bytes()
         return moves.choose(TierFacts(rule, None, is_host_needed, room_bytes, self.estimate(model), load_s))
 
     def refused(self, model: Model) -> MoveRefused | None:

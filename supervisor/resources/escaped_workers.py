@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mmsup.ipc.paths import WorkerId
 from mmsup.supervisor.instances.instance import Instance
-from mmsup.supervisor.instances.lifecycle_events import Event, HangDetected, InstanceState, ProtocolViolated
+from mmsup.supervisor.instances.lifecycle_events import STARTING_UP, Event, HangDetected, ProtocolViolated
 from mmsup.supervisor.linux.cgroup import has_lost_main_thread
 
 LEFT_GROUP = "it has left its control group, which keeps its memory cap"
@@ -40,6 +40,6 @@ def _escape(instance: Instance) -> Event | None:
     if not worker.group.holds(process.pid):  # as root it can move itself, and so past its memory cap
         return ProtocolViolated(LEFT_GROUP)
     if has_lost_main_thread(process.pid):  # it answers nothing any more
-        is_loaded = instance.state in (InstanceState.READY, InstanceState.DRAINING)
+        is_loaded = instance.state not in STARTING_UP
         return HangDetected(LOST_MAIN_THREAD) if is_loaded else ProtocolViolated(LOST_MAIN_THREAD)
     return None

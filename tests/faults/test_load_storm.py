@@ -12,11 +12,13 @@ import pytest
 
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
 from harness.known_traffic import write_ordered_model
-from harness.load_storm import Operation, Reference, storm
+from harness.load_storm import VERBS, WITH_SLEEP, Operation, Plan, Reference, storm
 from harness.server import Server, serving
 
 CLIENTS = 32
 MODELS = tuple(f"m{number}" for number in range(6))
+GROUPED = MODELS[-2:]
+"""They share a process."""
 OPERATION_S = 2.0
 """A client's operations take less on the average, loads included, even on a loaded machine."""
 
@@ -25,6 +27,9 @@ OPERATION_S = 2.0
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     for name in MODELS:
         write_ordered_model(tmp_path, name)
+    for name in GROUPED:
+        with (tmp_path / name / "mmsup.yaml").open("a") as settings:
+            settings.write("group: shared\n")
     with serving(tmp_path, "--model-control-mode", request.param) as running:
         yield running
         everyone = server_processes(running)
@@ -46,7 +51,7 @@ def change_files(server: Server, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.fault("F54")
-@pytest.mark.parametrize("server", ["explicit", "none", "poll"], indirect=True)
+@pytest.mark.parametrize("server", ["explicit", "none", "poll", "on-demand"], indirect=True)
 def test_in_a_storm_of_loads_and_unloads_every_answer_is_explained(
     server: Server, pytestconfig: pytest.Config, request: pytest.FixtureRequest
 ) -> None:
@@ -58,7 +63,8 @@ def test_in_a_storm_of_loads_and_unloads_every_answer_is_explained(
         assert http.infer(name, x=("FP32", [8], [0.0] * 8))[0] == 200
         http.close()
     before, brain = settled(server), server.status()["brain"]
-    found = storm(server, MODELS, CLIENTS, operations, 60.0 + OPERATION_S * operations, by_http=mode != "poll")
+    plan = Plan(operations, WITH_SLEEP if mode == "on-demand" else VERBS)
+    found = storm(server, MODELS, CLIENTS, plan, 60.0 + OPERATION_S * operations, by_http=mode != "poll")
     print(f"\n{mode}, {len(found.operations)} operations\n{found.summary()}")
     assert server.status()["brain"] == brain, [line for line in server.log().splitlines() if '"info"' not in line]
     assert found.failures == []
@@ -66,7 +72,7 @@ def test_in_a_storm_of_loads_and_unloads_every_answer_is_explained(
     for name in MODELS:
         reference = found.of(name)
         assert reference.faults() == []
-        is_up = server.model(name)["state"] == "ready"
+        is_up = server.model(name)["state"] in ("ready", "asleep")
         assert is_up in reference.final_states(), (name, server.model(name))
         http = server.http()
         assert (http.infer(name, x=("FP32", [8], [0.0] * 8))[0] == 200) is is_up
@@ -97,6 +103,9 @@ LOADED, UNLOADED = ("load", 0.0, 1.0, 200, ""), ("unload", 5.0, 6.0, 200, "")
         ([LOADED, UNLOADED, ("load", 6.5, 7.0, 409, "conflict")], "nobody unloaded it"),
         ([LOADED, ("unload", 5.0, 6.0, 404, "unknown_model")], "an unload failed"),
         ([LOADED, ("ready", 2.0, 3.0, 503, "")], "not answered"),
+        ([LOADED, ("sleep", 2.0, 3.0, 200, ""), ("infer", 4.0, 5.0, 503, "evicted")], "refused by a model that was up"),
+        ([LOADED, ("sleep", 2.0, 3.0, 409, "conflict")], ""),
+        ([LOADED, ("wake", 2.0, 3.0, 409, "load_failed")], "than that it is being changed"),
     ],
 )
 def test_the_reference_explains_what_can_be_and_nothing_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from engines.build import write_python
 from harness.server import eventually, serving
 from mmsup.ipc.specs import TensorSpec
+from mmsup.supervisor.cli.ctl import control_client
 
 pytestmark = pytest.mark.slow
+INFER = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]})
 CODE = """
 import numpy as np
 
@@ -33,6 +36,7 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
     write_model(tmp_path, "bystander", 1)
     write_model(tmp_path, "big", 64)
     write_model(tmp_path, "bigger", 96)
+    write_model(tmp_path, "huge", 200)
     flags = ("--model-control-mode", "explicit", "--load-model", "bystander", "--memory-budget", "180MiB")
     with serving(tmp_path, *flags) as server:
         http = server.http()
@@ -68,5 +72,16 @@ def test_a_load_that_is_known_not_to_fit_gets_507_with_figures_and_the_bystander
         assert "of the budget of 180MiB are in use" in server.await_state("big", "asleep")["reason"]
         assert http.json("POST", "/v2/repository/models/bigger/unload", {})[0] == 200
         eventually(lambda: http.infer("big", x=("FP32", [1], [1.0]))[0] == 200, "it was asleep, and is loaded again")
+        assert http.json("POST", "/v2/repository/models/huge/load", {})[0] == 200  # unknown, so it is tried
+        server.ctl("sleep", name="huge")
+        status, headers, body = http.send("POST", "/v2/models/huge/infer", INFER)
+        reply = json.loads(body)
+        assert (status, reply["code"], reply["retryable"]) == (507, "does_not_fit", False), reply
+        assert "more than the whole budget of 180MiB" in reply["error"]
+        assert "Retry-After" not in headers
+        with pytest.raises(control_client.ServerRefused, match=r"180MiB.*raise --memory-budget") as caught:
+            server.ctl("wake", name="huge")
+        assert (caught.value.code, caught.value.retryable) == ("does_not_fit", False)
+        assert server.model("huge")["state"] == "asleep"
         assert server.pids("bystander") == before
         http.close()

@@ -88,7 +88,7 @@ def patch(module):
     import asyncio
     send_stop = module._send_stop
     def later(instance):
-        asyncio.get_running_loop().call_later(0.5, module._for_this_worker(instance, send_stop))
+        asyncio.get_running_loop().call_later(0.5, module.for_this_worker(instance, send_stop))
     module._send_stop = later
 """
 """No bug: whoever sends requests to a worker that was replaced has time for it."""

@@ -2,7 +2,8 @@
 
 What a client may be told follows from the intervals of all operations: an operation takes effect at one moment between
 its request and its answer. So a model is certainly up from the answer to a load until the request of the next unload,
-and certainly down from the answer to an unload until the request of the next load; between these either is right.
+and certainly down from the answer to an unload until the request of the next load; between these either is right. One
+that is asleep is up: it is loaded for whoever calls it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,8 +23,12 @@ from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 
 VERBS: Final = {"infer": 88, "load": 4, "unload": 3, "ready": 2, "index": 3}
 """How often each is chosen, of a hundred."""
+WITH_SLEEP: Final = VERBS | {"infer": 83, "sleep": 4, "wake": 1}
+"""The same where models are loaded on demand."""
 DOWN_CODES: Final = frozenset({"unknown_model", "unavailable", "model_loading", "model_restarting", "unknown_version"})
 """How a call of a model that is not up may be refused."""
+REFUSALS: Final = frozenset({"conflict", "unknown_model"})
+"""How it may be refused to put a model to sleep, or to load it from sleep."""
 ANSWER_S: Final = 60.0
 
 
@@ -89,6 +94,9 @@ class Reference:
         elif each.verb == "unload":
             if not each.is_ok:
                 return f"an unload failed: {each}"
+        elif each.verb in ("sleep", "wake"):
+            if not each.is_ok and each.code not in REFUSALS:
+                return f"refused for another reason than that it is being changed: {each}"
         elif each.verb == "infer":
             certain = self.certainly(each.began_s, each.ended_s)
             if not each.is_right:
@@ -104,17 +112,25 @@ class Reference:
         return ""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What each client does."""
+
+    operations: int
+    verbs: Mapping[str, int]
+
+
 class StormClient:
     """One client with a random sequence of operations, in a thread of its own."""
 
-    def __init__(self, server: Server, models: Sequence[str], number: int, operations: int, *, by_http: bool) -> None:
+    def __init__(self, server: Server, models: Sequence[str], number: int, plan: Plan, *, by_http: bool) -> None:
         """`by_http`: it loads and unloads over HTTP, else by the control socket."""
         self.done: list[Operation] = []
         self.failure = ""
         self._server = server
         self._models = models
         self._rng = random.Random(number)
-        self._count = operations
+        self._plan = self._rng.choices(list(plan.verbs), list(plan.verbs.values()), k=plan.operations)
         self._by_http = by_http
         self._http = Http(server.address(), timeout_s=ANSWER_S)
         self._thread = threading.Thread(target=self._run, name=f"storm {number}")
@@ -128,8 +144,7 @@ class StormClient:
         self._http.close()
 
     def _run(self) -> None:
-        verbs = self._rng.choices(list(VERBS), list(VERBS.values()), k=self._count)
-        for number, verb in enumerate(verbs):
+        for number, verb in enumerate(self._plan):
             try:
                 self.done.append(self._operate(verb, self._rng.choice(self._models), 10.0 + number))
             except Exception as error:  # noqa: BLE001 - whatever it is, the test reports it
@@ -147,7 +162,7 @@ class StormClient:
             status, reply = self._http.json("GET", f"/v2/models/{model}/ready")
         elif verb == "index":
             status, reply = self._http.json("POST", "/v2/repository/index", {})
-        elif self._by_http:
+        elif self._by_http and verb in VERBS:
             status, reply = self._http.json("POST", f"/v2/repository/models/{model}/{verb}", {})
         else:
             status, reply = self._by_control_socket(verb, model)
@@ -187,13 +202,12 @@ class StormResult:
 
 
 def storm(
-    server: Server, models: Sequence[str], clients: int, operations: int, limit_s: float, *, by_http: bool = True
+    server: Server, models: Sequence[str], clients: int, plan: Plan, limit_s: float, *, by_http: bool = True
 ) -> StormResult:
     """All clients at once. `by_http`: half of them load over HTTP, else all do by the control socket."""
     deadline_s = time.monotonic() + limit_s
     running = [
-        StormClient(server, models, number, operations, by_http=by_http and number % 2 == 0)
-        for number in range(clients)
+        StormClient(server, models, number, plan, by_http=by_http and number % 2 == 0) for number in range(clients)
     ]
     for each in running:
         with contextlib.suppress(OSError):

@@ -29,6 +29,8 @@ GROUP = ("member", "beside")
 """Models that share a process."""
 BREAKER = "breaker"
 """One of their group whose load ends it."""
+MOVER = "mover"
+"""One that sleeps in host memory."""
 BYSTANDER = "bystander"
 HANG_LIMIT_S = 0.5
 LARGE = 20_000
@@ -73,7 +75,7 @@ class Stage:
 
     def is_as_wanted(self, model: str) -> bool:
         found = self.server.model(model)
-        return bool(found["state"] == "ready") if self.is_wanted(model) else not found["instances"]
+        return found["state"] in ("ready", "asleep") if self.is_wanted(model) else not found["instances"]
 
     def write(self) -> None:
         """Change the code of the victim."""
@@ -279,6 +281,13 @@ def break_group(stage: Stage) -> Outcome:
     return infer(stage, 3, model=stage.models[1])
 
 
+def sleep_and_wake(stage: Stage) -> Outcome:
+    """Put a model to sleep in host memory, and wake it by a request."""
+    insist(stage, "sleep", name=stage.victim)
+    eventually(lambda: stage.server.model(stage.victim)["state"] == "asleep", "it is asleep")
+    return infer(stage, 3)
+
+
 def nothing(_: Stage) -> None:
     """No preparation: the victim is unloaded."""
 
@@ -296,6 +305,7 @@ OPERATIONS = (
     Operation("another brain", Stage.up, restart_controller),
     Operation("another gateway", Stage.up, restart_gateway, cuts=True),
     Operation("upgrade", Stage.up, upgrade, renews=True, survives=("brain", "gateway")),
+    Operation("sleep in host memory", Stage.up, sleep_and_wake, models=(MOVER,)),
     Operation("load a group", nothing, load_group, models=GROUP),
     Operation("unload a group", Stage.all_up, unload_group, models=GROUP),
     Operation("hang in a group", Stage.all_up, hang_group, models=GROUP),
@@ -306,11 +316,14 @@ OPERATIONS = (
 
 
 def repository(folder: Path) -> Path:
-    """Write the models of a trial: bystander, victim, and a group."""
+    """Write the models of a trial: bystander, victim, one that can sleep in host memory, and a group."""
     folder.mkdir(exist_ok=True)
     write_identity_onnx(folder, BYSTANDER)
     write_fault_model(folder, VICTIM, hang_limit=f"{HANG_LIMIT_S}s")
     for name in GROUP:
         write_fault_model(folder, name, group="shared", hang_limit=f"{HANG_LIMIT_S}s")
+    write_fault_model(folder, MOVER, sleep="host-memory", hang_limit=f"{HANG_LIMIT_S}s")
+    with (folder / MOVER / "1" / "model.py").open("a") as code:
+        code.write("Model.offload = Model.restore = lambda self: None\n")
     write_fault_model(folder, BREAKER, group="shared", on_load="exit", on_load_amount=3)
     return folder

@@ -127,7 +127,7 @@ def unloaded(result: Json) -> None:
 
 
 def asleep(result: Json) -> None:
-    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request loads it")
+    click.echo(f"{cell(result.get('name'))}: asleep{_duration(result)}; its next request has it back")
 
 
 def upgraded(result: Json) -> None:
@@ -180,7 +180,8 @@ def released(result: Json) -> None:
 
 def model(result: Json) -> None:
     names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason", "group": "group"}
-    names |= {"asleep in": "asleep_in"}
+    if result.get("asleep_in") == "host-memory":
+        names |= {"asleep in": "asleep_in"}
     times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
     _fields(
         {name: cell(result.get(member)) for name, member in names.items()}

@@ -50,6 +50,17 @@ def test_totals_are_the_sum_over_all_gateways(tables: list[CounterTable]) -> Non
         assert (row["success"], row["inference_count"], row["request_ns"]) == (2, 5, 30_000_000)
 
 
+def test_the_totals_of_one_model_are_those_among_all(tables: list[CounterTable]) -> None:
+    one, other = RequestCounters(tables, 0), RequestCounters(tables, 1)
+    for name, version in (("m", "1"), ("m", "2"), ("n", "1")):
+        one.version_counters(name, version).record_success(RESULT, 2, 10_000_000)
+    other.version_counters("m", "2").record_success(RESULT, 3, 20_000_000)
+    expected = {key: row for key, row in one.totals().items() if key[0] == "m"}
+    assert dict(one.rows("m")) == expected
+    assert expected.keys() == {("m", "1"), ("m", "2")}
+    assert expected["m", "2"]["success"] == 2
+
+
 def test_a_new_gateway_continues_the_counters_of_a_dead_one(tables: list[CounterTable]) -> None:
     RequestCounters(tables, 0).version_counters("m", "1").record_success(RESULT, 1, 1)
     again = RequestCounters(tables, 0)
@@ -211,7 +222,7 @@ def test_open_requests_are_shown_until_they_are_closed_even_if_a_gateway_died_me
 
 
 def page_text(counters: RequestCounters, status: metrics.StatusJson) -> str:
-    return "".join(metrics.metrics_pieces(counters.totals(), status))
+    return b"".join(metrics.metrics_pieces(counters.totals(), status)).decode()
 
 
 def page(

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from mmsup.gateway.observability import metrics
 from mmsup.gateway.observability.slices import SLICE_NS, in_slices
 from mmsup.ipc.memory.counters import FIELDS
@@ -40,3 +42,18 @@ def test_the_page_of_many_models_is_made_of_many_small_pieces() -> None:
     totals = {(f"model_{number}", "1"): dict.fromkeys(FIELDS, 1) for number in range(500)}
     status = {"models": [{"name": name, "state": "asleep"} for name, _ in totals]}
     assert max(map(len, metrics.metrics_pieces(totals, status))) < 4096
+
+
+def test_the_pieces_make_one_page_that_has_every_metric_and_sample_once() -> None:
+    models = [f"{odd}{number}" for number in range(20) for odd in ('a\\"\n{},= ', "é")]
+    totals = {(name, "1"): dict.fromkeys(FIELDS, 0) | {"success": number} for number, name in enumerate(models)}
+    text = b"".join(metrics.metrics_pieces(totals, {})).decode()
+    heads = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(heads) == len(set(heads))
+    families = {each.name: each for each in text_string_to_metric_families(text)}
+    assert len(heads) == 2 * len(families)
+    samples = [(each.labels["model"], each.value) for each in families["nv_inference_request_success"].samples]
+    assert samples == sorted((name, row["success"]) for (name, _), row in totals.items())
+    for name in ("mmsup_known_requests", "mmsup_request_duration_seconds"):
+        counted = [tuple(each.labels.items()) for each in families[name].samples if not each.name.endswith("_sum")]
+        assert {("model", each) for each in models} <= {label for labels in counted for label in labels}

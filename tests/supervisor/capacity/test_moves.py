@@ -88,3 +88,12 @@ def test_walks_no_model_takes_more_of_the_host_than_there_is_nor_moves_without_g
             if facts.rule == "auto":
                 assert moved.device_gain_bytes - min(moved.host_growth_bytes, 0) > 0
                 assert moved.restore_s < facts.load_s
+
+
+def test_what_is_known_of_moves_outlives_other_measurements_and_one_slow_way_back_counts_half() -> None:
+    known = Footprint(100, 80, 90, load_s=2.0).with_move(Footprint(offloaded_bytes=30, gpu_offloaded_bytes=9))
+    known = known.with_move(Footprint(restore_s=0.2))
+    later = known.followed_by(Footprint(110, 85, 95, load_s=1.0))
+    assert (later.settled_bytes, later.offloaded_bytes, later.gpu_offloaded_bytes) == (85, 30, 9)
+    assert later.restore_s == 0.2
+    assert later.with_move(Footprint(restore_s=1.0)).restore_s == pytest.approx(0.6)

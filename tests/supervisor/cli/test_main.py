@@ -17,6 +17,7 @@ HEAVY = {
     "msgpack",
     "numpy",
     "onnxruntime",
+    "prometheus_client",
     "psutil",
     "rich",
     "torch",

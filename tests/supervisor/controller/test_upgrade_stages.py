@@ -14,8 +14,11 @@ from controller_double import Child, ControllerHarness, add_model, fail_to_load
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.gateway_control import RetireGateway
 from mmsup.ipc.messages.keeper_control import RequestUpgrade, StepDown, UpgradeRefused
+from mmsup.ipc.messages.worker_control import ModelOffloaded, OffloadModel
+from mmsup.supervisor.capacity.moves import SleepTier
 from mmsup.supervisor.controller import upgrade
 from mmsup.supervisor.controller.upgrade_record import UpgradeRecord, failure_text, result_of_upgrade
+from mmsup.supervisor.models.sleep_state import SleepReason
 
 NOTE = UpgradeRecord("t", False, 1.0, 1, "done", False, 3, {}, "", 2.5, 1)  # noqa: FBT003 - a record
 
@@ -99,6 +102,28 @@ def test_every_process_is_replaced_and_the_result_is_there_for_a_client_that_ask
             "upgrade_begun",
             "upgraded",
         ]
+
+    run_in_harness(tmp_path, play)
+
+
+@pytest.mark.slow
+def test_an_upgrade_leaves_nothing_of_the_old_code_in_host_memory(tmp_path: Path) -> None:
+    async def play(harness: ControllerHarness) -> None:
+        model = harness.controller.models.model_set.models["good"]
+        assert model.active is not None
+        model.active.versions[0].can_offload = True  # as its worker would have said
+        (worker,) = harness.keeper.workers()
+        sleeper = harness.controller.models.sleeper
+        assert sleeper.put_to_sleep(model, SleepReason.TTL, tier=SleepTier.HOST_MEMORY) == ""
+        await harness.until(lambda: worker.received_of(OffloadModel))
+        worker.send(ModelOffloaded(0.01, 0))
+        await harness.until(lambda: all(str(each.state) == "offloaded" for each in model.instances()))
+        asked = await change_controllers(harness, [])
+        await harness.until(lambda: any(each.received_of(RetireGateway) for each in harness.keeper.children.values()))
+        finish_retired(harness)
+        await asked
+        await harness.until(lambda: not harness.keeper.workers())
+        assert harness.state("good") == "asleep"
 
     run_in_harness(tmp_path, play)
 

@@ -67,8 +67,8 @@ def test_what_is_known_of_a_load_makes_its_kind(has_served: bool, usual_s: float
 def test_quick_loads_wait_for_no_slow_one_and_more_of_them_are_under_way() -> None:
     waiting = [LoadCandidate(number, number, LoadKind.QUICK) for number in range(9)]
     slow = LoadCandidate(9, 0, LoadKind.SERVED)
-    assert next_loads([*waiting, slow], [LoadKind.SERVED] * 2, 2) == [0, 1, 2, 3, 4, 5]
-    assert next_loads([*waiting, slow], [LoadKind.QUICK] * 5, 2) == [0, 9]
+    assert next_loads([*waiting, slow], [LoadKind.SERVED] * 2, 2) == [0, 1, 2, 3]
+    assert next_loads([*waiting, slow], [LoadKind.QUICK] * 3, 2) == [0, 9]
 
 
 def test_no_queue_lets_more_than_the_limit_of_a_kind_load() -> None:
