@@ -190,7 +190,9 @@ def timeout_ns(headers: Headers) -> int | None:
 
 
 def is_grpc(headers: Headers) -> bool:
-    return header(headers, b":method") == b"POST" and header(headers, b"content-type").startswith(b"application/grpc")
+    kind = header(headers, b"content-type").partition(b";")[0].rstrip().lower()
+    is_call = kind == b"application/grpc" or kind.startswith(b"application/grpc+")  # not application/grpc-web
+    return is_call and header(headers, b":method") == b"POST"
 
 
 def refuse_http(stream: Stream) -> None:

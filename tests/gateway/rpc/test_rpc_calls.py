@@ -91,6 +91,7 @@ def test_a_method_that_is_not_there_is_unimplemented(path: str) -> None:
     [
         [(b":method", b"GET"), (b":path", b"/"), (b"content-type", b"application/grpc")],
         [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/json")],
+        [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/grpc-web+proto")],
         [(b":method", b"POST"), (b":path", b"/")],
     ],
 )
