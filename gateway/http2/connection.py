@@ -54,6 +54,8 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outgoing: Outgoing | None = None
         self._streams: Streams | None = None
+        self._reads_on = False
+        """Whether frames that have arrived are read in another turn of the loop."""
         self._made_s = self._loop.time()
         self.uses = 0
         """Reads; for ConnectionLimit."""
@@ -86,6 +88,18 @@ class Http2Connection(asyncio.Protocol):
             self._reader.feed(data, streams)
         except ConnectionFault as fault:
             self._end(fault.code, fault.text)
+            return
+        if self._reader.has_more and not self._reads_on and self._transport is not None:
+            self._reads_on = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._reads_on = False
+        self.data_received(b"")
+        is_paused = self._outgoing is None or self._outgoing.is_paused
+        if not self._reads_on and not is_paused and self._transport is not None:
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         if self._transport is not None and self._outgoing is not None:

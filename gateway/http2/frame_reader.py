@@ -22,6 +22,8 @@ from mmsup.gateway.http2.frames import (
 FRAME_BYTES: Final = 1 << 20
 """The largest DATA frame, announced: few large frames are cheaper than many small ones."""
 OTHER_FRAME_BYTES: Final = 1 << 14
+FRAMES_A_TURN: Final = 128
+"""Passed on by one `feed`: what arrives at once may hold thousands, and each may be a call that is served."""
 
 
 class FrameSink(Protocol):
@@ -38,12 +40,18 @@ class FrameSink(Protocol):
 
 
 class FrameReader:
-    __slots__ = ("_data_left", "_flags", "_held", "_is_in_data", "_padding_left", "_preface_at", "_stream")
+    # fmt: off
+    __slots__ = (
+        "_data_left", "_flags", "_held", "_is_in_data", "_padding_left", "_preface_at", "_stream", "has_more",
+    )
+    # fmt: on
 
     def __init__(self) -> None:
         self._preface_at = 0
         self._held = b""
         self._is_in_data = False
+        self.has_more = False
+        """Whether frames are left for another `feed`, of nothing, after others had their turn."""
         self._stream = self._flags = self._data_left = self._padding_left = 0
 
     @property
@@ -57,12 +65,18 @@ class FrameReader:
             data = self._held + data
         view = memoryview(data)
         at, end = self._skip_preface(view), len(view)
+        frames = 0
+        self.has_more = False
         while at < end:
             if self._is_in_data:
                 at = self._take_data(view, at, sink)
                 continue
             if end - at < HEAD_BYTES:
                 break
+            if frames == FRAMES_A_TURN:
+                self.has_more = True
+                break
+            frames += 1
             size, kind, flags, stream = read_head(view, at)
             if kind == DATA:
                 if not self._begin_data(view, at, (size, flags, stream), sink):

@@ -14,21 +14,22 @@ WRITE_HIGH_BYTES: Final = 1 << 21
 
 
 class Outgoing:
-    __slots__ = ("_data_bytes", "_is_paused", "_loop", "_parts", "_transport", "on_room")
+    __slots__ = ("_data_bytes", "_loop", "_parts", "_transport", "is_paused", "on_room")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport) -> None:
         self._loop = loop
         self._transport = transport
         self._parts: list[bytes] = []
         self._data_bytes = 0
-        self._is_paused = False
+        self.is_paused = False
+        """Whether the peer does not read what it was sent."""
         self.on_room: Callable[[], None] = lambda: None
         """Called when data need not wait any more."""
 
     @property
     def is_full(self) -> bool:
         """Whether data has to wait."""
-        return self._is_paused or self._data_bytes >= WRITE_HIGH_BYTES
+        return self.is_paused or self._data_bytes >= WRITE_HIGH_BYTES
 
     def write(self, *parts: bytes) -> None:
         if not self._parts:
@@ -44,12 +45,12 @@ class Outgoing:
         was_full, self._data_bytes = self._data_bytes >= WRITE_HIGH_BYTES, 0
         if parts and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
-            if was_full and not self._is_paused:
+            if was_full and not self.is_paused:
                 self.on_room()
 
     def pause(self) -> None:
-        self._is_paused = True
+        self.is_paused = True
 
     def resume(self) -> None:
-        self._is_paused = False
+        self.is_paused = False
         self.on_room()

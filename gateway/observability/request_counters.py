@@ -91,7 +91,7 @@ class RequestCounters:
 
     def record_refusal(self, model: str, code: str) -> None:
         """Count an invalid request, which is no inference."""
-        name = UNKNOWN_MODEL if code in _UNKNOWN_MODEL_CODES else model
+        name = UNKNOWN_MODEL if code in _UNKNOWN_MODEL_CODES or not model else model
         self._own_table.row(name, REFUSED_PREFIX + code).add("refused")
 
     def set_front_fallback(self, is_fallback: bool) -> None:

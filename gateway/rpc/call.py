@@ -76,10 +76,9 @@ class RpcCall:
         self._received_bytes += len(data)
         try:
             while len(data) and not self.is_over:
-                held = max(self._reader.size, 0)
+                held = self._reader.held_bytes
                 message, data = self._reader.feed(data)
-                size = max(self._reader.size, 0) if message is None else len(message)  # another one if compressed
-                self._hold(size - held)
+                self._hold((self._reader.held_bytes if message is None else len(message)) - held)
                 if message is not None:
                     self.handler.on_message(message)
         except MmsupError as error:
@@ -133,7 +132,7 @@ class RpcCall:
     def _grant(self) -> None:
         """Let the client send the rest of its message, and as much more as the method takes while others wait."""
         missing = self._reader.missing_bytes
-        ahead = max(self._window - max(self._held_bytes - missing, 0), 0) if self._window else 0
+        ahead = max(self._window - self._held_bytes, 0)
         wanted = self._received_bytes + missing + (PREFIX_BYTES if self._window else 0) + ahead
         if wanted > self._granted_bytes and (missing or ahead >= self._window // 2):
             self._stream.grant(wanted - self._granted_bytes)
@@ -191,7 +190,9 @@ def timeout_ns(headers: Headers) -> int | None:
 
 
 def is_grpc(headers: Headers) -> bool:
-    return header(headers, b":method") == b"POST" and header(headers, b"content-type").startswith(b"application/grpc")
+    kind = header(headers, b"content-type").partition(b";")[0].rstrip().lower()
+    is_call = kind == b"application/grpc" or kind.startswith(b"application/grpc+")  # not application/grpc-web
+    return is_call and header(headers, b":method") == b"POST"
 
 
 def refuse_http(stream: Stream) -> None:

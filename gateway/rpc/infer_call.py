@@ -222,6 +222,7 @@ class InferCall:
                 names = [each.spec.name for each in outputs]
                 known.reply = ReplyTemplate(signature.packed, result.outputs, names, parts)
         self.timer.finish(result.reply, parsed.inference_count)
+        self.request.blobs.clear()  # the reply may wait long for its client
         self._deliver(self, parts)
 
     def fail(self, error: Exception) -> None:

@@ -43,6 +43,11 @@ class MessageReader:
         return self.size < 0 and not self._head
 
     @property
+    def held_bytes(self) -> int:
+        """Of the message that is being received, what has arrived; to announce more costs nothing."""
+        return len(self._message)
+
+    @property
     def missing_bytes(self) -> int:
         """Of the message that is being received, as far as that is known."""
         return self.size - len(self._message) if self.size >= 0 else 0

@@ -86,7 +86,7 @@ class HistoryCommands:
             "state": state,
             "reason": reason,
             "deaths": [explain.list_entry(each) for each in reports],
-            "sentences": known + explain.memory_decisions(events),
+            "sentences": known + explain.end_of_group(events) + explain.memory_decisions(events),
             "since": later,
             "bundle": report,
         }

@@ -31,6 +31,7 @@ BACKLOG: Final = 4096
 """Connections that the kernel queues while no gateway accepts; it limits this to net.core.somaxconn."""
 CONTROL: Final = "control"
 GRPC: Final = "grpc"
+NO_GRPC: Final = "gRPC is not served; --grpc-port chooses another port, -1 none"
 
 
 class CannotListen(Exception):  # noqa: N818 - reads as what it says
@@ -50,7 +51,9 @@ class Listeners:
         self.warnings: list[str] = []
         """Why something that was not asked for is not served."""
         tcp = {"http": (settings.host, settings.http_port)}
-        if settings.grpc_port >= 0:
+        if 0 < settings.grpc_port in (settings.http_port, settings.metrics_port) and not settings.grpc_is_wanted:
+            self.warnings.append(f"port {settings.grpc_port} is another listener's: {NO_GRPC}")
+        elif settings.grpc_port >= 0:
             tcp[GRPC] = (settings.grpc_host, settings.grpc_port)
         if settings.metrics_port >= 0:
             tcp["metrics"] = (settings.metrics_host, settings.metrics_port)
@@ -67,7 +70,7 @@ class Listeners:
                     if name != GRPC or settings.grpc_is_wanted:
                         raise
                     self._sockets.pop(name).close()
-                    self.warnings.append(f"{error}: gRPC is not served; --grpc-port chooses another port, -1 none")
+                    self.warnings.append(f"{error}: {NO_GRPC}")
             for name, path in unix.items():
                 self._bind_unix(name, path)
         except CannotListen:

@@ -56,6 +56,12 @@ def no_crash(model: str, state: str, reason: str) -> list[str]:
     return sentences
 
 
+def end_of_group(events: Sequence[Json]) -> list[str]:
+    """The last time that the process ended because of another model of its group, if it is among these events."""
+    ends = (each for each in reversed(events) if (each.get("event"), each.get("cause")) == ("worker_exit", "shared"))
+    return [f"The process of its group ended at {_clock(each.get('time'))}: {each.get('text')}." for each in ends][:1]
+
+
 def memory_decisions(events: Sequence[Json]) -> list[str]:
     """The last time that a load was refused for memory or may not have fitted, the last time that others made room for
     it, and the last time that it did so for others, as far as they are among these events."""

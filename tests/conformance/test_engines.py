@@ -310,6 +310,7 @@ def test_a_graph_of_torch_export_takes_configured_names_by_position(tmp_path: Pa
 
 
 def test_safetensors_run_in_the_operators_class_which_may_work_in_place(tmp_path: Path) -> None:
+    forget_module()  # those of models that were not unloaded
     engine = loaded(write_safetensors(tmp_path, "m", scale=3.0))
     array = sealed(sample("FP32", (3,)))
     assert (engine.infer({"x": array}, ("y",))["y"] == [0, 3, 6]).all()

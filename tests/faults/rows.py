@@ -62,7 +62,7 @@ ROWS: Final = {
     "F50": "clients that hang up",
     "F51": "floods of connections and requests",
     "F52": "chunks and lengths made to smuggle",
-    "F53": "gRPC floods",
+    "F53": "gRPC: floods of frames and calls, and what befalls a worker or a gateway under calls and streams",
     "F54": "loads and unloads of one model by many at once",
     "F55": "the end of a zygote, the process that workers are forked of, by a signal or by the kernel for memory",
     "F56": "a zygote that is stopped, or hangs before a fork",
@@ -80,6 +80,5 @@ ROWS: Final = {
 
 OPEN: Final = {
     "F44": "clients share no memory with the server yet",
-    "F53": "there is no gRPC front yet",
 }
 """Rows that no test shows, with the reason that a reader of the README gets."""

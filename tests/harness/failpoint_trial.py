@@ -76,7 +76,7 @@ class ServerPool:
         at the one that is meant for this one."""
         self.close()
         env = {"MMSUP_FAULT_POINTS": str(self._points.path)}
-        return Server(self._repository, *FLAGS, env=env, store=FdStoreDouble("http", "metrics"))
+        return Server(self._repository, *FLAGS, env=env, store=FdStoreDouble("http", "grpc", "metrics"))
 
     def stage(self) -> Stage:
         """A ready server with the victim unloaded, on which restarts are still immediate."""

@@ -12,7 +12,7 @@ from mmsup.supervisor.cli.ctl.control_client import Json, call_server
 from mmsup.supervisor.cli.ctl.subcommand import ctl_command, show_result
 
 
-@click.command(short_help="Why a model's worker died, and what to do.")
+@click.command(short_help="Why a model's worker died, sleeps or was refused, and what to do.")
 @click.argument("model")
 @click.option(
     "--death",
@@ -24,7 +24,8 @@ from mmsup.supervisor.cli.ctl.subcommand import ctl_command, show_result
 @click.option("--bundle", metavar="FILE", help="Write its crash report to FILE, as JSON; - is standard output.")
 @ctl_command
 def why(runtime_dir: str, as_json: bool, model: str, death: int, bundle: str | None) -> None:
-    """Why a model's worker died: evidence, requests affected, what followed, what to do.
+    """Why a model's worker died: evidence, requests affected, what followed, what to do. Also why it is asleep, and
+    what was decided last about memory for it.
 
     \b
     Example:  mmsup ctl why digits

@@ -180,7 +180,8 @@ def released(result: Json) -> None:
 
 def model(result: Json) -> None:
     names = {"model": "name", "wanted": "wanted", "state": "state", "reason": "reason", "group": "group"}
-    names |= {"asleep in": "asleep_in"}
+    if result.get("asleep_in") == "host-memory":
+        names |= {"asleep in": "asleep_in"}
     times = {"asleep for": "asleep_s", "last used": "last_use_s", "load takes": "cold_start_s"}
     _fields(
         {name: cell(result.get(member)) for name, member in names.items()}

@@ -65,13 +65,16 @@ def plan_command(as_json: bool, **parsed: object) -> None:
     config = read_config(given_flags(parsed), os.environ, os.getuid())
     if config.settings is None:
         raise CommandFailed("\n".join(str(fault) for fault in config.errors), exit_codes.USAGE)
+    scanned = scan(config.settings)
+    if scanned.errors:
+        raise CommandFailed("\n".join(str(fault) for fault in scanned.errors), exit_codes.USAGE)
+    entries = scanned.models.values()
     budgets = memory_budgets(config.settings, total_bytes())
     host = Pool(HOST, "--memory-budget", budgets.host_bytes, is_configured=True)
     seen = _seen_devices(config.settings.runtime_dir)
     devices = _devices(budgets, {name: each.total_bytes for name, each in seen.items()})
     store = FootprintStore(Path(config.settings.state_dir) / footprint_store.FILE_NAME)
     contexts = _contexts(store, [each.name for each in devices], {name: each.uuid for name, each in seen.items()})
-    entries = scan(config.settings).models.values()
     uses = _seen_uses(config.settings.runtime_dir)
     found = plan.plan(_planned_models(config.settings, entries, store, contexts, uses), host, devices)
     faulty = [{"name": each.name, "reason": each.reason} for each in entries if each.errors]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from http2_client import frame
 from mmsup.gateway.http2 import frames
-from mmsup.gateway.http2.frame_reader import FRAME_BYTES, OTHER_FRAME_BYTES, FrameReader
+from mmsup.gateway.http2.frame_reader import FRAME_BYTES, FRAMES_A_TURN, OTHER_FRAME_BYTES, FrameReader
 from mmsup.gateway.http2.frames import DATA, PADDED, PREFACE, ConnectionFault
 
 SEEN = list[tuple[object, ...]]
@@ -123,3 +123,15 @@ def test_padding_must_leave_room_for_its_own_length() -> None:
     assert code_of(PREFACE + frames.head(0, DATA, PADDED, 1)) == frames.FRAME_SIZE_ERROR
     assert code_of(PREFACE + frames.head(4, DATA, PADDED, 1) + b"\x04abc") == frames.PROTOCOL_ERROR
     assert read(PREFACE + frames.head(4, DATA, PADDED, 1) + b"\x03abc")[-1] == ("end of data", 1, PADDED, b"")
+
+
+def test_many_frames_at_once_are_passed_on_in_turns() -> None:
+    reader, sink = FrameReader(), Sink()
+    reader.feed(PREFACE + frame(99, b"x") * (2 * FRAMES_A_TURN + 1) + frame(98)[:5], sink)
+    counts = [len(sink.seen)]
+    while reader.has_more:
+        reader.feed(b"", sink)
+        counts.append(len(sink.seen))
+    assert counts == [FRAMES_A_TURN, 2 * FRAMES_A_TURN, 2 * FRAMES_A_TURN + 1]
+    reader.feed(frame(98)[5:], sink)
+    assert sink.seen[-1] == (98, 0, 0, b"")

@@ -17,7 +17,7 @@ from fake_transport import FakeTransport, quiet
 from http2_client import GET, START, Frame, Recorder, body_of, data, frame, frames_of, headers
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.connection import PREFACE_LIMIT_S, SEND_LIMIT_S, Http2Connection
-from mmsup.gateway.http2.frame_reader import FRAME_BYTES
+from mmsup.gateway.http2.frame_reader import FRAME_BYTES, FRAMES_A_TURN
 from mmsup.gateway.http2.outgoing import WRITE_HIGH_BYTES
 from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import STREAM_WINDOW, STREAMS_LIMIT
@@ -329,5 +329,28 @@ def test_a_request_is_the_same_in_whatever_pieces_it_comes(size: int) -> None:
         await session.send(*[whole[at : at + size] for at in range(0, len(whole), size)])
         handler = session.handlers[1]
         assert (handler.body, handler.events[-1]) == (b"abc" * 50, "end")
+
+    run(check)
+
+
+def test_who_sends_many_frames_at_once_gives_others_a_turn_and_gets_all_of_them_served() -> None:
+    async def check(session: Session) -> None:
+        await session.send(START)
+        count = 3 * FRAMES_A_TURN
+        session.pipe.send(b"".join(headers(2 * number + 1, end=True) for number in range(count)))
+        assert len(session.handlers) == FRAMES_A_TURN
+        assert session.pipe.paused
+        await session.send(headers(2 * count + 1, end=True))
+        assert len(session.handlers) == count + 1
+        assert not session.pipe.paused
+
+    run(check)
+
+
+def test_who_breaks_a_rule_after_many_frames_is_told_so_too() -> None:
+    async def check(session: Session) -> None:
+        await session.send(START)
+        *_, goaway = await session.send(frames.settings({99: 1}) * 150 + data(9, b"x"))
+        assert (goaway.kind, goaway.code) == (frames.GOAWAY, frames.PROTOCOL_ERROR)
 
     run(check)

@@ -94,6 +94,7 @@ def test_a_method_that_is_not_there_is_unimplemented(path: str) -> None:
     [
         [(b":method", b"GET"), (b":path", b"/"), (b"content-type", b"application/grpc")],
         [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/json")],
+        [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/grpc-web+proto")],
         [(b":method", b"POST"), (b":path", b"/")],
         [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/grpc-web")],
         [(b":method", b"POST"), (b":path", b"/"), (b"content-type", b"application/grpc+json")],
@@ -335,11 +336,23 @@ def test_messages_beyond_the_memory_of_the_gateway_are_refused_and_later_ones_se
     async def check(session: RpcSession) -> None:
         session.server._budget._limit = 3000
         first = await session.open("ModelInfer")
-        await session.send(data(first.number, framed(bytes(2000))[:100]))
+        await session.send(data(first.number, framed(bytes(2000))[:-1]))
         second = await session.open("ModelInfer")
-        await session.send(data(second.number, framed(bytes(2000))[:100]))
+        await session.send(data(second.number, framed(bytes(2000))[:-1]))
         assert (second.code, second.trailers["mmsup-code"]) == (UNAVAILABLE, "no_buffer")
         await session.send(frames.rst_stream(first.number, frames.CANCEL))
+        assert (await session.unary("ModelInfer", infer_request([1.0] * 400))).code == OK
+
+    run(check)
+
+
+def test_messages_that_are_announced_and_do_not_come_deny_nobody_else_memory() -> None:
+    async def check(session: RpcSession) -> None:
+        session.server._budget._limit = 3000
+        for _ in range(10):
+            call = await session.open("ModelInfer")
+            await session.send(data(call.number, framed(bytes(2000))[:10]))
+            assert not call.is_over
         assert (await session.unary("ModelInfer", infer_request([1.0] * 400))).code == OK
 
     run(check)

@@ -64,6 +64,18 @@ def test_without_a_port_grpc_is_not_served(folder: Path) -> None:
     listeners.close()
 
 
+def test_another_listener_may_have_the_default_port_for_grpc(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    listeners = Listeners(settings_of(folder, grpc_port=port, http_port=port))
+    try:
+        assert listeners.addresses["http"].endswith(f":{port}")
+        assert "grpc" not in listeners.addresses
+        assert len(listeners.warnings) == 1
+    finally:
+        listeners.close()
+
+
 def test_a_default_port_for_grpc_that_is_taken_is_a_warning_and_one_that_was_asked_for_an_error(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = settings_of(folder, grpc_port=taken.getsockname()[1])

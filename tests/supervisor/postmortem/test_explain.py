@@ -7,6 +7,7 @@ import pytest
 
 from mmsup.supervisor.postmortem.explain import (
     MAX_LATER_EVENTS,
+    end_of_group,
     explain,
     later_events,
     list_entry,
@@ -330,6 +331,17 @@ def test_without_a_crash_the_state_of_the_model_is_explained() -> None:
         "The model is ready now.",
     ]
     assert no_crash("bert", "failed", "no file")[1] == "The model is failed now: no file."
+
+
+def test_the_last_end_of_a_shared_process_is_told() -> None:
+    ends = [
+        {**event("worker_exit"), "time": f"2026-01-02T03:04:0{second}.000Z", "cause": cause, "text": f"end {second}"}
+        for second, cause in ((1, "shared"), (2, "shared"), (3, "exit 3"))
+    ]
+    (sentence,) = end_of_group(ends)
+    assert sentence.startswith("The process of its group ended at ")
+    assert sentence.endswith(": end 2.")
+    assert end_of_group(ends[2:]) == []
 
 
 def test_a_list_entry_names_the_crash() -> None:

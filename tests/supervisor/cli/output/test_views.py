@@ -99,6 +99,14 @@ def test_an_event_is_one_line_with_time_name_worker_cause_and_fields() -> None:
     assert line.endswith("oom_kill=0  requests=[1, 2]  peak_bytes=3MiB")
 
 
+@pytest.mark.parametrize(("place", "shown"), [("host-memory", True), ("unloaded", False), (None, False)])
+def test_where_a_model_is_asleep_is_shown_if_it_is_somewhere(
+    place: str | None, shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    views.model({"name": "m", "state": "asleep", "asleep_in": place})
+    assert ("asleep in" in capsys.readouterr().out) is shown
+
+
 def test_an_event_without_a_model_is_printed_too() -> None:
     assert views.event({"time": "?", "event": "brain_exit"}).split() == ["?", "brain_exit"]
 

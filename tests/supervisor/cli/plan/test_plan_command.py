@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from engines.build import write_fault_model
+from mmsup.ipc import exit_codes
 from mmsup.supervisor.capacity.footprint import Footprint, footprint_key
 from mmsup.supervisor.capacity.footprint_store import FILE_NAME, FootprintStore
 from mmsup.supervisor.cli.main import main
@@ -111,3 +112,9 @@ def test_contexts_are_those_that_were_measured_on_their_gpu_and_the_table_says_w
     assert (needs["gpu0"], needs["gpu1"]) == (612, 612), "the larger one where none was measured"
     _, text = planned(home, *budgets)
     assert "each takes 612MiB on cuda:0 (measured), 512MiB on cuda:1 (a guess)" in text
+
+
+def test_a_repository_that_cannot_be_read_is_no_empty_plan(home: Path) -> None:
+    code, text = planned(home, "--model-repository", str(home / "missing"))
+    assert code == exit_codes.USAGE
+    assert f"{home / 'missing'}: cannot be read: No such file or directory" in text
