@@ -23,6 +23,9 @@ SEND_LIMIT_S: Final = 60.0
 """How long data of a stream may wait for the client, which grants no window or does not read."""
 PREFACE_LIMIT_S: Final = 30.0
 """How long a connection may take for its first 24 bytes."""
+GOAWAY_S: Final = 0.5
+"""What a client has to close a retired connection itself. A call that it sends before it has read the GOAWAY it sends
+again elsewhere; if the bytes met a closed socket, the call would fail."""
 LINGER_S: Final = 2.0
 """For the last words to a client whose connection ends."""
 _OPENING: Final = frames.settings(
@@ -57,6 +60,8 @@ class Http2Connection(asyncio.Protocol):
         self._reads_on = False
         """Whether frames that have arrived are read in another turn of the loop."""
         self._made_s = self._loop.time()
+        self._goaway_s = 0.0
+        """When it was retired."""
         self.uses = 0
         """Reads; for ConnectionLimit."""
 
@@ -123,7 +128,9 @@ class Http2Connection(asyncio.Protocol):
         if not streams.is_ending:
             streams.is_ending = True
             outgoing.write(frames.goaway(streams.last_number, frames.NO_ERROR))
-        if not streams.open:
+            self._goaway_s = self._loop.time()
+            self._loop.call_later(GOAWAY_S, self.retire)
+        if not streams.open and self._may_close():
             self._close()
 
     def end_idle_streams(self) -> None:
@@ -145,8 +152,11 @@ class Http2Connection(asyncio.Protocol):
                 stream.handler.on_tick(now_s)
         if not self._reader.has_begun and self._loop.time() > self._made_s + PREFACE_LIMIT_S:
             self.abort()
-        elif streams.is_ending and not streams.open:
+        elif streams.is_ending and not streams.open and self._may_close():
             self._close()
+
+    def _may_close(self) -> bool:
+        return not self._reader.has_begun or self._loop.time() >= self._goaway_s + GOAWAY_S
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -15,7 +15,7 @@ import pytest
 
 from fake_transport import FakeTransport, quiet
 from http2_client import GET, START, Frame, Recorder, body_of, data, frame, frames_of, headers
-from mmsup.gateway.http2 import frames
+from mmsup.gateway.http2 import connection, frames
 from mmsup.gateway.http2.connection import PREFACE_LIMIT_S, SEND_LIMIT_S, Http2Connection
 from mmsup.gateway.http2.frame_reader import FRAME_BYTES, FRAMES_A_TURN
 from mmsup.gateway.http2.outgoing import WRITE_HIGH_BYTES
@@ -224,7 +224,9 @@ def test_an_idle_connection_stays_and_may_be_evicted() -> None:
     run(check)
 
 
-def test_a_retired_connection_finishes_its_streams_and_ends_with_the_last() -> None:
+def test_a_retired_connection_finishes_its_streams_and_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "GOAWAY_S", 0)
+
     async def check(session: Session) -> None:
         handler = await opened(session)
         session.connection.retire()
@@ -243,11 +245,22 @@ def test_a_retired_connection_finishes_its_streams_and_ends_with_the_last() -> N
     run(check)
 
 
-def test_an_idle_connection_that_is_retired_ends_at_once() -> None:
+def test_an_idle_connection_that_is_retired_ends_when_its_client_has_had_time_to_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it sends meanwhile is ignored, and sent again elsewhere; on a closed socket it would be lost."""
+    monkeypatch.setattr(connection, "GOAWAY_S", 60)
+
     async def check(session: Session) -> None:
         await session.send(START)
         session.connection.retire()
+        session.connection.retire()
         assert (await session.taken())[-1].kind == frames.GOAWAY
+        session.connection.on_tick(time.monotonic())
+        await session.send(headers(1), data(1, b"abc", end=True))
+        assert (session.pipe.closing, session.handlers) == (False, {})
+        monkeypatch.setattr(connection, "GOAWAY_S", 0)
+        session.connection.on_tick(time.monotonic())
         assert session.pipe.closing
 
     run(check)
