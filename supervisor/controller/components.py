@@ -70,7 +70,7 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
-from mmsup.supervisor.resources.held_memory import ZygoteClaims, device_memory
+from mmsup.supervisor.resources.held_memory import IMPORTED_BYTES, ZygoteClaims, device_memory
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
@@ -268,6 +268,10 @@ class MemoryParts:
         check_memory(instances)
         self.retry_refused()
 
+    def has_room_for_zygote(self, engine_set: str) -> bool:
+        pool = self.accounts.host_pool()
+        return pool.claimed() + IMPORTED_BYTES.get(engine_set, 0) <= pool.budget_bytes
+
     def retry_refused(self) -> None:
         """Let loads begin that were refused for memory and fit now."""
         self._model_set.memory.retry_refused(self._model_set.retry)
@@ -281,6 +285,7 @@ class Resources:
         self.starts = StartParts(context, models.model_set, cgroups)
         self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
         self.gpus.placement.missing_bytes = self.memory.accounts.missing_bytes
+        self.starts.zygotes.has_room = self.memory.has_room_for_zygote
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:

@@ -32,6 +32,9 @@ MOST_ZYGOTES: Final = 8
 """At one time. One with torch takes about 210 MB."""
 UNUSED_S: Final = 60.0
 """How long one lives that no more than one worker wants."""
+ROOM_S: Final = 5.0
+"""Until it is looked whether there is room for one that the memory budget had none for."""
+NO_ROOM: Final = "the memory budget has no room for it"
 LOOK_S: Final = 0.1
 """Until it is looked after workers have come or gone. One that starts looks by itself whether there is its zygote."""
 HEALTHY_S: Final = 60.0
@@ -76,7 +79,9 @@ class ZygotePool:
         self._zygotes: dict[ZygoteKey, Zygote] = {}
         self._ending: list[Zygote] = []
         self._history: dict[ZygoteKey, ZygoteHistory] = {}
-        self._is_open = self._is_look_due = False
+        self.has_room: Callable[[str], bool] = lambda _: True
+        """Whether the memory budget has room for one with this engine set; asks about all loads."""
+        self._is_open = self._is_look_due = self._is_looking = False
         self._timers: set[asyncio.TimerHandle] = set()
 
     def open(self) -> None:
@@ -102,7 +107,7 @@ class ZygotePool:
         if zygote is not None:
             return StartMethod("", f"the zygote for {key.engine_set} is not ready yet, and callers may wait")
         history = self._history.get(key)
-        lost = f"the zygote for {key.engine_set} ended: {history.reason}" if history and history.reason else ""
+        lost = f"there is no zygote for {key.engine_set}: {history.reason}" if history and history.reason else ""
         return StartMethod("", lost or f"a zygote for {key.engine_set} is kept from the second worker on")
 
     def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
@@ -112,14 +117,25 @@ class ZygotePool:
     def update(self) -> None:
         """Start the zygotes that are wanted, and end those that have not been for a while."""
         self._is_look_due = False
-        if not self._is_open:
+        if not self._is_open or self._is_looking:  # what is booked for loads depends on how they are to be started
             return
+        self._is_looking = True
+        try:
+            self._look()
+        finally:
+            self._is_looking = False
+
+    def _look(self) -> None:
         now_s = time.monotonic()
         keys = (self._imports.key(each) for each in self._specs() if not exec_reason(each))
         wanted = wanted_zygotes(keys, self._context.mode, sys.executable)
         for key in sorted(wanted - self._zygotes.keys(), key=lambda each: (each.interpreter, each.engine_set)):
             history = self._history.setdefault(key, ZygoteHistory())
-            if len(self._zygotes) + len(self._ending) < MOST_ZYGOTES and now_s >= history.retry_at_s:
+            if len(self._zygotes) + len(self._ending) >= MOST_ZYGOTES or now_s < history.retry_at_s:
+                continue
+            if not self.has_room(key.engine_set):
+                history.reason, history.retry_at_s = NO_ROOM, now_s + ROOM_S
+            else:
                 try:
                     self._zygotes[key] = self._launcher.start(key)
                 except OSError as error:

@@ -96,6 +96,27 @@ def run(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
 
 
 @run
+async def test_a_zygote_for_which_there_is_no_room_is_not_started_and_asking_for_room_does_not_ask_again(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    asked: list[str] = []
+
+    def has_room(engine_set: str) -> bool:
+        asked.append(engine_set)
+        return rig.pool.choose(spec("a"), may_wait=True).waits  # as the need of a load that is booked asks
+
+    rig.pool.has_room = has_room
+    rig.specs = [spec("a"), spec("b")]
+    rig.pool.open()
+    chosen = rig.pool.choose(spec("b"), may_wait=True)
+    assert chosen.text == "exec: there is no zygote for numpy: the memory budget has no room for it"
+    assert not rig.spawned()
+    assert asked == ["numpy"]
+    rig.close()
+
+
+@run
 async def test_the_second_worker_starts_a_zygote_and_waits_for_it(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.pool.open()
@@ -170,7 +191,9 @@ async def test_one_that_exits_is_started_again_after_a_pause_and_an_outdated_one
     rig.end(second, 1)
     rig.pool.update()
     assert rig.spawned()[-1] is second, "it waits"
-    assert rig.pool.choose(spec("a"), may_wait=True).text == "exec: the zygote for numpy ended: it exited with status 1"
+    assert (
+        rig.pool.choose(spec("a"), may_wait=True).text == "exec: there is no zygote for numpy: it exited with status 1"
+    )
     events = [each for each in rig.log.last() if each["event"] == "zygote_exit"]
     assert [each["next_delay_s"] > 0 for each in events] == [False, True]
     rig.close()
