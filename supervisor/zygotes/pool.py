@@ -81,7 +81,7 @@ class ZygotePool:
         self._history: dict[ZygoteKey, ZygoteHistory] = {}
         self.has_room: Callable[[str], bool] = lambda _: True
         """Whether the memory budget has room for one with this engine set; asks about all loads."""
-        self._is_open = self._is_look_due = self._is_looking = False
+        self._is_open = self._is_look_due = False
         self._timers: set[asyncio.TimerHandle] = set()
 
     def open(self) -> None:
@@ -117,29 +117,25 @@ class ZygotePool:
     def update(self) -> None:
         """Start the zygotes that are wanted, and end those that have not been for a while."""
         self._is_look_due = False
-        if not self._is_open or self._is_looking:  # what is booked for loads depends on how they are to be started
+        if not self._is_open:
             return
-        self._is_looking = True
-        try:
-            self._look()
-        finally:
-            self._is_looking = False
-
-    def _look(self) -> None:
         now_s = time.monotonic()
         keys = (self._imports.key(each) for each in self._specs() if not exec_reason(each))
         wanted = wanted_zygotes(keys, self._context.mode, sys.executable)
         for key in sorted(wanted - self._zygotes.keys(), key=lambda each: (each.interpreter, each.engine_set)):
             history = self._history.setdefault(key, ZygoteHistory())
-            if len(self._zygotes) + len(self._ending) >= MOST_ZYGOTES or now_s < history.retry_at_s:
+            is_full = len(self._zygotes) + len(self._ending) >= MOST_ZYGOTES
+            if is_full or now_s < history.retry_at_s or key in self._zygotes:
                 continue
+            before, history.reason = history.reason, NO_ROOM
+            history.retry_at_s = now_s + ROOM_S  # while it asks: what is booked depends on how loads are to be started
             if not self.has_room(key.engine_set):
-                history.reason, history.retry_at_s = NO_ROOM, now_s + ROOM_S
-            else:
-                try:
-                    self._zygotes[key] = self._launcher.start(key)
-                except OSError as error:
-                    history.reason, history.retry_at_s = error.strerror or str(error), now_s + HEALTHY_S
+                continue
+            history.reason, history.retry_at_s = before, now_s
+            try:
+                self._zygotes[key] = self._launcher.start(key)
+            except OSError as error:
+                history.reason, history.retry_at_s = error.strerror or str(error), now_s + HEALTHY_S
         used = wanted | {self._imports.key(each) for each in self._forked()}
         for zygote in list(self._zygotes.values()):
             if zygote.key in used:
