@@ -98,7 +98,7 @@ class InferCall:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, message: bytes) -> None:
-        """Serve a serialised ModelInferRequest, which is not needed any more when this returns True."""
+        """Serve a serialised ModelInferRequest."""
         try:
             if len(message) > LARGE_BYTES:
                 self._spawn(partial(self._serve_slow, message, None))

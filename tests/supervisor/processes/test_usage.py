@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.server import eventually
 from mmsup.supervisor.linux.cgroup import Cgroup, CgroupUsage
 from mmsup.supervisor.linux.process_tree import session_members
 from mmsup.supervisor.processes import usage
@@ -76,9 +77,9 @@ def test_memory_that_a_child_shares_counts_once_where_it_is_divided() -> None:
         assert 64 * mib < usage.data_bytes(parent.pid) < 200 * mib
         parent.communicate()
     ended = {parent.pid}
+    eventually(lambda: not session_members(ended)[parent.pid], "the child ends too")
     assert usage.private_bytes(ended) == usage.proportional_bytes(ended) == dict.fromkeys(ended, 0)
     assert usage.data_bytes(parent.pid) == 0
-    assert session_members(ended) == {parent.pid: set()}
 
 
 def test_a_worker_holds_what_its_group_counts_without_files_else_its_share_of_each_page() -> None:
