@@ -9,6 +9,8 @@ from pathlib import Path
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - it is what this is about
 _TMP = Path("/tmp")  # noqa: S108 - the same
+_SEMAPHORE = "sem."
+"""Of glibc, which maps one under the name that it had before it got this one: whether it is used cannot be seen."""
 
 
 def names() -> frozenset[str]:
@@ -17,8 +19,8 @@ def names() -> frozenset[str]:
 
 
 def remove(before: frozenset[str]) -> list[str]:
-    """Remove new names that no process has open or mapped; returns them."""
-    fresh = names() - before
+    """Remove new names that no process has open or mapped, but no semaphores; returns them."""
+    fresh = {each for each in names() - before if not each.startswith(_SEMAPHORE)}
     if not fresh:
         return []
     used = "\n".join(_used())
