@@ -10,12 +10,10 @@ from aiohttp.web_response import StreamResponse
 from mmsup.gateway.dispatch.route_table import RouteTable
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
-from mmsup.gateway.observability.controller_status import CallController
+from mmsup.gateway.observability.controller_status import CallController, ask_controller
 from mmsup.gateway.protocol.json_document import as_object, parse_error
 from mmsup.ipc.errors import CallerError, ServerError, WorkerError
 
-ANSWER_WAIT_S: Final = 10.0
-"""For commands that wait for no worker."""
 LOAD_WAIT_S: Final = 300.0
 """Of a model whose versions are not known."""
 READERS_LIMIT: Final = 64
@@ -84,11 +82,7 @@ class RepositoryApi:
 
     async def _ask(self, command: str, arguments: dict[str, Any]) -> Any:  # JSON, by command
         """The result of a command that waits for no worker."""
-        try:
-            async with asyncio.timeout(ANSWER_WAIT_S):
-                return await self._call_controller(command, arguments)
-        except TimeoutError:
-            raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
+        return await ask_controller(self._call_controller, command, arguments)
 
     async def _execute(self, command: str, request: HttpRequest) -> StreamResponse:
         parameters = _parameters(request, await self._document(request))

@@ -7,12 +7,22 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.errors import MmsupError, ServerError
 
 STATUS_WAIT_S: Final = 0.5
+ANSWER_WAIT_S: Final = 10.0
 STALE_KEY: Final = "old"
 CallController = Callable[[str, dict[str, Any]], Awaitable[Any]]
 """Sends a command with its arguments to the controller and returns its result; all are JSON, by command."""
+
+
+async def ask_controller(call_controller: CallController, command: str, arguments: dict[str, Any]) -> Any:  # as above
+    """The result of a command that waits for no worker; ServerError if there is none within ANSWER_WAIT_S."""
+    try:
+        async with asyncio.timeout(ANSWER_WAIT_S):
+            return await call_controller(command, arguments)
+    except TimeoutError:
+        raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
 
 
 class ControllerStatus:

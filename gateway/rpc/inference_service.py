@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -10,16 +9,15 @@ from google.protobuf import json_format
 
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.observability import statistics
-from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
+from mmsup.gateway.observability.controller_status import CallController, ControllerStatus, ask_controller
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
 from mmsup.gateway.rpc.messages import INFERENCE, Message, methods
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.gateway_control import VersionState
 
 Json = dict[str, Any]  # a JSON object
-INDEX_WAIT_S: Final = 10.0
 _NOT_SERVED: Final = {
     "SystemSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
     "CudaSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
@@ -103,11 +101,7 @@ class InferenceService:
 
     async def _index(self, request: Message) -> Json:
         _check_repository(request.repository_name)
-        try:
-            async with asyncio.timeout(INDEX_WAIT_S):
-                rows = await self._call_controller("index", {"ready": request.ready})
-        except TimeoutError:
-            raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
+        rows = await ask_controller(self._call_controller, "index", {"ready": request.ready})
         return {"models": rows}
 
     async def _load(self, request: Message) -> Json:
