@@ -23,12 +23,12 @@ from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit, w
 from mmsup.supervisor.instances.context import KeeperSender
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.models.model_set import ModelSet
+from mmsup.supervisor.processes.child_process import NO_DESCRIPTORS
 from mmsup.supervisor.processes.launch_spec import parse_token
 from mmsup.supervisor.zygotes.pool import ZygotePool
 
 ChildMessage = ChildDescriptors | ChildExited | SpawnFailed | NotForked
 _WORKERS: Final = ("worker.", "host.")
-NO_ROOM: Final = "the controller has no room for the descriptors of another worker: raise `ulimit -n` or LimitNOFILE="
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _gateway(pool: GatewayPool, number: int, generation: int, *, adopted: bool) 
 def _send_to_instance(instance: Instance, message: ChildMessage, descriptors: list[int], *, adopted: bool) -> None:
     match message:
         case ChildDescriptors() if not descriptors:
-            instance.apply(lifecycle_events.LoadReportedFailed("too_many_files", NO_ROOM))
+            instance.apply(lifecycle_events.LoadReportedFailed("too_many_files", NO_DESCRIPTORS))
         case ChildExited():
             worker_exit.exited(instance, message)
         case NotForked(_, text):

@@ -24,6 +24,7 @@ from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.groups import company, launcher
 from mmsup.supervisor.groups.group_process import GroupProcess
 from mmsup.supervisor.instances.context import GroupMember, InstanceContext
+from mmsup.supervisor.processes.child_process import NO_DESCRIPTORS
 from mmsup.supervisor.processes.launch_spec import host_token, scratch_dir
 
 STOP_LIMIT_S: Final = 5.0
@@ -122,6 +123,8 @@ class GroupPool:
             return
         failpoint("brain.host_ended")
         process.on_exited(token)
+        if process.process is None:  # its descriptors found no room, and it was killed
+            process.start_failed(NO_DESCRIPTORS)
         name, blame = process.place.name, process.blame_text()
         text = f"the process of group {name} ended{f': {blame}' if blame else ''}"
         pid = process.process.pid if process.process is not None else 0

@@ -28,6 +28,10 @@ READ_BYTES: Final = 64 << 10
 FINAL_READS: Final = 64
 """A dead process leaves at most a pipe full of output; a grandchild may go on writing, and that is not read."""
 DESCRIPTOR_COUNT: Final = 5
+NO_DESCRIPTORS: Final = (
+    "the controller has no room for the descriptors of another worker: raise `ulimit -n` or LimitNOFILE="
+)
+"""Why a child whose descriptors did not arrive is killed."""
 
 
 class ChildListener(Protocol):

@@ -41,6 +41,10 @@ FELL = (
         "unload a group",
         InjectedFailure(FailpointAction.KILL, FailpointSite("brain", "brain.member_left"), 1),
     ),  # the next controller waited for a member that had left, and then ended the process for it
+    (
+        "break a group",
+        InjectedFailure(FailpointAction.RAISE, FailpointSite("brain", "ipc.receive_rights"), 2),
+    ),  # the members of a process whose descriptors found no room waited for it for ever
 )
 """Failures that were not survived once."""
 
