@@ -1,1 +1,1 @@
-"""gRPC: calls over HTTP/2 streams, the inference service, health and reflection."""
+"""gRPC in a gateway: the listener, and which handler a call gets."""

@@ -11,21 +11,23 @@ from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
-from mmsup.gateway.rpc import call, infer_messages, reflection_service, status
-from mmsup.gateway.rpc.call import RpcCall
-from mmsup.gateway.rpc.call_handlers import (
+from mmsup.gateway.rpc.calls import call, status
+from mmsup.gateway.rpc.calls.call import RpcCall
+from mmsup.gateway.rpc.calls.message_framing import ACCEPTED, ENCODINGS
+from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
+from mmsup.gateway.rpc.calls.receive_budget import ReceiveBudget
+from mmsup.gateway.rpc.infer import infer_messages
+from mmsup.gateway.rpc.infer.call_handlers import (
     ModelInferCall,
     ModelStreamInferCall,
     PingPongCall,
     UnaryCall,
     WatchCall,
 )
-from mmsup.gateway.rpc.health_service import HealthService
-from mmsup.gateway.rpc.infer_call import InferCall, InferContext
-from mmsup.gateway.rpc.inference_service import InferenceService
-from mmsup.gateway.rpc.message_framing import ACCEPTED, ENCODINGS
-from mmsup.gateway.rpc.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
-from mmsup.gateway.rpc.receive_budget import ReceiveBudget
+from mmsup.gateway.rpc.infer.infer_call import InferCall, InferContext
+from mmsup.gateway.rpc.services import reflection_service
+from mmsup.gateway.rpc.services.health_service import HealthService
+from mmsup.gateway.rpc.services.inference_service import InferenceService
 from mmsup.ipc.errors import MmsupError
 
 ENDS_AT_ERROR: Final = b"triton_grpc_error"

@@ -21,11 +21,11 @@ from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
-from mmsup.gateway.rpc import infer_messages
-from mmsup.gateway.rpc.call import Parts
-from mmsup.gateway.rpc.infer_messages import RpcRequest
-from mmsup.gateway.rpc.known_messages import KnownMessage, KnownMessages, ReplyTemplate
-from mmsup.gateway.rpc.messages import Message
+from mmsup.gateway.rpc.calls.call import Parts
+from mmsup.gateway.rpc.calls.messages import Message
+from mmsup.gateway.rpc.infer import infer_messages
+from mmsup.gateway.rpc.infer.infer_messages import RpcRequest
+from mmsup.gateway.rpc.infer.known_messages import KnownMessage, KnownMessages, ReplyTemplate
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import InferReply

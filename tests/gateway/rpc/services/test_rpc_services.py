@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from http2_client import data
-from mmsup.gateway.rpc.messages import HEALTH, INFERENCE, REFLECTIONS, Message, message_class, methods
+from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message, message_class, methods
 from mmsup.ipc.errors import CallerError, ModelError
 from rpc_session import Call, RpcSession, framed, infer_request, run
 

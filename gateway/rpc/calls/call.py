@@ -10,9 +10,9 @@ from typing import Final, Protocol
 from mmsup.gateway.http2.header_blocks import Headers, block_of, literal
 from mmsup.gateway.http2.stream import Stream
 from mmsup.gateway.http2.streams import STREAM_WINDOW
-from mmsup.gateway.rpc import message_framing, status
-from mmsup.gateway.rpc.message_framing import PREFIX_BYTES, MessageReader
-from mmsup.gateway.rpc.receive_budget import ReceiveBudget
+from mmsup.gateway.rpc.calls import message_framing, status
+from mmsup.gateway.rpc.calls.message_framing import PREFIX_BYTES, MessageReader
+from mmsup.gateway.rpc.calls.receive_budget import ReceiveBudget
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 MESSAGE_LIMIT_S: Final = 60.0

@@ -5,8 +5,8 @@ https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 
 from __future__ import annotations
 
-from mmsup.gateway.rpc import messages, status
-from mmsup.gateway.rpc.messages import HEALTH, INFERENCE, REFLECTIONS, Message
+from mmsup.gateway.rpc.calls import messages, status
+from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message
 
 
 def answer(request: Message, reply_class: type[Message]) -> Message:

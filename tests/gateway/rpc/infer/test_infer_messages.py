@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from mmsup.gateway.protocol.inference_job import OutputTensor
-from mmsup.gateway.rpc import infer_messages
-from mmsup.gateway.rpc.infer_messages import RpcRequest, read_request, response_parts, stream_parts, varint
+from mmsup.gateway.rpc.infer import infer_messages
+from mmsup.gateway.rpc.infer.infer_messages import RpcRequest, read_request, response_parts, stream_parts, varint
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, pack_strings
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmsup.gateway.protocol.infer_request import TENSOR_LIMIT
 from mmsup.gateway.protocol.inference_job import OutputTensor
-from mmsup.gateway.rpc.messages import Message, message_class
+from mmsup.gateway.rpc.calls.messages import Message, message_class
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.tensors.datatypes import element_count, pack_strings
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsup.gateway.rpc.message_framing import PREFIX_BYTES, MessageReader, prefix
+from mmsup.gateway.rpc.calls.message_framing import PREFIX_BYTES, MessageReader, prefix
 from mmsup.ipc.errors import CallerError
 
 LIMIT = 1000

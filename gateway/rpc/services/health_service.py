@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from mmsup.gateway.dispatch.router import ServingStatus
-from mmsup.gateway.rpc.messages import INFERENCE, Message, message_class
+from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, message_class
 from mmsup.ipc.errors import CallerError
 
 SERVING: Final = 1

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from mmsup.gateway.rpc import messages
-from mmsup.gateway.rpc.messages import HEALTH, INFERENCE, REFLECTIONS, message_class, methods
+from mmsup.gateway.rpc.calls import messages
+from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, message_class, methods
 
 THEIRS = service_pb2.DESCRIPTOR
 RENAMED = {

@@ -18,8 +18,8 @@ from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.header_blocks import Headers, block_of
 from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.protocol import infer_request as request_document
-from mmsup.gateway.rpc import call_handlers, infer_messages
-from mmsup.gateway.rpc.messages import INFERENCE, Message, message_class, methods
+from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, message_class, methods
+from mmsup.gateway.rpc.infer import call_handlers, infer_messages
 from mmsup.ipc.errors import ModelError, ServerError
 from rpc_session import Call, RpcSession, framed, infer_reply, infer_request, make_router, run
 

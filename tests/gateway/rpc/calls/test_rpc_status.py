@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsup.gateway.http import error_status
-from mmsup.gateway.rpc import status
+from mmsup.gateway.rpc.calls import status
 from mmsup.ipc.errors import ERROR_CLASSES, CallerError, MmsupError, ModelError, ServerError, WorkerError, make_error
 
 CODES = [code for family in ERROR_CLASSES for code in family.codes]

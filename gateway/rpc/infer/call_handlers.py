@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mmsup.gateway.infer.handler import client_error
-from mmsup.gateway.rpc import infer_messages, status
-from mmsup.gateway.rpc.call import Parts, RpcCall
-from mmsup.gateway.rpc.infer_call import InferCall
-from mmsup.gateway.rpc.messages import Message, message_class
+from mmsup.gateway.rpc.calls import status
+from mmsup.gateway.rpc.calls.call import Parts, RpcCall
+from mmsup.gateway.rpc.calls.messages import Message, message_class
+from mmsup.gateway.rpc.infer import infer_messages
+from mmsup.gateway.rpc.infer.infer_call import InferCall
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 _STREAM_REPLY: Final = message_class("inference.ModelStreamInferResponse")

@@ -13,7 +13,7 @@ from typing import Final
 
 from mmsup.gateway.infer.handler import ParsedRequest
 from mmsup.gateway.protocol.inference_job import OutputTensor
-from mmsup.gateway.rpc.infer_messages import RAW_INPUT_TAG, RpcRequest, has_no_raw_contents, varint
+from mmsup.gateway.rpc.infer.infer_messages import RAW_INPUT_TAG, RpcRequest, has_no_raw_contents, varint
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.specs import Metadata
 

@@ -13,7 +13,7 @@ from mmsup.gateway.observability.controller_status import CallController, Contro
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
-from mmsup.gateway.rpc.messages import INFERENCE, Message, methods
+from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, methods
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.gateway_control import VersionState
 

@@ -1,0 +1,1 @@
+"""The methods that answer one message with one, health and reflection."""
