@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/http2": "",
+    "gateway/http2": "; ipc",
     "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
