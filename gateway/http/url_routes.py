@@ -51,8 +51,8 @@ def _http_routes() -> list[HttpRoute]:
         HttpRoute("POST", "/v2/repository/{repository}/index", "other_repository"),
         HttpRoute("POST", "/v2/repository/{repository}/models/{model}/load", "other_repository", control),
         HttpRoute("POST", "/v2/repository/{repository}/models/{model}/unload", "other_repository", control),
-        HttpRoute("GET", "/v2/logging", "no_logging"),
-        HttpRoute("POST", "/v2/logging", "no_logging", control),
+        HttpRoute("GET", "/v2/logging", "log"),
+        HttpRoute("POST", "/v2/logging", "set_log", control),
     ]
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         rows += [
@@ -65,8 +65,8 @@ def _http_routes() -> list[HttpRoute]:
             HttpRoute("POST", f"{base}/generate_stream", "no_generate"),
         ]
     for base in ("/v2", "/v2/models/{model}"):
-        rows.append(HttpRoute("GET", f"{base}/trace/setting", "no_trace"))
-        rows.append(HttpRoute("POST", f"{base}/trace/setting", "no_trace", control))
+        rows.append(HttpRoute("GET", f"{base}/trace/setting", "trace"))
+        rows.append(HttpRoute("POST", f"{base}/trace/setting", "set_trace", control))
     for kind in ("system", "cuda"):
         for base in (f"/v2/{kind}sharedmemory", f"/v2/{kind}sharedmemory/region/{{region}}"):
             rows.append(HttpRoute("GET", f"{base}/status", "no_regions" if base.endswith("memory") else "no_region"))
