@@ -12,6 +12,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from mmsup.gateway.api.model import ModelApi
+from mmsup.gateway.api.predict import PredictApi
 from mmsup.gateway.api.repository import RepositoryApi
 from mmsup.gateway.api.server import ServerApi
 from mmsup.gateway.api.settings import SettingsApi
@@ -45,6 +46,7 @@ class HttpApp:
         model = ModelApi(router, inference.counters, status)
         repository = RepositoryApi(router.routes, call_controller)
         settings = SettingsApi(call_controller)
+        predict = PredictApi(inference)
         self._handlers: dict[str, Handler] = {
             "live": server.live,
             "ready": server.ready,
@@ -57,6 +59,8 @@ class HttpApp:
             "model_config": model.config,
             "model_stats": model.statistics,
             "infer": inference.handle,
+            "v1_model": predict.model,
+            "predict": predict.predict,
             "index": repository.index,
             "load": repository.load,
             "unload": repository.unload,
