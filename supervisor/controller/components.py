@@ -71,7 +71,7 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
-from mmsup.supervisor.resources.held_memory import IMPORTED_BYTES, ZygoteClaims, device_memory
+from mmsup.supervisor.resources.held_memory import FORKED_BYTES, IMPORTED_BYTES, ZygoteClaims, device_memory
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.runtime_settings.runtime_settings import SETTINGS_KEY, RuntimeSettings, SettingsRecord
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
@@ -274,6 +274,7 @@ class MemoryParts:
         facts = partial(read_facts, accounts.host_pool)
         self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
         self._model_set = model_set
+        self._evictor = models.evictor
         self._footprints = models.footprints
         self.accounts = accounts
         self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
@@ -291,8 +292,9 @@ class MemoryParts:
         self.retry_refused()
 
     def has_room_for_zygote(self, engine_set: str) -> bool:
-        pool = self.accounts.host_pool()
-        return pool.claimed() + IMPORTED_BYTES.get(engine_set, 0) <= pool.budget_bytes
+        needed_bytes = IMPORTED_BYTES.get(engine_set, 0) + FORKED_BYTES
+        why = f"room for the zygote of {engine_set}"
+        return self._evictor.room_for(self.accounts.host_pool(), needed_bytes, why)
 
     def retry_refused(self) -> None:
         """Let loads begin that were refused for memory and fit now."""
