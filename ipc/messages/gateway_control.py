@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages.handshake import Hello
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.rpc_keepalive import RpcKeepalive
@@ -267,6 +268,7 @@ class GatewayDrained:
 
 TO_GATEWAY: Final = (
     ConfigureGateway,
+    LogSettings,
     LinkWorker,
     UnlinkWorker,
     Condemned,

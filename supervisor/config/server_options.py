@@ -13,13 +13,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final
 
 from mmsup.ipc.environment import DUMPABLE, WORKER_MARK
+from mmsup.ipc.log_settings import LOG_FORMATS
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, unknown_name
 from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, GRPC_FRONTS, LINKS, ZYGOTES, Settings
 from mmsup.supervisor.config.yaml_file import ConfigSource, YamlDocument, join_key, read_yaml
-
-LOG_FORMATS: Final = ("auto", "default", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,6 @@ class ServerOption:
     def key(self) -> str:
         """Name in the server's file: `http_port`."""
         return self.flag.replace("-", "_")
-
-
-def _log_format(raw: object) -> str:
-    return "default" if raw == "ISO8601" else validators.one_of(LOG_FORMATS)(raw)  # Triton's name for its text format
 
 
 def _model_or_all(raw: object) -> str:
@@ -121,7 +116,10 @@ SERVER_OPTIONS: Final = (
     ServerOption("max_parallel_loads", "model-load-thread-count", validators.integer(1, 256)),
     ServerOption("exit_timeout_s", "exit-timeout-secs", units.duration),
     ServerOption("kill_limit_s", "kill-limit", validators.duration),
-    ServerOption("log_format", "log-format", _log_format),
+    ServerOption("log_format", "log-format", validators.one_of(LOG_FORMATS)),
+    ServerOption("log_info", "log-info", validators.boolean),
+    ServerOption("log_warning", "log-warning", validators.boolean),
+    ServerOption("log_error", "log-error", validators.boolean),
     ServerOption("log_verbose", "log-verbose", validators.integer(0, 9)),
 )
 CONFIG_VARIABLE: Final = "MMSUP_CONFIG"

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.rpc_keepalive import RpcKeepalive
 from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
@@ -98,7 +99,9 @@ class Settings:
     kill_limit_s: float = 10.0
     """How long a worker may take to exit after SIGKILL before it is replaced nevertheless."""
     log_format: str = "auto"
-    """`auto` (text on a terminal, else JSON lines), `default` (text) or `json`."""
+    log_info: bool = True
+    log_warning: bool = True
+    log_error: bool = True
     log_verbose: int = 0
     gpu_driver: str = "/dev/nvidiactl"
     """A file that exists if there is a GPU driver for NVML."""
@@ -110,6 +113,11 @@ class Settings:
     """`defaults:` of the server's file."""
     models: dict[str, Any] = field(default_factory=dict[str, Any])  # name -> validated model options
     """`models:` of the server's file."""
+
+    @property
+    def logging(self) -> LogSettings:
+        """At the start; clients of the same machine may change it afterwards."""
+        return LogSettings(self.log_info, self.log_warning, self.log_error, self.log_verbose, self.log_format)
 
     @property
     def gateway_seats(self) -> int:

@@ -101,7 +101,10 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "runtime_dir": Flag(_DIR, "Directory of the sockets and the lock, by which ctl finds the server."),
     "state_dir": Flag(_DIR, "Directory of what survives a restart."),
     "log_format": Flag("FORMAT", "auto, default (text) or json (lines)."),
-    "log_verbose": Flag("N", "Verbosity, from 1 on."),
+    "log_info": Flag(BOOL, "Log what an operator wants to know once."),
+    "log_warning": Flag(BOOL, "Log what went wrong and was mended."),
+    "log_error": Flag(BOOL, "Log what went wrong and was not."),
+    "log_verbose": Flag("N", "From 1 on, log each command, and each request that fails."),
 }
 """By field of Settings, in the order of the help."""
 
