@@ -9,7 +9,7 @@ from functools import partial
 from mmsup.gateway.connections.connection_limit import ConnectionLimit
 from mmsup.gateway.http2.connection import Http2Connection
 from mmsup.gateway.rpc.server import RpcServer
-from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+from mmsup.ipc.rpc.keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 
 class RpcListener:

@@ -40,8 +40,8 @@ ADD = (
 SAME = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x']}\n"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["own", "grpcio"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("models")
     inputs = tuple(TensorSpec(f"x_{each}", each, (-1,), optional=True) for each in ITEM_BYTES)
     outputs = tuple(TensorSpec(f"y_{each}", each, (-1,)) for each in ITEM_BYTES)
@@ -54,7 +54,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_fault_model(repository, "fault")
     write_fault_model(repository, "asleep", load="on-demand")
     unix = str(tmp_path_factory.mktemp("sockets") / "grpc.sock")
-    with serving(repository, "--grpc-unix", unix) as running:
+    with serving(repository, "--grpc-unix", unix, "--grpc-front", request.param) as running:
+        eventually(lambda: running.status()["grpc_front"]["serves"], "gRPC is served")
         yield running
 
 

@@ -76,6 +76,9 @@ ROWS: Final = {
     "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
     "F65": "more models asked for at one time than the memory budget holds",
     "F66": "a move of a model to host memory or back that raises, hangs or ends its process",
+    "F81": "SIGKILL of the gRPC front process under calls and streams",
+    "F82": "SIGKILL of a gateway under calls of the gRPC front process",
+    "F83": "a gateway whose own gRPC front does not work",
 }
 
 OPEN: Final = {

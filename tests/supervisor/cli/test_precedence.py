@@ -26,6 +26,7 @@ VALUES: Final = {
     "front": ("fast", "plain"),
     "link": ("pair", "zeromq"),
     "zygotes": ("auto", "eager"),
+    "grpc_front": ("own", "grpcio"),
     "log_format": ("json", "default"),
 }
 """By field of Settings: a value for the environment, one for the flag."""
