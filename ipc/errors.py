@@ -69,6 +69,10 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
+        "not_found": False,
+        "already_exists": False,
+        "unsupported": False,
+        "model_unavailable": True,
     }
 
 
@@ -106,6 +110,7 @@ MODEL_CODES: Final = frozenset(
     {
         *("bad_request", "inference_failed", "gpu_oom", "gpu_fault"),
         *("queue_full", "no_buffer", "deadline_exceeded", "cancelled"),
+        *("not_found", "already_exists", "unsupported", "model_unavailable"),
     }
 )
 """The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they

@@ -34,6 +34,10 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": 507,
     "model_failed": 503,
     "crash_loop": 503,
+    "not_found": 404,
+    "already_exists": 409,
+    "unsupported": 501,
+    "model_unavailable": 503,
     # the worker's
     "worker_crashed": 503,
     "worker_oom": 503,
