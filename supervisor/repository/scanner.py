@@ -28,6 +28,7 @@ from mmsup.supervisor.repository.artifact import select_artifact
 from mmsup.supervisor.repository.artifact_needs import check_artifact, lines_to_paste
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
 from mmsup.supervisor.repository.contents.source_facts import SourceFacts, source_facts
+from mmsup.supervisor.repository.execution_environment import PARAMETER, environment_interpreter, environment_of
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
     file_digest,
@@ -243,12 +244,24 @@ class _ModelFolder:
         self.warnings += interpreted.warnings
         labels = label_file_problems(self.directory, config.config)
         self.warnings += [ConfigError(config.source.place(key), text) for key, text in labels]
-        options = model_options.merge(self.server_options, interpreted.options, own)
+        environment = self.environment(config, is_clients=is_clients)
+        options = model_options.merge(self.server_options, interpreted.options, environment, own)
         self.check_options(options)
         for key, text in sample_problems(config.config.get("model_warmup", []), options, self.directory):
             place = config.source.place(key)
             self.errors.append(hidden_error(place, text, place.removesuffix(f": {key}")))
         return self.specs(versions, interpreted, options, config.config)
+
+    def environment(self, config: ParsedConfig, *, is_clients: bool) -> model_options.ModelOptions:
+        """The interpreter that the parameter EXECUTION_ENV_PATH names. A client may not choose another one."""
+        value, place = environment_of(config.config), config.source.place(f"parameters.{PARAMETER}")
+        try:
+            if is_clients and value and value != environment_of(self.pbtxt().config):
+                raise InvalidValue("is for the operator's files alone, not for a load request")
+            return {"python": environment_interpreter(value, self.directory)} if value else {}
+        except InvalidValue as error:
+            self.errors.append(hidden_error(place, str(error), place))
+            return {}
 
     def may_follow(self, at: str, path: str) -> bool:
         """Whether a path is no link, or one that may be followed; reports an error otherwise."""
