@@ -57,6 +57,8 @@ class CallerError(MmsupError):
         "not_implemented": False,
         "http_version": False,
         "request_quarantined": False,
+        "not_found": False,
+        "already_exists": False,
     }
 
 
@@ -69,8 +71,6 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
-        "not_found": False,
-        "already_exists": False,
         "unsupported": False,
         "model_unavailable": True,
     }

@@ -40,6 +40,8 @@ STATUS: Final[dict[str, int]] = {
     "too_large": RESOURCE_EXHAUSTED,
     "unsupported_media": UNIMPLEMENTED,
     "request_quarantined": FAILED_PRECONDITION,
+    "not_found": NOT_FOUND,
+    "already_exists": ALREADY_EXISTS,
     "not_implemented": UNIMPLEMENTED,
     "http_version": INTERNAL,
     # the model's
@@ -50,8 +52,6 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": RESOURCE_EXHAUSTED,
     "model_failed": UNAVAILABLE,
     "crash_loop": UNAVAILABLE,
-    "not_found": NOT_FOUND,
-    "already_exists": ALREADY_EXISTS,
     "unsupported": UNIMPLEMENTED,
     "model_unavailable": UNAVAILABLE,
     # the worker's
