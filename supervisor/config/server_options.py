@@ -17,7 +17,7 @@ from mmsup.ipc.log_settings import LOG_FORMATS
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, unknown_name
-from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, ZYGOTES, Settings
+from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, GRPC_FRONTS, LINKS, ZYGOTES, Settings
 from mmsup.supervisor.config.yaml_file import ConfigSource, YamlDocument, join_key, read_yaml
 
 
@@ -63,6 +63,9 @@ def _device_budget(raw: object) -> str:
     return f"{device}:{validators.size(model_options.MIN_GPU_MEMORY_BYTES)(size)}"
 
 
+_MAX_MS: Final = (1 << 31) - 1
+_COUNT: Final = validators.integer(0, _MAX_MS)
+_MILLISECONDS: Final = validators.integer(0, _MAX_MS)
 _PORT: Final = validators.integer(0, 65535)
 
 SERVER_OPTIONS: Final = (
@@ -78,6 +81,15 @@ SERVER_OPTIONS: Final = (
     ServerOption("grpc_host", "grpc-address", validators.text),
     ServerOption("grpc_port", "grpc-port", validators.integer(-1, 65535)),
     ServerOption("grpc_unix", "grpc-unix", _text_or_none, path=True),
+    ServerOption("grpc_front", "grpc-front", validators.one_of(GRPC_FRONTS)),
+    ServerOption("grpc_keepalive_time_ms", "grpc-keepalive-time", _MILLISECONDS),
+    ServerOption("grpc_keepalive_timeout_ms", "grpc-keepalive-timeout", validators.integer(1, _MAX_MS)),
+    ServerOption("grpc_keepalive_without_calls", "grpc-keepalive-permit-without-calls", validators.boolean),
+    ServerOption("grpc_max_pings_without_data", "grpc-http2-max-pings-without-data", _COUNT),
+    ServerOption("grpc_min_ping_interval_ms", "grpc-http2-min-recv-ping-interval-without-data", _MILLISECONDS),
+    ServerOption("grpc_max_ping_strikes", "grpc-http2-max-ping-strikes", _COUNT),
+    ServerOption("grpc_max_connection_age_ms", "grpc-max-connection-age", _MILLISECONDS),
+    ServerOption("grpc_max_connection_age_grace_ms", "grpc-max-connection-age-grace", _MILLISECONDS),
     ServerOption("metrics_host", "metrics-address", validators.text),
     ServerOption("metrics_port", "metrics-port", validators.integer(-1, 65535)),
     ServerOption("gateways", "gateways", validators.integer(1, 64)),
