@@ -27,6 +27,7 @@ from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.packed_result import unpack
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -46,8 +47,14 @@ CALL_TIMEOUT_S: Final = 3600.0
 class ControllerCalls:
     """Commands to the controller that wait for their replies."""
 
-    def __init__(self, send: Callable[[messages.CommandRequest], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[messages.CommandRequest], None],
+        send_with: Callable[[messages.CommandRequest, int], None] = lambda _message, _fd: None,
+    ) -> None:
+        """`send_with`: with a descriptor."""
         self._send = send
+        self._send_with = send_with
         self._pending: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by command
         self._last_id = 0
 
@@ -57,7 +64,12 @@ class ControllerCalls:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # as above
         self._pending[number] = future
         try:
-            self._send(messages.CommandRequest(number, command, arguments))
+            upload = arguments.get("upload")
+            if isinstance(upload, UploadedFiles):
+                message = messages.CommandRequest(number, command, {**arguments, "upload": upload.sizes})
+                self._send_with(message, upload.fd)
+            else:
+                self._send(messages.CommandRequest(number, command, arguments))
             failpoint("gateway.asked")
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return await future
@@ -100,7 +112,7 @@ class ControllerClient:
         self._drain_task: asyncio.Task[None] | None = None
         self.synced = asyncio.Event()
         """A controller has sent everything once."""
-        self.calls = ControllerCalls(self._send)
+        self.calls = ControllerCalls(self._send, self._send_with)
         router.waiters.cold_starts.call = self.calls.call
         router.poison_requests.send = self._send
         router.send_link_closed = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
@@ -113,6 +125,9 @@ class ControllerClient:
 
     def _send(self, message: object) -> None:
         self._channel.send(encode(message))
+
+    def _send_with(self, message: object, fd: int) -> None:
+        self._channel.send(encode(message), (fd,))
 
     def report_overdue(self, now_s: float) -> None:
         """Report the workers that have not replied for too long; called a few times a second."""

@@ -45,7 +45,7 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
-        repository = RepositoryApi(router.routes, call_controller)
+        repository = RepositoryApi(inference, call_controller)
         settings = SettingsApi(call_controller)
         description = DescriptionApi(router)
         predict = PredictApi(inference)
