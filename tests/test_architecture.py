@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api connections dispatch http infer observability rpc; ipc memory messages transport",
+    "gateway": "api composition connections dispatch http infer observability rpc; ipc memory messages transport",
     "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
@@ -79,11 +80,12 @@ MAY_IMPORT = {
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution hosting serving startup; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
-    "worker/engines": "engines/device execution; ipc tensors",
+    "worker/calls": "execution; ipc messages tensors transport",
+    "worker/engines": "calls engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/hosting": "execution serving startup; ipc memory messages transport",
-    "worker/serving": "batching execution startup; ipc memory messages tensors transport",
+    "worker/serving": "batching calls execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
     "worker/zygote": "; ipc memory messages transport",
 }

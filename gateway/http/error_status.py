@@ -34,6 +34,7 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": 507,
     "model_failed": 503,
     "crash_loop": 503,
+    "call_loop": 500,
     # the worker's
     "worker_crashed": 503,
     "worker_oom": 503,

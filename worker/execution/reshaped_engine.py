@@ -51,6 +51,10 @@ class ReshapedEngine:
     def can_offload(self) -> bool:
         return as_offloading_engine(self._engine) is not None
 
+    @property
+    def calls(self) -> object:
+        return getattr(self._engine, "calls", None)
+
     def load(self, spec: ModelSpec) -> Metadata:
         self._batch_axes = 1 if spec.max_batch_size else 0
         inner = replace(spec, inputs=_inner(spec.inputs, self._inputs), outputs=_inner(spec.outputs, self._outputs))

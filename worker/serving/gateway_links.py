@@ -12,7 +12,7 @@ import logging
 import select
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmsup.ipc.memory.arena import AttachedExtents
 from mmsup.ipc.messages.data import AttachExtent, DetachExtent
@@ -46,6 +46,10 @@ class GatewayLink:
         self._zeromq = zeromq
         self._pinned_memory = pinned_memory
         self._arena = AttachedExtents()
+
+    def fileno(self) -> int:
+        """Of the pair."""
+        return self._pair.fileno()
 
     def receive(self) -> list[Any] | None:
         """The records of the next packet, not yet read; None if no packet waits. Extents that came with it are mapped;
@@ -116,6 +120,12 @@ class GatewayLink:
         self._pair.close()
 
 
+class DeferringLinks(Protocol):
+    def take_deferred(self) -> list[tuple[GatewayLink, list[Any]]]:
+        """Records that came while a run waited for another model."""
+        ...
+
+
 class GatewayLinks:
     def __init__(
         self,
@@ -124,14 +134,16 @@ class GatewayLinks:
         pinned_memory: PinnedMemoryRegistry | None,
     ) -> None:
         self._poller = poller
-        self._zeromq = zeromq
+        self.zeromq = zeromq
         self._pinned_memory = pinned_memory
         self.by_identity: dict[bytes, GatewayLink] = {}
         self.by_fd: dict[int, GatewayLink] = {}
         """By the descriptor of the pair."""
+        self.calls: DeferringLinks | None = None
+        """Of a model whose code may call others."""
 
     def attach(self, message: AttachGateway, fd: int) -> None:
-        link = GatewayLink(message.identity, DataChannel(fd), self._zeromq, self._pinned_memory)
+        link = GatewayLink(message.identity, DataChannel(fd), self.zeromq, self._pinned_memory)
         self.by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 

@@ -49,6 +49,7 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": RESOURCE_EXHAUSTED,
     "model_failed": UNAVAILABLE,
     "crash_loop": UNAVAILABLE,
+    "call_loop": INTERNAL,
     # the worker's
     "worker_crashed": UNAVAILABLE,
     "worker_oom": UNAVAILABLE,
