@@ -52,6 +52,10 @@ class WorkerCall:
     abandoned: set[int] = field(default_factory=set[int])
     """Of its parents, those that nobody waits for."""
 
+    @property
+    def is_abandoned(self) -> bool:
+        return not self.record.is_shared and self.abandoned.issuperset(self.record.parents)
+
 
 class WorkerCalls:
     """The calls of one worker process; see CallsOfWorker."""
@@ -82,15 +86,12 @@ class WorkerCalls:
         for call in list(self._open.values()):
             if number in call.record.parents:
                 call.abandoned.add(number)
-                if call.task is not None and self._is_abandoned(call):
+                if call.task is not None and call.is_abandoned:
                     call.task.cancel()
 
     def close(self) -> None:
         for number in list(self._open):
             self._end(number)
-
-    def _is_abandoned(self, call: WorkerCall) -> bool:
-        return not call.record.is_shared and call.abandoned.issuperset(call.record.parents)
 
     def _on_call(self, record: CallModel) -> str:
         try:
@@ -256,7 +257,9 @@ class WorkerCalls:
         if not link.closed:
             specs = tuple([TensorSpec(each.name, each.datatype, tuple(each.shape)) for each in outputs])
             signature = pack_signature(ReplySignature(specs))
-            link.channel.send(CallReply(call.record.id, "", "", False, signature, tuple(locations)))  # noqa: FBT003 - retryable
+            link.channel.send(
+                CallReply(call.record.id, "", "", retryable=False, signature=signature, locations=tuple(locations))
+            )
 
 
 def attach_calls(composer: Composer, link: WorkerLink) -> None:

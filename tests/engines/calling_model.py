@@ -76,7 +76,7 @@ class Model:
 def inputs_of(x, job):
     if "mode" not in job:
         return {"x": x}
-    return {"x": x, "mode": [job["mode"]], "amount": np.array([job.get("amount", 0.0)])}
+    return {"x": x, "mode": [job["mode"]], "amount": np.array([float(job.get("amount", 0.0))])}
 """
 
 
