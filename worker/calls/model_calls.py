@@ -191,7 +191,7 @@ class ModelCalls:
         if not count:
             loop.add_reader(link.fileno(), self._on_readable, link)
         if self._timer is None:
-            self._schedule_beat(loop)
+            self._beat(loop)
 
     def _on_readable(self, link: CallLink) -> None:
         self._flush()
@@ -207,18 +207,14 @@ class ModelCalls:
             self._timer.cancel()
             self._timer = None
 
-    def _schedule_beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        assert self._transport is not None, "a call is open and the model serves nothing"
-        delay_s = RETRY_MS / 1000 if self._unsent else self._transport.poll_s or WAIT_MS / 1000
-        self._timer = loop.call_later(delay_s, self._beat, loop)
-
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks at all links too: a synchronous call beside may have read what woke none of them."""
         assert self._transport is not None, "a call is open and the model serves nothing"
         self._transport.beat()
         for link in list(self._read_links):
             self._on_readable(link)
-        self._schedule_beat(loop)
+        delay_s = RETRY_MS / 1000 if self._unsent else self._transport.poll_s or WAIT_MS / 1000
+        self._timer = loop.call_later(delay_s, self._beat, loop)
 
 
 def _frame(
