@@ -17,7 +17,8 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api composition connections dispatch http infer observability rpc; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway/api": "api/description dispatch http infer observability protocol; ipc",
+    "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
