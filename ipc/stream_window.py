@@ -38,7 +38,9 @@ class StreamWindow:
         self._sizes.append(counted)
         self._bytes += counted
 
-    def take(self, taken: int) -> None:
-        """The client has taken so many parts in all; what was never sent is not counted."""
+    def take(self, taken: int) -> int:
+        """The client has taken so many parts in all; what was never sent is not counted. Returns the bytes of these."""
+        before = self._bytes
         while self._sizes and self.taken < taken:
             self._bytes -= self._sizes.popleft()
+        return before - self._bytes

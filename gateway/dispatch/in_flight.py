@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature
+from mmsup.gateway.dispatch.streams.part_queue import PartQueue
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.arena import Slot
 from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
@@ -88,6 +89,8 @@ class InFlightRequest:
     """The final reply, if it came while a larger output buffer was being allocated."""
     signature: ValidatedSignature | None = None
     """Of its reply, once that has come."""
+    parts: PartQueue[RequestEvent] | None = None
+    """What follows the first response of many; set when that has come."""
 
     @property
     def deadline_ns(self) -> int:
