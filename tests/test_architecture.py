@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "gateway/api": "dispatch http infer observability protocol streaming; ipc",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
-    "gateway/dispatch/streams": "protocol; ipc messages",
+    "gateway/dispatch/streams": "protocol; messages",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/http2": "; ipc",
     "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
@@ -89,7 +89,7 @@ MAY_IMPORT = {
     "worker/hosting": "execution serving startup streaming; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
-    "worker/streaming": "execution serving startup; ipc memory messages transport",
+    "worker/streaming": "execution serving startup; memory messages transport",
     "worker/zygote": "; ipc memory messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature
 from mmsup.gateway.dispatch.streams.part_queue import PartQueue
@@ -69,7 +69,7 @@ KnownReply = tuple[KnownInFlight, tuple[int, int, int, int, int, int], list[byte
 
 @dataclass(slots=True, eq=False)
 class InFlightRequest:
-    known: ClassVar[None] = None
+    known = None  # not a field
     message: Infer
     input_slots: list[Slot]
     """Freed at the reply."""

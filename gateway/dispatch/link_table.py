@@ -99,8 +99,8 @@ class LinkTable:
         return best
 
     def overdue(self, now_s: float) -> list[tuple[WorkerLink, float]]:
-        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s). Where
-        requests are open side by side, nothing may have to be said for as long as their deadlines allow."""
+        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s). None
+        whose requests are open side by side: nothing may come for as long as their deadlines allow."""
         return [
             (link, now_s - link.channel.last_progress_s)
             for link in self.by_worker.values()

@@ -34,7 +34,7 @@ from mmsup.gateway.dispatch.reply_validation import (
     validate_reply,
     validate_signature,
 )
-from mmsup.gateway.dispatch.streams.parts import accept_part
+from mmsup.gateway.dispatch.stream_parts import accept_part
 from mmsup.ipc import failpoints
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import ServerError

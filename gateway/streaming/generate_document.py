@@ -53,9 +53,11 @@ def _input(spec: TensorSpec, value: Any, model: str, metadata: Metadata) -> Json
     shape = tensor_shape(spec.shape, nesting, batched=metadata.max_batch_size > 0)
     if shape is None:
         count, expected = len(flat), list(spec.shape)
-        text = f"unexpected shape for input '{spec.name}' for model '{model}': {count} elements do not make up {expected}"
+        text = (
+            f"unexpected shape for input '{spec.name}' for model '{model}': {count} elements do not make up {expected}"
+        )
         raise CallerError("bad_request", f"{text}; nest the lists as the tensor is shaped", model=model)
-    data: Any = flat if shape else flat[0]  # as above
+    data = flat if shape or isinstance(flat, NumberList) else flat[0]
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(shape), "data": data}
 
 
@@ -115,4 +117,3 @@ def _value(tensor: OutputTensor) -> bytes:
 def error_of_count(model: str) -> CallerError:
     text = "generate expects model to produce exactly 1 response"
     return CallerError("bad_request", f"{text}: use generate_stream for model '{model}'", model=model)
-

@@ -106,7 +106,7 @@ class ResponsePart(InferReply):
 
     As an InferReply with outputs, or with `needed_bytes`: then the same part follows once a buffer was granted. A part
     whose outputs are in the buffer owns it until a StreamCredit counts it. At most WINDOW_PARTS parts, and one more
-    than WINDOW_BYTES hold, are sent ahead of the credits (ipc/stream_window.py).
+    than WINDOW_BYTES hold, are sent ahead of the credits (ipc/messages/stream_window.py).
     """
 
     sequence: int = 0

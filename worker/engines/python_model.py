@@ -15,10 +15,10 @@ Elements of a BYTES input are `bytes`; with the parameter `strings: text` they a
 input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
 true, so a model that expects text has to say so.
 
-`infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as it
-likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as `decoupled`. An
-`async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is closed: what it
-holds is given back in a `finally`.
+`infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as
+it likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as
+`decoupled`. An `async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is
+closed: what it holds is given back in a `finally`.
 
 If the model uses torch, its allocator is limited to `gpu_memory`, and what it has cached is freed after `offload`.
 

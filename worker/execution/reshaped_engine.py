@@ -61,7 +61,9 @@ class ReshapedEngine:
 
     def load(self, spec: ModelSpec) -> Metadata:
         self._batch_axes = 1 if spec.max_batch_size else 0
-        inner = replace(spec, inputs=_with_inner(spec.inputs, self._inputs), outputs=_with_inner(spec.outputs, self._outputs))
+        inner = replace(
+            spec, inputs=_with_inner(spec.inputs, self._inputs), outputs=_with_inner(spec.outputs, self._outputs)
+        )
         metadata = self._engine.load(inner)
         return replace(
             metadata,

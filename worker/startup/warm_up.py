@@ -72,7 +72,9 @@ def _run(executor: Executor, inputs: Arrays) -> Result:
     engine = as_streaming_engine(executor.engine)
     if engine is None:
         return executor.run_one(inputs)
-    first = call_model_code(partial(first_response, engine, inputs, [each.name for each in executor.metadata.outputs]), executor.spec)
+    first = call_model_code(
+        partial(first_response, engine, inputs, [each.name for each in executor.metadata.outputs]), executor.spec
+    )
     return first if isinstance(first, ModelFailure) else dict(first)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from mmsup.ipc.messages.data import StreamCredit
-from mmsup.ipc.stream_window import StreamWindow
+from mmsup.ipc.messages.stream_window import StreamWindow
 from mmsup.worker.execution.engine import Response
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.execution.outputs import OutputBytes
@@ -16,8 +15,8 @@ from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
 class OpenStream:
     # fmt: off
     __slots__ = (
-        "buffer", "closing_since_ns", "failure", "held", "iterator", "place", "request", "room", "silent_since_ns", "task",
-        "times", "window",
+        "buffer", "closing_since_ns", "failure", "held", "iterator", "place", "request", "room", "silent_since_ns",
+        "task", "times", "window",
     )
     # fmt: on
 
@@ -43,14 +42,11 @@ class OpenStream:
         """Why it ends."""
 
     @property
+    def is_answered(self) -> bool:
+        """Whether its last reply was sent, or waits for a buffer elsewhere: it was its only one."""
+        return self.times.done_ns > 0
+
+    @property
     def can_continue(self) -> bool:
         """Whether its next part may be made."""
         return self.held is None and self.window.has_room and not self.closing_since_ns
-
-    def on_credit(self, credit: StreamCredit) -> None:
-        self.window.take(credit.taken)
-        self.wake()
-
-    def wake(self) -> None:
-        if self.room is not None and self.can_continue:
-            self.room.set()

@@ -56,14 +56,11 @@ class PartWriter:
             self._replies.reply(stream.request, made, stream.times)
         return failure
 
-    def grant(self, stream: OpenStream, grant: GrantBuffer) -> None:
+    def grant(self, stream: OpenStream, grant: GrantBuffer) -> ModelFailure | None:
         """Send the part that was held, into this buffer."""
         stream.buffer = grant.segment, grant.offset, grant.size
         held, stream.held = stream.held, None
-        if held is not None:
-            failure = self._place(stream, held, 0)
-            if failure is not None:
-                stream.failure = stream.failure or failure
+        return None if held is None else self._place(stream, held, 0)
 
     def end(self, stream: OpenStream) -> None:
         """Send the last reply of a stream."""
@@ -98,9 +95,7 @@ class PartWriter:
         self._send(stream, signatures.signature(outputs), locations, infer_ns)
         return None
 
-    def _send(
-        self, stream: OpenStream, signature: bytes, locations: Sequence[TensorLocation], infer_ns: int
-    ) -> None:
+    def _send(self, stream: OpenStream, signature: bytes, locations: Sequence[TensorLocation], infer_ns: int) -> None:
         number, window = stream.request.message.id, stream.window
         record = [PART, number, window.sent, signature, 0, infer_ns, 0, *locations]
         self._outbox.unsent(stream.request.link).append(record)

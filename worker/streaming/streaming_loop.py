@@ -5,12 +5,13 @@ Nothing waits for the end of a stream: what has come is received between two ste
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from mmsup.ipc.memory.status_page import StatusPageWriter
+from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.serving.gateway_links import GatewayLink
@@ -52,13 +53,13 @@ class StreamingHandler(RequestHandler):
         if queue.has_timeouts:
             for request in queue.pop_timed_out(now_ns):
                 self.replies.reply_expired(request, now_ns)
-        for request in list(queue.in_order(now_ns)) if queue.size and not self.streams.is_full else ():
+        for request in list(queue.in_order(now_ns)) if queue.size and not self.streams.table.is_full else ():
             if request.message.deadline_ns <= now_ns:
                 queue.remove(request)
                 self.replies.reply_expired(request, now_ns)
                 continue
-            if not self.streams.may_start(request):
-                if self.streams.is_full:
+            if not self.streams.table.may_start(request):
+                if self.streams.table.is_full:
                     break
                 continue
             queue.remove(request)
@@ -77,7 +78,9 @@ class StreamingHandler(RequestHandler):
         return started
 
     def has_startable(self) -> bool:
-        return bool(self.queue.size) and any(map(self.streams.may_start, self.queue.in_order(time.monotonic_ns())))
+        return bool(self.queue.size) and any(
+            map(self.streams.table.may_start, self.queue.in_order(time.monotonic_ns()))
+        )
 
 
 class StreamingLoop(ServingLoop):
@@ -93,7 +96,7 @@ class StreamingLoop(ServingLoop):
         super().__init__(control, zeromq, executor, page, handler_class=StreamingHandler, poller=poller)
         assert isinstance(self._handler, StreamingHandler), "it made another handler"
         self._streaming = self._handler
-        self._poller.register(self._streaming.streams.events.fileno(), select.POLLIN)
+        self._poller.register(self._streaming.streams.awaited.events.fileno(), select.POLLIN)
 
     def turn(self) -> bool:
         handler, streams = self._streaming, self._streaming.streams
@@ -101,7 +104,7 @@ class StreamingLoop(ServingLoop):
         began_ns = time.monotonic_ns()
         started = handler.start_waiting(began_ns) if handler.queue.size else 0
         stepped = streams.turn()
-        stuck_ns = streams.end_silent(began_ns) if streams.open else 0
+        stuck_ns = streams.end_silent(began_ns) if streams.table.open else 0
         if started or stepped:
             now_ns = time.monotonic_ns()
             handler.policy.on_run(1, now_ns - began_ns)
@@ -114,25 +117,25 @@ class StreamingLoop(ServingLoop):
             self._housekeeping.when_idle(began_ns)
             self._on_idle()
         if stuck_ns:
-            streams.mark_stuck(stuck_ns)
+            self._page.set_activity(Activity.BUSY, stuck_ns)  # as if it were a run
         return True
 
-    def _wait_ms(self) -> float:
+    def _wait_ms(self) -> int:
         streams = self._streaming.streams
         if streams.has_steps() or self._streaming.has_startable() or self._is_done():
             return 0
         limit_ms = min(SEND_RETRY_MS, self._heartbeat_ms) if self._outbox.replies else self._heartbeat_ms
-        return streams.events.sleep_s(limit_ms / 1000) * 1000
+        return math.ceil(streams.awaited.events.sleep_s(limit_ms / 1000) * 1000)
 
-    def due_ns(self, now_ns: int) -> int:
+    def due_ns(self, now_ns: int) -> int | None:
         """When it has to be turned again though nothing comes."""
-        return now_ns + int(self._wait_ms() * 1e6)
+        return now_ns + self._wait_ms() * 1_000_000
 
     def _is_done(self) -> bool:
-        return super()._is_done() and not self._streaming.streams.open and not self._handler.queue.size
+        return super()._is_done() and not self._streaming.streams.table.open and not self._handler.queue.size
 
     def _receive_other(self, fd: int) -> None:
-        if fd == self._streaming.streams.events.fileno():
-            self._streaming.streams.turn_events()
+        if fd == self._streaming.streams.awaited.events.fileno():
+            self._streaming.streams.awaited.turn()
         else:
             super()._receive_other(fd)

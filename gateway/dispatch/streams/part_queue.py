@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 
 from mmsup.gateway.protocol.inference_job import InferenceResult
 from mmsup.ipc.messages.data import ResponsePart
-from mmsup.ipc.stream_window import WINDOW_BYTES, WINDOW_PARTS, StreamWindow
+from mmsup.ipc.messages.stream_window import WINDOW_BYTES, WINDOW_PARTS, StreamWindow
 
 OWED_PARTS: Final = WINDOW_PARTS // 2
 OWED_BYTES: Final = WINDOW_BYTES // 2

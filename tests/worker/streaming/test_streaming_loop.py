@@ -13,8 +13,8 @@ import pytest
 from engines.build import write_python
 from engines.real_worker import FakeGateway, RealWorker, serving
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, InferReply, ResponsePart, StreamCredit
+from mmsup.ipc.messages.stream_window import WINDOW_PARTS
 from mmsup.ipc.specs import TensorSpec
-from mmsup.ipc.stream_window import WINDOW_PARTS
 
 pytestmark = pytest.mark.slow
 

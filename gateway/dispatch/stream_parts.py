@@ -1,34 +1,25 @@
 """What a part of a stream does to its request in flight, which stays in flight until the last reply.
 
-The first part is an event of the request as its only reply would be: until then it is like any other, with its deadline,
-and is sent to another worker where it may be. All that comes after the first part waits in its queue.
+The first part is an event of the request as its only reply would be: until then it is like any other, with its
+deadline, and is sent to another worker where it may be. All that comes after the first part waits in its queue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final
 
+from mmsup.gateway.dispatch.in_flight import InFlightRequest, RequestEvent
 from mmsup.gateway.dispatch.streams.part_queue import PartQueue
 from mmsup.gateway.protocol.inference_job import InferenceResult, OutputTensor
-from mmsup.ipc.messages.data import Infer, ResponsePart, TensorLocation
+from mmsup.ipc.messages.data import ResponsePart
 from mmsup.ipc.specs import TensorSpec
 
 NO_DEADLINE_NS: Final = 1 << 62
 
 
-class _Request(Protocol):
-    message: Infer
-    on_event: Callable[[Any], None]  # of any kind of event
-    notified: bool
-    abandoned: bool
-    parts: PartQueue[Any] | None  # as above
-
-    def output_bytes(self, location: TensorLocation) -> memoryview: ...
-
-
 def accept_part(
-    request: _Request, part: ResponsePart, outputs: tuple[TensorSpec, ...], send_credit: Callable[[int], None]
+    request: InFlightRequest, part: ResponsePart, outputs: tuple[TensorSpec, ...], send_credit: Callable[[int], None]
 ) -> str:
     """Hand on a part whose reply was validated; returns what is wrong with it, or an empty text. `outputs`: those in
     it."""
@@ -46,7 +37,7 @@ def accept_part(
         request.notified = True
         request.on_event(part)
         return ""
-    first: PartQueue[Any] = PartQueue(send_credit)  # as above
+    first: PartQueue[RequestEvent] = PartQueue(send_credit)
     error = first.count(part)
     if error:
         return error
@@ -57,7 +48,7 @@ def accept_part(
     return ""
 
 
-def _result(request: _Request, part: ResponsePart, outputs: tuple[TensorSpec, ...]) -> InferenceResult:
+def _result(request: InFlightRequest, part: ResponsePart, outputs: tuple[TensorSpec, ...]) -> InferenceResult:
     made = [
         OutputTensor(each.name, each.datatype, each.shape, request.output_bytes(location))
         for each, location in zip(outputs, part.locations, strict=True)
