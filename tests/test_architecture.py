@@ -85,6 +85,7 @@ MAY_IMPORT = {
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/engines": "engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
+    "worker/engines/triton_python": "engines execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/hosting": "execution serving startup streaming; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",

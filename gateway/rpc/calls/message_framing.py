@@ -137,6 +137,10 @@ class MessageReader:
         self._inflater, self._inflated_to, self.size = None, 0, -1
         return message
 
+    def clear(self) -> None:
+        """No more is received: free what is held."""
+        self._message, self._inflated, self._inflater = bytearray(), bytearray(), None
+
     def _too_large(self, size: int) -> CallerError:
         text = f"a message of {size} bytes exceeds the maximum allowed {self._limit} bytes"
         return CallerError("too_large", f"{text}: the server's operator may raise --http-max-input-size")

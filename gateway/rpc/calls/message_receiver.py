@@ -105,6 +105,8 @@ class MessageReceiver:
         self._is_closed = True
         self._memory.budget.give_back(self._held_bytes)
         self._held_bytes = 0
+        self._reader.clear()
+        self._waiting = bytearray()
 
     def _read(self, data: memoryview) -> None:
         reader = self._reader
