@@ -86,8 +86,8 @@ class Invocations:
         usable = [each for each in links if not each.closed]
         if caller is None or not usable:
             return min(usable, key=lambda each: each.load(), default=None)
-        waiting, own = self._waits(), caller.pid
-        free = [each for each in usable if own not in reached(each.pid, waiting)]
+        waiting, own = self._waits(), caller.process.pid
+        free = [each for each in usable if own not in reached(each.process.pid, waiting)]
         if free:
             return min(free, key=lambda each: each.load())
         raise ModelError("call_loop", _loop_text(invocation, len(usable)), model=invocation.model)
@@ -96,7 +96,7 @@ class Invocations:
         """For each process that waits for others: for which."""
         waits: dict[int, set[int]] = {}
         for caller, link in self._edges():
-            waits.setdefault(caller.pid, set()).add(link.pid)
+            waits.setdefault(caller.process.pid, set()).add(link.process.pid)
         return waits
 
     def _edges(self) -> Iterator[tuple[WorkerLink, WorkerLink]]:

@@ -155,7 +155,7 @@ class WorkerCalls:
         deadline_ns = self._deadline_ns(record)
         parent = self._composer.invocations.served_by(link, record.parents)
         chain = (*(parent.chain if parent is not None else (link.spec.name,)), record.model)
-        invocation = Invocation(chain, link)
+        invocation = Invocation(chain, link if record.blocks else None)
         locations = record.locations if not record.needed_bytes else await self._granted(call)
         asked = AskedInference(
             record.version,
@@ -173,12 +173,13 @@ class WorkerCalls:
             await self._reply(call, outputs)
 
     def _deadline_ns(self, record: CallModel) -> int:
-        """Until when it may last; ServerError if nobody waits for it."""
-        requests, link = self._link.in_flight.requests, self._link
+        """Until when it may last; ServerError if nobody waits for it. A stream is open beyond its deadline, and other
+        gateways' requests in the run have some that this one does not know: then it has as long as a new request."""
+        requests, now_ns = self._link.in_flight.requests, time.monotonic_ns()
         parents = [requests[number] for number in record.parents if number in requests]
         limits = [each.deadline_ns for each in parents if not getattr(each, "abandoned", False)]
-        if record.is_shared:  # those of other gateways have deadlines that this one does not know
-            limits.append(time.monotonic_ns() + int(link.spec.deadline_s * 1e9))
+        if record.is_shared or (limits and max(limits) <= now_ns):
+            limits.append(now_ns + int(self._link.spec.deadline_s * 1e9))
         if not limits:
             raise self._cancelled(record.model)
         return min(max(limits), record.deadline_ns or max(limits))

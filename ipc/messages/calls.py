@@ -19,13 +19,15 @@ class CallModel:
     """Run another model. Answered by one CallReply; before that by GrantCall if `needed_bytes` is above 0.
 
     `parents`: ids of the requests of this gateway in the run that calls; `is_shared`: the run has requests of other
-    gateways too. `deadline_ns`: CLOCK_MONOTONIC, 0 for none but that of the parents. `signature`: a packed
-    InferSignature of the inputs; `locations`: one per input, none where they have to wait for `needed_bytes` of memory.
+    gateways too; `blocks`: the worker does nothing else until the call has ended. `deadline_ns`: CLOCK_MONOTONIC, 0 for
+    none but that of the parents. `signature`: a packed InferSignature of the inputs; `locations`: one per input, none
+    where they have to wait for `needed_bytes` of memory.
     """
 
     id: int
     parents: tuple[int, ...]
     is_shared: bool
+    blocks: bool
     model: str
     version: str
     deadline_ns: int

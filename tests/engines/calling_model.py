@@ -73,6 +73,24 @@ class Model:
         return self.call(x, job)
 
 
+class Awaiting(Model):
+    async def infer(self, inputs):
+        job = json.loads(inputs["job"][0])
+        asked = dict(inputs_of(inputs["x"], job))
+        if job.get("then"):
+            asked["job"] = [json.dumps({"model": job["then"]})]
+        calls = [self.context.infer_async(job["model"], asked) for _ in range(job.get("count", 1))]
+        made = await asyncio.gather(*calls)
+        return {"y": sum(each["y"] for each in made), "told": np.array([""], dtype=object)}
+
+
+class Yielding(Model):
+    def infer(self, inputs):
+        job = json.loads(inputs["job"][0])
+        for _ in range(job["count"]):
+            yield {"y": self.call(inputs["x"], job), "told": np.array([""], dtype=object)}
+
+
 def inputs_of(x, job):
     if "mode" not in job:
         return {"x": x}
@@ -80,10 +98,11 @@ def inputs_of(x, job):
 """
 
 
-def write_caller(repository: Path, name: str, **settings: Any) -> ModelSpec:  # values of a YAML file
-    """`y` of the model that was called, or in `told` why there is none."""
+def write_caller(repository: Path, name: str, kind: str = "Model", **settings: Any) -> ModelSpec:  # of a YAML file
+    """`y` of the model that was called, or in `told` why there is none. `kind`: the class."""
+    code = CODE if kind == "Model" else f"{CODE}\n\nModel = {kind}\n"
     inputs = (TensorSpec("x", "FP32", (-1,)), TensorSpec("job", "BYTES", (1,)))
     outputs = (TensorSpec("y", "FP32", (-1,)), TensorSpec("told", "BYTES", (1,)))
     return write_python(
-        repository, name, CODE, inputs, outputs, settings={"parameters": {"strings": "text"}} | settings
+        repository, name, code, inputs, outputs, settings={"parameters": {"strings": "text"}} | settings
     )

@@ -112,6 +112,22 @@ def test_calls_go_through_models_that_call_and_a_loop_is_refused_by_name(models:
     assert "all its 2 workers wait" in told["text"]
 
 
+def test_models_that_await_and_that_yield_call_others(models: Server) -> None:
+    write_caller(models.repository, "awaiting", "Awaiting", hang_limit="500ms")
+    write_caller(models.repository, "yielding", "Yielding")
+    for name in ("awaiting", "yielding"):
+        models.ctl("load", name=name)
+    assert ask(models, "awaiting", [1.0] * LARGE, model=BYSTANDER, count=4) == (200, [4.0] * LARGE)
+    assert ask(models, "awaiting", [1.0], model="awaiting", then=BYSTANDER) == (200, [1.0])  # it is not blocked
+    http = models.http()
+    body = {"x": [1.0], "job": json.dumps({"model": BYSTANDER, "count": 3})}
+    status, _, text = http.send("POST", "/v2/models/yielding/generate_stream", json.dumps(body))
+    http.close()
+    assert (status, text.count(b"data: ")) == (200, 3), text
+    for name in ("awaiting", "yielding"):
+        models.ctl("unload", name=name)
+
+
 def test_what_is_wrong_with_a_call_is_told_to_the_code_that_made_it(models: Server) -> None:
     status, told = ask(models, "caller", [1.0], way="call", model="nobody")
     assert (status, told["code"], told["model"]) == (200, "unknown_model", "nobody")

@@ -7,29 +7,26 @@ kept for later. What is bounded here: how many calls a run has open at once, and
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from mmsup.ipc.messages.calls import CallReply, EndCall, GrantCall
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.ipc.transport.codec import CallRecord, pack_frame
 from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES
+from mmsup.worker.calls.caller import CALLER
+from mmsup.worker.calls.link_reader import RETRY_MS, WAIT_MS, LinkReader
 from mmsup.worker.calls.open_call import OpenCall
 from mmsup.worker.calls.transport import CallingRun, CallLink, CallTransport
 from mmsup.worker.execution.call_error import CallError
 
-if TYPE_CHECKING:
-    import asyncio  # takes 30 ms of a start
-
 OPEN_LIMIT: Final = 64
 """Calls of one run that may be open at once; the gateway has the same bound."""
-WAIT_MS: Final = 200
-"""Between two heartbeats while calls are waited for."""
-RETRY_MS: Final = 2
-"""Until a frame is offered again that the link had no room for."""
 
 
 class ModelCalls:
@@ -41,9 +38,7 @@ class ModelCalls:
         self._open: dict[int, OpenCall] = {}
         self._last_id = 0
         self._unsent: list[tuple[CallLink, bytes]] = []
-        self._read_links: dict[CallLink, int] = {}
-        """Those that an event loop reads, with the number of asynchronous calls that are open there."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._reader = LinkReader(self._look)
 
     def connect(self, transport: CallTransport) -> None:
         """Called when the model serves, by the thread that runs it."""
@@ -85,22 +80,43 @@ class ModelCalls:
         timeout_s: float | None = None,
     ) -> dict[str, Array]:
         """The same for code that runs in an event loop, so that several models can be called at a time."""
-        import asyncio  # noqa: PLC0415 - as above; code that comes here has imported it
+        import asyncio  # noqa: PLC0415 - takes 30 ms of a start; code that comes here has imported it
 
-        transport, call = self._begin(model, inputs, version, outputs, parameters, timeout_s)
-        loop = asyncio.get_running_loop()
+        loop, caller = asyncio.get_running_loop(), CALLER.get()
+        is_turned = caller is not None and caller.loop is loop
+        asked = model, inputs, version, outputs, parameters, timeout_s
+        transport, call = self._begin(*asked, blocks=not is_turned)
         call.future = loop.create_future()
         if call.reply is not None:  # it was not sent
             call.future.set_result(None)
+        if is_turned:  # the worker's loop goes on, and reads the link
+            try:
+                await call.future
+                return call.outputs(transport.model)
+            finally:
+                self._end(call)
         transport.begin_wait()
-        self._read(loop, call.link)
+        self._reader.add(loop, transport, call.link)
         try:
             await call.future
             return call.outputs(transport.model)
         finally:
             self._end(call)
-            self._stop_reading(loop, call.link)
+            self._reader.remove(loop, call.link)
             transport.end_wait()
+
+    def is_waiting(self, number: int) -> bool:
+        """Whether a call for this request is open."""
+        return any(number in each.parents for each in self._open.values())
+
+    @contextlib.contextmanager
+    def lent(self, thread: int) -> Iterator[None]:
+        """Let that thread call, while the one that runs the model waits for it."""
+        own, self._thread = self._thread, thread
+        try:
+            yield
+        finally:
+            self._thread = own
 
     # One call.
 
@@ -112,13 +128,15 @@ class ModelCalls:
         outputs: Sequence[str],
         parameters: Mapping[str, Any] | None,  # scalars
         timeout_s: float | None,
+        *,
+        blocks: bool = True,
     ) -> tuple[CallTransport, OpenCall]:
         transport, run = self._calling_run(model)
         if len(self._open) >= OPEN_LIMIT:
             text = f"model '{transport.model}' has {OPEN_LIMIT} calls open, as many as a run may have at once"
             raise CallError("queue_full", text, model=model, retryable=True)
         self._last_id = number = self._last_id + 1
-        call = OpenCall(number, run, model, inputs)
+        call = OpenCall(number, replace(run, blocks=blocks), model, inputs)
         deadline_ns = time.monotonic_ns() + int(max(timeout_s, 0) * 1e9) if timeout_s is not None else 0
         frame = _frame(call, str(version), outputs, parameters or {}, deadline_ns)
         self._open[number] = call
@@ -166,6 +184,10 @@ class ModelCalls:
         except ChannelClosed:
             self._on_closed(link)
             return
+        self.on_records(link, records)
+
+    def on_records(self, link: CallLink, records: Sequence[GrantCall | CallReply]) -> None:
+        """What has come about calls over a link."""
         for record in records:
             call = self._open.get(record.id)
             if call is None or call.link is not link:
@@ -175,6 +197,11 @@ class ModelCalls:
             else:
                 call.finish(record)
 
+    def _look(self, link: CallLink) -> bool:
+        self._flush()
+        self._receive(link)
+        return bool(self._unsent)
+
     def _on_closed(self, link: CallLink) -> None:
         """The gateway has ended, and so has the request that called."""
         self._unsent = [each for each in self._unsent if each[0] is not link]
@@ -182,39 +209,6 @@ class ModelCalls:
             if call.link is link and call.reply is None:
                 text = "the gateway of the request that called it has ended"
                 call.finish(CallReply(call.number, "unavailable", text, retryable=True))
-
-    # Asynchronous calls.
-
-    def _read(self, loop: asyncio.AbstractEventLoop, link: CallLink) -> None:
-        count = self._read_links.get(link, 0)
-        self._read_links[link] = count + 1
-        if not count:
-            loop.add_reader(link.fileno(), self._on_readable, link)
-        if self._timer is None:
-            self._beat(loop)
-
-    def _on_readable(self, link: CallLink) -> None:
-        self._flush()
-        self._receive(link)
-
-    def _stop_reading(self, loop: asyncio.AbstractEventLoop, link: CallLink) -> None:
-        self._read_links[link] -= 1
-        if self._read_links[link]:
-            return
-        del self._read_links[link]
-        loop.remove_reader(link.fileno())
-        if not self._read_links and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Looks at all links too: a synchronous call beside may have read what woke none of them."""
-        assert self._transport is not None, "a call is open and the model serves nothing"
-        self._transport.beat()
-        for link in list(self._read_links):
-            self._on_readable(link)
-        delay_s = RETRY_MS / 1000 if self._unsent else self._transport.poll_s or WAIT_MS / 1000
-        self._timer = loop.call_later(delay_s, self._beat, loop)
 
 
 def _frame(

@@ -38,8 +38,8 @@ class OpenCall:
         """Of an asynchronous call: done with the reply."""
 
     @property
-    def size_bytes(self) -> int:
-        return sum(len(data) for _, _, data in self._encoded)
+    def parents(self) -> tuple[int, ...]:
+        return self._run.parents
 
     def record(
         self, version: str, outputs: Sequence[str], parameters: Mapping[str, Any], deadline_ns: int
@@ -50,7 +50,7 @@ class OpenCall:
         needed_bytes = buffer_bytes(self._encoded)
         locations = () if needed_bytes else place_outputs(self._encoded, None, -1, 0)
         run, named = self._run, (self.model, version, deadline_ns, signature, needed_bytes)
-        return CallModel(self.number, run.parents, run.is_shared, *named, locations)
+        return CallModel(self.number, run.parents, run.is_shared, run.blocks, *named, locations)
 
     def on_grant(self, grant: GrantCall) -> CallInputs | EndCall:
         """Write the inputs into the memory that was granted; what answers the grant."""

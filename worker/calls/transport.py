@@ -34,6 +34,8 @@ class CallingRun:
     """It has requests of other links too."""
     priority: int
     """Of the first of them; 0: the default of whatever model is called."""
+    blocks: bool = True
+    """The worker does nothing else until the call has ended."""
 
 
 class CallTransport(Protocol):

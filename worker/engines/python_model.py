@@ -17,6 +17,10 @@ true, so a model that expects text has to say so.
 
 `context.infer("other", {...})` runs another model of this server and returns its outputs, as does
 `await context.infer_async("other", {...})` in an `async def infer`; without a result they raise `context.CallError`.
+`infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as
+it likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as
+`decoupled`. An `async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is
+closed: what it holds is given back in a `finally`.
 
 If the model uses torch, its allocator is limited to `gpu_memory`, and what it has cached is freed after `offload`.
 
@@ -36,7 +40,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Final
 
@@ -46,13 +50,13 @@ from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODULE, TRITON_MODULE_TEXT, TRITON_UNSEEN_TEXT
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
-from mmsup.worker.calls.event_loop import ModelEventLoop
 from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.call_error import CallError
-from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
+from mmsup.worker.execution.responses import mapped
 
 FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
@@ -123,9 +127,9 @@ class PythonModelEngine:
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._texts = False
         self._folder = ""
-        self._event_loop = ModelEventLoop()
         self.calls = ModelCalls()
         self.can_offload = False
+        self.is_streaming = False
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
@@ -144,18 +148,28 @@ class PythonModelEngine:
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         self.can_offload = can_be_offloaded(self._model)
-        return metadata
+        is_generator = inspect.isgeneratorfunction(self._infer) or inspect.isasyncgenfunction(self._infer)
+        decoupled = spec.decoupled or is_generator
+        self.is_streaming = decoupled or inspect.iscoroutinefunction(self._infer)
+        return replace(metadata, decoupled=decoupled, runs_side_by_side=self.is_streaming)
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # the user's class makes its own arrays
+        result: Any = self._infer(self._own_inputs(inputs))  # of the user
+        return self._outputs(result, wanted)
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        return mapped(self._infer(self._own_inputs(inputs)), lambda result: self._outputs(result, wanted))
+
+    def _own_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
         if self._texts:
             own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
-        result: Any = self._infer(own)  # of the user
-        if type(result) is not dict and inspect.iscoroutine(result):
-            result = self._event_loop.run(result)
+        return own
+
+    def _outputs(self, result: Any, wanted: Sequence[str]) -> dict[str, Array]:  # of the user
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
         made: dict[str, Array] = {}
@@ -184,7 +198,6 @@ class PythonModelEngine:
             if model is not None and hasattr(model, "unload"):
                 model.unload()
         finally:
-            self._event_loop.close()
             forget_module(self._folder)
 
 

@@ -15,6 +15,7 @@ from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.ipc.messages.calls import CallReply, GrantCall
 from mmsup.ipc.transport.codec import is_about_calls, read_records, unpack_records
 from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.worker.calls.caller import CALLER
 from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.calls.transport import CallingRun, CallLink
 from mmsup.worker.serving.gateway_links import GatewayLink, GatewayLinks
@@ -64,6 +65,9 @@ class CallLinks:
         return deferred
 
     def run(self) -> CallingRun | None:
+        caller = CALLER.get()
+        if caller is not None:
+            return CallingRun(caller.link, (caller.number,), is_shared=False, priority=caller.priority)
         executing = self._page.executing()
         found = [
             (request.link, request.message.id, request.signature.priority)
@@ -141,6 +145,7 @@ def connect_calls(
 ) -> None:
     """Let the code of this model call others over these links; `calls`: None if its engine cannot."""
     if calls is not None:
+        links.model_calls = calls
         links.calls = CallLinks(model, handler, outbox, page, links, lifeline)
         calls.connect(links.calls)
 

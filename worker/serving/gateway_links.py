@@ -21,6 +21,7 @@ from mmsup.ipc.transport.codec import is_about_extents, read_records, unpack_rec
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.execution.engine import PinnedMemoryRegistry
 from mmsup.worker.serving.shared_poller import SharedPoller
 
@@ -46,6 +47,8 @@ class GatewayLink:
         self._zeromq = zeromq
         self._pinned_memory = pinned_memory
         self._arena = AttachedExtents()
+        self.model_calls: ModelCalls | None = None
+        """Gets what comes about calls beside requests."""
 
     def fileno(self) -> int:
         """Of the pair."""
@@ -139,11 +142,13 @@ class GatewayLinks:
         self.by_identity: dict[bytes, GatewayLink] = {}
         self.by_fd: dict[int, GatewayLink] = {}
         """By the descriptor of the pair."""
+        self.model_calls: ModelCalls | None = None
         self.calls: DeferringLinks | None = None
         """Of a model whose code may call others."""
 
     def attach(self, message: AttachGateway, fd: int) -> None:
         link = GatewayLink(message.identity, DataChannel(fd), self.zeromq, self._pinned_memory)
+        link.model_calls = self.model_calls
         self.by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 

@@ -72,8 +72,8 @@ class RequestHandler:
                 self.replies.on_grant(link, message)
             elif isinstance(message, Cancel):
                 self._on_cancel(link, message)
-            elif isinstance(message, GrantCall | CallReply):
-                continue  # of a call that has ended
+            elif isinstance(message, GrantCall | CallReply) and link.model_calls is not None:
+                link.model_calls.on_records(link, [message])
             else:
                 rejected.append(type(message).__name__)
         return rejected

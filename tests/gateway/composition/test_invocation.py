@@ -22,6 +22,10 @@ class Link:
     def load(self) -> int:
         return self.held
 
+    @property
+    def process(self) -> Link:
+        return self
+
 
 @dataclass
 class Request:

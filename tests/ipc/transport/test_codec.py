@@ -115,7 +115,7 @@ def any_data(rng: random.Random) -> DataRecord:
     if kind is CallModel:
         parents = tuple(rng.getrandbits(62) for _ in range(rng.randrange(3)))
         named = ("other", "1", rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(40))
-        return CallModel(rng.getrandbits(30), parents, rng.random() < 0.5, *named, places)
+        return CallModel(rng.getrandbits(30), parents, rng.random() < 0.5, rng.random() < 0.5, *named, places)
     if kind is CallInputs:
         return CallInputs(rng.getrandbits(30), places)
     if kind is CallReply:
