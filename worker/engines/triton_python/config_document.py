@@ -40,6 +40,8 @@ def config_document(spec: ModelSpec) -> Document:
         "output": _tensors(file.get("output", []), spec.outputs),
         "parameters": parameters,
     }
+    if spec.decoupled:
+        in_force["model_transaction_policy"] = {"decoupled": True}
     return {**defaults, **file, **in_force}
 
 

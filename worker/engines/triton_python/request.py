@@ -35,7 +35,7 @@ class InferenceRequest(RequestContent):
         sender: InferenceResponseSender | None = getattr(self, "_sender", None)
         if sender is None:
             raise TritonModelException(NO_SENDER)
-        sender.is_taken = True
+        sender.take()
         return sender
 
     def is_cancelled(self) -> bool:

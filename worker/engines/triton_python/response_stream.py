@@ -90,9 +90,13 @@ class ResponseStream:
     async def responses(self) -> AsyncIterator[Arrays]:
         """Each response when it comes; RequestRefused for one that is an error, and whatever ended it otherwise."""
         loop, has_come = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(has_come.set)
+
         with self._room:
             self._reader = threading.get_ident()
-            self._wake = lambda: loop.call_soon_threadsafe(has_come.set)
+            self._wake = wake
         while True:
             answer = self._take()
             if isinstance(answer, ModelFailure):

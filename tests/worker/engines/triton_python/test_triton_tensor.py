@@ -69,6 +69,7 @@ def test_a_read_only_input_is_given_by_dlpack_too() -> None:
     assert np.from_dlpack(BackendTensor("x", array)).tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_capsule", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tensors_of_torch_are_exchanged(is_capsule: bool, dtype: str) -> None:
