@@ -17,7 +17,8 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api connections dispatch http infer observability rpc; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol streaming; ipc",
+    "gateway/api": "api/description dispatch http infer observability protocol streaming; ipc",
+    "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
     "gateway/dispatch/streams": "protocol; messages",

@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api.description.description_api import DescriptionApi
 from mmsup.gateway.api.model import ModelApi
 from mmsup.gateway.api.predict import PredictApi
 from mmsup.gateway.api.repository import RepositoryApi
@@ -47,8 +48,11 @@ class HttpApp:
         generation = GenerateHandler(inference)
         repository = RepositoryApi(router.routes, call_controller)
         settings = SettingsApi(call_controller)
+        description = DescriptionApi(router)
         predict = PredictApi(inference)
         self._handlers: dict[str, Handler] = {
+            "page": description.page,
+            "openapi": description.openapi,
             "live": server.live,
             "ready": server.ready,
             "metrics": server.metrics,
