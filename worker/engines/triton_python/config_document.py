@@ -12,7 +12,7 @@ from typing import Final
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name, from_config_name
-from mmsup.worker.engines.triton_python.model_config import Document, Tensor
+from mmsup.worker.engines.triton_python.api.model_config import Document, Tensor
 
 OPERATOR_PREFIX: Final = "mmsup_"
 """Parameters of the file that are options of the worker."""

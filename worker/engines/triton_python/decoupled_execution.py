@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
 from mmsup.worker.engines.triton_python.execute_thread import ExecuteThread
-from mmsup.worker.engines.triton_python.response_stream import ResponseStream
+from mmsup.worker.engines.triton_python.sent_responses import SentResponses
 from mmsup.worker.execution.batch_arrays import Arrays
 
 NO_SENDER = "execute of a decoupled model returned without having asked for the response sender of its request"
@@ -20,7 +20,7 @@ class DecoupledExecution:
     """`execute` calls the model with the one request. Nothing here holds that after it has returned: once the model has
     dropped its sender too, the stream ends."""
 
-    def __init__(self, stream: ResponseStream, execute: Callable[[], Any]) -> None:
+    def __init__(self, stream: SentResponses, execute: Callable[[], Any]) -> None:
         self._stream = stream
         self._execute: Callable[[], Any] | None = execute
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.response import InferenceResponse
-from mmsup.worker.engines.triton_python.response_sender import InferenceResponseSender, check_response
-from mmsup.worker.engines.triton_python.response_stream import Answer, ResponseStream
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.response_sender import InferenceResponseSender, check_response
+from mmsup.worker.engines.triton_python.sent_responses import Answer, SentResponses
 
 NOT_FINAL = "the response sender was dropped without TRITONSERVER_RESPONSE_COMPLETE_FINAL"
 
 
 class DecoupledSender(InferenceResponseSender):
-    def __init__(self, stream: ResponseStream, convert: Callable[[InferenceResponse], Answer]) -> None:
+    def __init__(self, stream: SentResponses, convert: Callable[[InferenceResponse], Answer]) -> None:
         """`convert`: to what the client gets, copied: the model may write to its arrays after `send`."""
         super().__init__()
         self._stream = stream

@@ -27,7 +27,16 @@ from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.python_model import forget_module, load_module
-from mmsup.worker.engines.triton_python.backend_utils import install_backend_utils
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException, failure_of_error
+from mmsup.worker.engines.triton_python.api.model_config import (
+    BackendModelConfig,
+    using_decoupled_model_transaction_policy,
+)
+from mmsup.worker.engines.triton_python.api.module import install_backend_utils
+from mmsup.worker.engines.triton_python.api.request import InferenceRequest, received
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.response_sender import InferenceResponseSender
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 from mmsup.worker.engines.triton_python.config_document import (
     arguments,
     completed_metadata,
@@ -36,18 +45,9 @@ from mmsup.worker.engines.triton_python.config_document import (
 )
 from mmsup.worker.engines.triton_python.decoupled_execution import DecoupledExecution
 from mmsup.worker.engines.triton_python.decoupled_sender import DecoupledSender
-from mmsup.worker.engines.triton_python.errors import TritonModelException, failure_of_error
 from mmsup.worker.engines.triton_python.event_loop import EventLoopThread
 from mmsup.worker.engines.triton_python.execute_thread import ExecuteThread
-from mmsup.worker.engines.triton_python.model_config import (
-    BackendModelConfig,
-    using_decoupled_model_transaction_policy,
-)
-from mmsup.worker.engines.triton_python.request import InferenceRequest, received
-from mmsup.worker.engines.triton_python.response import InferenceResponse
-from mmsup.worker.engines.triton_python.response_sender import InferenceResponseSender
-from mmsup.worker.engines.triton_python.response_stream import ResponseStream
-from mmsup.worker.engines.triton_python.tensor import BackendTensor
+from mmsup.worker.engines.triton_python.sent_responses import SentResponses
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.model_errors import ModelFailure, RequestRefused
@@ -119,7 +119,7 @@ class TritonPythonEngine:
 
     def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
         """Of a decoupled model: `execute` is called with the one request, and what it sends comes one by one."""
-        stream = ResponseStream()
+        stream = SentResponses()
         sender = DecoupledSender(stream, lambda response: self._copied_result(response, wanted))
         request = self._request(inputs, wanted, sender)
         execution = DecoupledExecution(stream, lambda: self._execute([request]))

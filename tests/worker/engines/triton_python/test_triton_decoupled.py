@@ -18,7 +18,7 @@ from engines.real_worker import serving
 from mmsup.ipc.messages.data import Cancel, InferReply, ResponsePart, StreamCredit
 from mmsup.ipc.specs import TRITON_PYTHON, ModelSpec, TensorSpec
 from mmsup.worker.engines.triton_python.engine import TritonPythonEngine
-from mmsup.worker.engines.triton_python.response_stream import READY_RESPONSES
+from mmsup.worker.engines.triton_python.sent_responses import READY_RESPONSES
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.model_errors import RequestRefused
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
 from mmsup.worker.execution.batch_arrays import Arrays, size_bytes
 from mmsup.worker.execution.model_errors import ModelFailure, RequestRefused
 
@@ -26,7 +26,7 @@ LOOP_FACTOR: Final = 16
 Answer = Arrays | ModelFailure
 
 
-class ResponseStream:
+class SentResponses:
     def __init__(self) -> None:
         self._ready: deque[Answer] = deque()
         self._ready_bytes = 0

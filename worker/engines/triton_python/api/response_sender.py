@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
 
 RESPONSE_COMPLETE_FINAL: Final = 1
 _FLAGS: Final = (0, RESPONSE_COMPLETE_FINAL)
