@@ -13,6 +13,7 @@ from typing import Final
 
 from mmsup.gateway import self_test
 from mmsup.gateway.api.app import HttpApp
+from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.connections.acceptor import ConnectionAcceptor
 from mmsup.gateway.connections.connection_state import IDLE_S
 from mmsup.gateway.connections.context import ConnectionContext
@@ -36,7 +37,12 @@ _log = logging.getLogger("mmsup.gateway")
 
 class GatewayServer:
     def __init__(
-        self, router: Router, call_controller: CallController, tables: Sequence[CounterTable], seat: int
+        self,
+        router: Router,
+        call_controller: CallController,
+        tables: Sequence[CounterTable],
+        seat: int,
+        regions: RegionTable | None = None,
     ) -> None:
         # Parsing a large JSON body takes milliseconds, too long for the loop. One at a time bounds its memory.
         self._parser_executor = ThreadPoolExecutor(1, "parser")
@@ -45,7 +51,7 @@ class GatewayServer:
         self.counters = RequestCounters(tables, seat)
         cold_starts = router.waiters.cold_starts
         cold_starts.on_waited, cold_starts.on_started = self.counters.record_cold_wait, self.counters.record_cold_start
-        self._infer_handler = InferHandler(router, self.counters, self._parser_executor)
+        self._infer_handler = InferHandler(router, self.counters, self._parser_executor, regions)
         self._app = HttpApp(self._infer_handler, call_controller)
         self._rpc = RpcServer(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None

@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api.memory import MemoryApi
 from mmsup.gateway.api.model import ModelApi
 from mmsup.gateway.api.repository import RepositoryApi
 from mmsup.gateway.api.server import ServerApi
@@ -26,8 +27,6 @@ _NOT_SERVED: Final = {
     "no_generate": "generate is not served yet: use infer",
     "no_logging": "log settings cannot be changed while the server runs: use --log-verbose and --log-format",
     "no_trace": "tracing is not served yet",
-    "no_region": "client shared memory is not served: send tensors as binary data",
-    "no_register": "client shared memory is not served: send tensors as binary data",
     "other_repository": "a repository cannot be named in the path: leave it out",
 }
 AIOHTTP_COST: Final = 4
@@ -44,6 +43,7 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
+        memory = MemoryApi(inference.regions)
         repository = RepositoryApi(router.routes, call_controller)
         self._handlers: dict[str, Handler] = {
             "live": server.live,
@@ -62,8 +62,12 @@ class HttpApp:
             "unload": repository.unload,
             "sleep": repository.sleep,
             "wake": repository.wake,
-            "no_regions": _no_regions,
-            "unregister": _unregister,
+            "system_status": memory.system_status,
+            "system_register": memory.system_register,
+            "system_unregister": memory.system_unregister,
+            "cuda_status": memory.cuda_status,
+            "cuda_register": memory.cuda_register,
+            "cuda_unregister": memory.cuda_unregister,
         }
         actions = {each.action for each in HTTP_ROUTES}
         assert {*self._handlers, *_NOT_SERVED} == actions, "an endpoint has no handler, or the reverse"
@@ -104,6 +108,8 @@ class HttpApp:
         request.path_names = match.names
         if route.access is Access.CONTROL:
             request.check_change()
+        elif route.access is Access.MEMORY:
+            request.check_origin()
         if route.action in _NOT_SERVED:
             raise CallerError("not_implemented", _NOT_SERVED[route.action])
         return await self._handlers[route.action](request)
@@ -114,12 +120,3 @@ def _error_response(request: HttpRequest, error: MmsupError) -> StreamResponse:
     if request.raw.writer.output_size > 0 and transport is not None:
         transport.abort()  # a part of the response was sent: the client must not take what follows for the rest
     return response.error_response(error, request.request_id, request.echo_headers)
-
-
-async def _no_regions(request: HttpRequest) -> StreamResponse:
-    return response.json_response([], extra=request.echo_headers)
-
-
-async def _unregister(request: HttpRequest) -> StreamResponse:
-    """Succeeds, since clients unregister all regions first and give up if that fails."""
-    return response.empty_response(request.echo_headers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.frame_reader import FRAME_BYTES, FrameReader
@@ -64,6 +64,7 @@ class Http2Connection(asyncio.Protocol):
         """When it was retired."""
         self.uses = 0
         """Reads; for ConnectionLimit."""
+        self.peer: Any = None  # an object of its owner, who alone reads it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = made = cast("asyncio.Transport", transport)

@@ -15,10 +15,12 @@ Json = dict[str, Any]  # a JSON object
 EXTENSIONS: Final = (
     "binary_tensor_data",
     "classification",
+    "cuda_shared_memory",
     "model_configuration",
     "model_repository",
     "parameters",
     "statistics",
+    "system_shared_memory",
 )
 """Extensions that are implemented; clients check them before use."""
 READY: Final = "ready"

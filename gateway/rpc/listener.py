@@ -7,7 +7,9 @@ import contextlib
 from functools import partial
 
 from mmsup.gateway.connections.connection_limit import ConnectionLimit
+from mmsup.gateway.http.request import socket_peer_uid
 from mmsup.gateway.http2.connection import Http2Connection
+from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.server import RpcServer
 
 
@@ -15,15 +17,20 @@ class RpcListener:
     """`is_local`: only this machine can reach the socket."""
 
     def __init__(self, server: RpcServer, *, is_local: bool) -> None:
-        self._open_stream = partial(server.open_stream, is_local=is_local)
+        self._server = server
+        self._is_local = is_local
         self._connections: ConnectionLimit[Http2Connection] = ConnectionLimit()
         self._changed = asyncio.Event()
 
     def __call__(self) -> Http2Connection:
-        return Http2Connection(self, self._open_stream)
+        peer = RpcPeer(self._is_local)
+        connection = Http2Connection(self, partial(self._server.open_stream, peer=peer))
+        connection.peer = peer
+        return connection
 
     def admit(self, connection: Http2Connection, transport: asyncio.BaseTransport) -> bool:
         peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+        connection.peer.uid = socket_peer_uid(sock)
         address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         return self._connections.admit(connection, address, sock.fileno() if sock is not None else 0)
 
