@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/http2": "",
+    "gateway/http2": "; ipc",
     "gateway/infer": "client_memory dispatch http observability protocol waking; ipc memory messages tensors transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "client_memory; ipc memory messages tensors transport",
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
-    "zygotes; ipc messages transport",
+    "runtime_settings zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
@@ -58,7 +58,8 @@ MAY_IMPORT = {
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
     "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
-    "on_demand postmortem processes repository resources state zygotes; ipc memory messages transport",
+    "on_demand postmortem processes repository resources runtime_settings state zygotes; "
+    "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
@@ -76,6 +77,7 @@ MAY_IMPORT = {
     "supervisor/repository": "config repository/contents; ipc protobuf tensors transport",
     "supervisor/repository/contents": "config; ipc",
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
+    "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution hosting serving startup; ipc memory messages transport",

@@ -13,8 +13,10 @@ from aiohttp.web_response import StreamResponse
 
 from mmsup.gateway.api.memory import MemoryApi
 from mmsup.gateway.api.model import ModelApi
+from mmsup.gateway.api.predict import PredictApi
 from mmsup.gateway.api.repository import RepositoryApi
 from mmsup.gateway.api.server import ServerApi
+from mmsup.gateway.api.settings import SettingsApi
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, match_path
@@ -25,8 +27,6 @@ from mmsup.ipc.errors import CallerError, MmsupError
 
 _NOT_SERVED: Final = {
     "no_generate": "generate is not served yet: use infer",
-    "no_logging": "log settings cannot be changed while the server runs: use --log-verbose and --log-format",
-    "no_trace": "tracing is not served yet",
     "other_repository": "a repository cannot be named in the path: leave it out",
 }
 AIOHTTP_COST: Final = 4
@@ -45,6 +45,8 @@ class HttpApp:
         model = ModelApi(router, inference.counters, status)
         memory = MemoryApi(inference.regions)
         repository = RepositoryApi(router.routes, call_controller)
+        settings = SettingsApi(call_controller)
+        predict = PredictApi(inference)
         self._handlers: dict[str, Handler] = {
             "live": server.live,
             "ready": server.ready,
@@ -57,6 +59,8 @@ class HttpApp:
             "model_config": model.config,
             "model_stats": model.statistics,
             "infer": inference.handle,
+            "v1_model": predict.model,
+            "predict": predict.predict,
             "index": repository.index,
             "load": repository.load,
             "unload": repository.unload,
@@ -68,6 +72,10 @@ class HttpApp:
             "cuda_status": memory.cuda_status,
             "cuda_register": memory.cuda_register,
             "cuda_unregister": memory.cuda_unregister,
+            "log": settings.log,
+            "set_log": settings.set_log,
+            "trace": settings.trace,
+            "set_trace": settings.set_trace,
         }
         actions = {each.action for each in HTTP_ROUTES}
         assert {*self._handlers, *_NOT_SERVED} == actions, "an endpoint has no handler, or the reverse"

@@ -109,5 +109,8 @@ def _output(tensor: OutputTensor, blobs: list[memoryview], wanted: RequestedOutp
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)
     else:
-        made["data"] = orjson.Fragment(json_tensors.to_json(tensor.data, tensor.datatype, tensor.name))
+        if wanted.base64:
+            made["parameters"] = {"content_type": "base64"}
+        written = json_tensors.to_json(tensor.data, tensor.datatype, tensor.name, base64=wanted.base64)
+        made["data"] = orjson.Fragment(written)
     return made

@@ -17,6 +17,7 @@ from mmsup.gateway.rpc.calls.message_framing import ACCEPTED, ENCODINGS
 from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
 from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.calls.receive_budget import ReceiveBudget
+from mmsup.gateway.rpc.calls.receive_memory import ReceiveMemory
 from mmsup.gateway.rpc.infer import infer_messages
 from mmsup.gateway.rpc.infer.call_handlers import (
     ModelInferCall,
@@ -41,7 +42,7 @@ class RpcServer:
         known = KnownMessages()
         self._infer_contexts = [InferContext(inference, known, is_local=is_local) for is_local in (False, True)]
         self._limit_bytes = router.configuration.max_body_bytes
-        self._budget = ReceiveBudget(router.configuration.max_request_bytes)
+        self._memory = ReceiveMemory(ReceiveBudget(router.configuration.max_request_bytes))
         controller_status = ControllerStatus(call_controller)
         self._service = InferenceService(
             router, inference.counters, controller_status, call_controller, inference.regions
@@ -72,7 +73,7 @@ class RpcServer:
             stream.end(status.trailers(status.UNIMPLEMENTED, text))
             return DeadStream()
         service, name, method = found
-        made = RpcCall(stream, self._budget, self._limit_bytes, STREAM_WINDOW if method.streams_requests else 0)
+        made = RpcCall(stream, self._memory, self._limit_bytes, STREAM_WINDOW if method.streams_requests else 0)
         try:
             self._handle(made, headers, (service, name, method), peer=peer)
         except MmsupError as error:

@@ -297,6 +297,7 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
         allow_hosts=settings.allow_hosts,
+        grpc_keepalive=settings.grpc_keepalive,
         client_memory=settings.client_memory,
         client_memory_uids=settings.client_memory_uids,
     )

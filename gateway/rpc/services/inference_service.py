@@ -16,17 +16,14 @@ from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, methods
 from mmsup.gateway.rpc.calls.peer import RpcPeer
+from mmsup.gateway.rpc.services import settings_messages as settings
 from mmsup.gateway.rpc.services.memory_service import MemoryService
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.gateway_control import VersionState
 
 Json = dict[str, Any]  # a JSON object
-_NOT_SERVED: Final = {
-    "TraceSetting": "tracing is not served yet",
-    "LogSettings": "log settings cannot be changed while the server runs: use --log-verbose and --log-format",
-}
-CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
-"""Answered to clients on this machine alone."""
+CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"})
+"""Answered to clients on this machine alone, unless they ask for settings and change none."""
 _ROWS: Final = ("model_stats", "models")
 Unary = Callable[[Message], Awaitable[Json]]
 
@@ -57,14 +54,14 @@ class InferenceService:
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
+            "TraceSetting": self._trace_settings,
+            "LogSettings": self._log_settings,
         }
         self._memory = MemoryService(regions)
 
     async def handle(self, method: str, request: Message, peer: RpcPeer) -> Message:
         """The reply of one method."""
-        if method in _NOT_SERVED:
-            raise CallerError("not_implemented", _NOT_SERVED[method])
-        if method in CONTROL and not peer.is_local:
+        if method in CONTROL and not peer.is_local and getattr(request, "settings", True):
             raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
         reply = methods(INFERENCE)[method].reply()
         handler = self._handlers.get(method)
@@ -88,8 +85,7 @@ class InferenceService:
         return {"ready": metadata.readiness_document(request.name, state)[0]}
 
     async def _server_metadata(self, _: Message) -> Json:
-        configuration = self._router.configuration
-        return metadata.server_metadata(configuration.server_name, configuration.server_version)
+        return metadata.server_metadata(self._router.configuration)
 
     async def _model_metadata(self, request: Message) -> Json:
         state = await self._router.described_version(request.name, request.version)
@@ -118,6 +114,14 @@ class InferenceService:
 
     async def _unload(self, request: Message) -> Json:
         return await self._change("unload", request)
+
+    async def _log_settings(self, request: Message) -> Json:
+        shown = await ask_controller(self._call_controller, "log_settings", {"settings": settings.log_changes(request)})
+        return settings.log_reply(shown)
+
+    async def _trace_settings(self, request: Message) -> Json:
+        changes = {"settings": settings.trace_changes(request), "name": request.model_name}
+        return settings.trace_reply(await ask_controller(self._call_controller, "trace_settings", changes))
 
     async def _change(self, command: str, request: Message) -> Json:
         _check_repository(request.repository_name)

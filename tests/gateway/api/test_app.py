@@ -23,8 +23,6 @@ pytestmark = pytest.mark.usefixtures("loop_factory")
         ("POST", "/v2/models/m/generate", 501, "not_implemented"),
         ("POST", "/v2/systemsharedmemory/region/r/register", 400, "bad_request"),
         ("GET", "/v2/systemsharedmemory/region/r/status", 404, "unknown_region"),
-        ("GET", "/v2/logging", 501, "not_implemented"),
-        ("GET", "/v2/trace/setting", 501, "not_implemented"),
         ("POST", "/v2/repository/other/index", 501, "not_implemented"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_name_is_decoded_once() -> None:
 
 def test_routes_that_change_the_server_require_control_access() -> None:
     control = {(each.method, each.action) for each in HTTP_ROUTES if each.access is Access.CONTROL}
-    does = ("load", "unload", "sleep", "wake", "other_repository", "no_logging", "no_trace")
+    does = ("load", "unload", "sleep", "wake", "other_repository", "set_log", "set_trace")
     assert control == {("POST", each) for each in does}
 
 
