@@ -17,7 +17,8 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api client_memory connections dispatch http infer observability rpc; ipc memory messages transport",
-    "gateway/api": "client_memory dispatch http infer observability protocol; ipc messages",
+    "gateway/api": "api/description client_memory dispatch http infer observability protocol; ipc messages",
+    "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/client_memory": "; ipc messages",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
@@ -84,6 +85,7 @@ MAY_IMPORT = {
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/engines": "engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
+    "worker/engines/triton_python": "engines execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/hosting": "execution serving startup; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",

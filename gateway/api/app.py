@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api.description.description_api import DescriptionApi
 from mmsup.gateway.api.memory import MemoryApi
 from mmsup.gateway.api.model import ModelApi
 from mmsup.gateway.api.predict import PredictApi
@@ -46,8 +47,11 @@ class HttpApp:
         memory = MemoryApi(inference.regions)
         repository = RepositoryApi(router.routes, call_controller)
         settings = SettingsApi(call_controller)
+        description = DescriptionApi(router)
         predict = PredictApi(inference)
         self._handlers: dict[str, Handler] = {
+            "page": description.page,
+            "openapi": description.openapi,
             "live": server.live,
             "ready": server.ready,
             "metrics": server.metrics,

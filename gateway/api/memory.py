@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
@@ -104,7 +103,7 @@ def _handle(given: Json) -> bytes:
     text = raw.get("b64") if raw is not None else None
     try:
         handle = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
-    except binascii.Error:
+    except ValueError:  # also of text that is not ASCII
         handle = b""
     if len(handle) != HANDLE_BYTES:
         raise parse_error(f"'raw_handle' must be an object with 'b64', {HANDLE_BYTES} bytes in base64")

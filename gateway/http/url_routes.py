@@ -36,6 +36,8 @@ class HttpRoute:
 def _http_routes() -> list[HttpRoute]:
     control = Access.CONTROL
     rows = [
+        HttpRoute("GET", "/", "page"),
+        HttpRoute("GET", "/openapi.json", "openapi"),
         HttpRoute("GET", "/livez", "live"),
         HttpRoute("GET", "/healthz", "live"),
         HttpRoute("GET", "/readyz", "ready"),
@@ -81,7 +83,7 @@ def _http_routes() -> list[HttpRoute]:
 
 
 HTTP_ROUTES: Final = tuple(_http_routes())
-_PARAMETER_PATTERNS: Final = {
+PARAMETER_PATTERNS: Final = {
     "model": MODEL_NAME,
     "repository": MODEL_NAME,
     "version": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
@@ -157,6 +159,6 @@ def _walk(at: _PathNode, parts: list[str], names: dict[str, str]) -> RouteMatch 
     for suffix, special in at.suffixes.items():
         if name.endswith(suffix):
             name, child = name.removesuffix(suffix), special
-    if not _PARAMETER_PATTERNS[at.parameter].fullmatch(name):
+    if not PARAMETER_PATTERNS[at.parameter].fullmatch(name):
         return None
     return _walk(child, rest, {**names, at.parameter: name})

@@ -50,7 +50,9 @@ def test_a_registration_that_cannot_be_is_refused_with_the_reason(body: bytes, s
     run_with_session(test)
 
 
-@pytest.mark.parametrize("handle", [{}, {"b64": 5}, {"b64": "%"}, {"b64": base64.b64encode(bytes(63)).decode()}, None])
+@pytest.mark.parametrize(
+    "handle", [{}, {"b64": 5}, {"b64": "%"}, {"b64": "ä"}, {"b64": base64.b64encode(bytes(63)).decode()}, None]
+)
 def test_a_handle_of_a_gpu_s_memory_has_64_bytes(handle: Any) -> None:
     async def test(_: FakeRouter, session: ClientSession) -> None:
         document = {"raw_handle": handle, "device_id": 0, "byte_size": 8}
