@@ -11,6 +11,7 @@ TEXT: Final = "text/plain"
 HTML: Final = "text/html"
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
+EVENTS: Final = "text/event-stream"
 EMPTY: Final = "Empty"
 """A reply without a body."""
 
@@ -68,13 +69,20 @@ _OPERATIONS: Final = {
     "model_config": Operation("The configuration of a model.", "ModelConfig", codes=_OF_STATES),
     "model_stats": Operation("Statistics of a model.", "Statistics", codes=_OF_NAMES),
     "infer": Operation("Infer.", "InferReply", "InferRequest", _OF_INFERENCE, (JSON, BINARY)),
-    "no_generate": Operation("Not served.", "Any", "Any", ("not_implemented",), is_served=False),
     "system_status": Operation("Memory that clients share.", "Regions", codes=_OF_STATUS),
     "system_register": Operation("Share a file in /dev/shm with the server.", EMPTY, "RegionRequest", _OF_REGIONS),
     "system_unregister": Operation("Share it no more.", EMPTY, "Any", ("not_implemented",)),
     "cuda_status": Operation("Memory of GPUs that clients share.", "Regions", codes=_OF_STATUS),
     "cuda_register": Operation("Share memory of a GPU with the server.", EMPTY, "CudaRegionRequest", _OF_REGIONS),
     "cuda_unregister": Operation("Share it no more.", EMPTY, "Any", ("not_implemented",)),
+    "generate": Operation("Infer by flat names and values.", "GenerateReply", "GenerateRequest", _OF_INFERENCE),
+    "generate_stream": Operation(
+        "The same, with any number of replies as server-sent events.",
+        "Any",
+        "GenerateRequest",
+        _OF_INFERENCE,
+        (EVENTS,),
+    ),
 }
 
 
