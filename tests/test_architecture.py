@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api client_memory composition connections dispatch http infer observability rpc; ipc memory messages transport",
+    "gateway": "api client_memory composition connections dispatch http infer observability rpc; "
+    "ipc memory messages transport",
     "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; ipc messages",
     "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/client_memory": "; ipc messages",
