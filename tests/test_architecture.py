@@ -16,22 +16,25 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api composition connections dispatch http infer observability rpc; ipc memory messages transport",
-    "gateway/api": "api/description dispatch http infer observability protocol streaming; ipc tensors",
+    "gateway": "api client_memory composition connections dispatch http infer observability rpc; "
+    "ipc memory messages transport",
+    "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; "
+    "ipc messages tensors",
     "gateway/api/description": "dispatch http; ipc messages tensors",
+    "gateway/client_memory": "; ipc messages",
     "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
     "gateway/dispatch/streams": "protocol; messages",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/http2": "; ipc",
-    "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
+    "gateway/infer": "client_memory dispatch http observability protocol waking; ipc memory messages tensors transport",
     "gateway/observability": "; ipc memory messages",
-    "gateway/protocol": "; ipc memory messages tensors transport",
-    "gateway/rpc": "connections rpc/calls rpc/infer rpc/services http2 infer observability; ipc",
+    "gateway/protocol": "client_memory; ipc memory messages tensors transport",
+    "gateway/rpc": "connections http rpc/calls rpc/infer rpc/services http2 infer observability; ipc",
     "gateway/rpc/calls": "http http2; ipc protobuf",
     "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls waking; ipc messages tensors",
-    "gateway/rpc/services": "dispatch observability protocol rpc/calls; ipc messages",
+    "gateway/rpc/services": "client_memory dispatch observability protocol rpc/calls; ipc messages",
     "gateway/streaming": "dispatch http infer observability protocol; ipc messages tensors",
     "gateway/waking": "; ipc messages",
     "ipc": "",
