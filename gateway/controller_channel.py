@@ -58,7 +58,8 @@ class ControllerCalls:
 
     async def call(self, command: str, arguments: dict[str, Any]) -> Any:  # arguments and result: JSON, by command
         """The controller's result. MmsupError as the controller reports it, or `unavailable` if it does not answer."""
-        upload, descriptors = arguments.get("upload"), ()
+        upload = arguments.get("upload")
+        descriptors: tuple[int, ...] = ()
         if isinstance(upload, UploadedFiles):
             arguments, descriptors = {**arguments, "upload": upload.sizes}, (upload.fd,)
         return await self._ask(lambda number: messages.CommandRequest(number, command, arguments), descriptors)
