@@ -77,6 +77,7 @@ class TritonPythonEngine:
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._folder = spec.directory
         install_backend_utils(spec.directory)
+        PATH.use(self.calls)
         kind = _model_class(spec)
         document = _completed_document(kind, spec)
         self.completed_spec = spec = completed_spec(spec, document)
