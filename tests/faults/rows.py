@@ -76,6 +76,10 @@ ROWS: Final = {
     "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
     "F65": "more models asked for at one time than the memory budget holds",
     "F66": "a move of a model to host memory or back that raises, hangs or ends its process",
+    "F67": "a worker that dies, or hangs, in a stream of responses",
+    "F68": "a gateway or the controller dies under streams of responses",
+    "F69": "a reader of a stream that stops reading",
+    "F70": "a client that leaves its stream",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
 }
 
