@@ -80,6 +80,9 @@ ROWS: Final = {
     "F68": "a gateway or the controller dies under streams of responses",
     "F69": "a reader of a stream that stops reading",
     "F70": "a client that leaves its stream",
+    "F74": "SIGKILL of a worker that another model has called",
+    "F75": "SIGKILL of a worker that waits for another model",
+    "F76": "SIGKILL of a gateway, and of the controller, while models call each other",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
 }
 
