@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "gateway/protocol": "client_memory; ipc memory messages tensors transport",
     "gateway/rpc": "connections http rpc/calls rpc/infer rpc/services http2 infer observability; ipc",
     "gateway/rpc/calls": "http http2; ipc protobuf",
-    "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls waking; ipc messages tensors",
+    "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls streaming waking; ipc messages tensors",
     "gateway/rpc/services": "client_memory dispatch observability protocol rpc/calls; ipc messages",
     "gateway/streaming": "dispatch http infer observability protocol; ipc messages tensors",
     "gateway/waking": "; ipc messages",
