@@ -115,7 +115,7 @@ def write_torchscript(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit announces its retirement
-        traced = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))  # type: ignore[no-untyped-call] # torch's own gap
+        traced = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
         folder = _folder(repository, name)
         torch.jit.save(traced, str(folder / "model.pt"))
     inputs = (TensorSpec("INPUT__0", datatype, tuple(dims)),)
@@ -128,7 +128,7 @@ def write_exported(repository: Path, name: str, max_batch: int = 0) -> ModelSpec
     """`total = x + y` and `difference = x - y` of FP32 rows of 4, by torch.export, with names of its own."""
     import torch
 
-    class Both(torch.nn.Module):
+    class Both(torch.nn.Module):  # type: ignore[misc] # mypy does not read torch
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"total": x + y, "difference": x - y}
 
