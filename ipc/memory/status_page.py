@@ -61,6 +61,8 @@ class Activity(enum.IntEnum):
     """A gateway that has no configuration yet."""
     LEFT = 7
     """A member of a co-location group that has given back what it held; its process goes on."""
+    MOVING = 8
+    """A model leaves the memory that it serves from, or comes back. No request runs."""
 
 
 IDLE: Final = int(Activity.IDLE)
@@ -154,7 +156,7 @@ class StatusPageReader:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.LEFT else Activity.BUSY
+        activity = Activity(raw) if raw <= Activity.MOVING else Activity.BUSY
         counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 
