@@ -57,6 +57,8 @@ class CallerError(MmsupError):
         "not_implemented": False,
         "http_version": False,
         "request_quarantined": False,
+        "not_found": False,
+        "already_exists": False,
     }
 
 
@@ -69,6 +71,8 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
+        "unsupported": False,
+        "model_unavailable": True,
     }
 
 
@@ -106,6 +110,7 @@ MODEL_CODES: Final = frozenset(
     {
         *("bad_request", "inference_failed", "gpu_oom", "gpu_fault"),
         *("queue_full", "no_buffer", "deadline_exceeded", "cancelled"),
+        *("not_found", "already_exists", "unsupported", "model_unavailable"),
     }
 )
 """The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they

@@ -20,6 +20,8 @@ WARM_UP_STRINGS_BYTES: Final = 64 << 20
 """The longest file of strings there that is read; that of any other datatype has the size that its shape says."""
 LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
+TRITON_PYTHON: Final = "triton-python"
+"""Interface of a class `TritonPythonModel`."""
 GROUP_KEYS: Final = {
     "python": "python",
     "env": "env",
@@ -114,6 +116,8 @@ class ModelSpec:
     class the last time, needs it."""
     imports: str = ""
     """What its class seems to import, one of ENGINE_SETS or empty."""
+    interface: str = ""
+    """How the class of a Python model is called: TRITON_PYTHON; empty: as the class `Model` of mmsup."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     deadline_s: float = 60.0
     hang_limit_s: float = 5.0

@@ -18,11 +18,12 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api connections dispatch http infer observability rpc; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway/api": "api/description dispatch http infer observability protocol; ipc",
+    "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/http2": "",
+    "gateway/http2": "; ipc",
     "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
-    "zygotes; ipc messages transport",
+    "runtime_settings zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
@@ -58,7 +59,8 @@ MAY_IMPORT = {
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
     "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
-    "on_demand postmortem processes repository resources state zygotes; ipc memory messages transport",
+    "on_demand postmortem processes repository resources runtime_settings state zygotes; "
+    "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
@@ -76,12 +78,14 @@ MAY_IMPORT = {
     "supervisor/repository": "config repository/contents; ipc protobuf tensors transport",
     "supervisor/repository/contents": "config; ipc",
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
+    "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution hosting serving startup; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/engines": "engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
+    "worker/engines/triton_python": "engines execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/hosting": "execution serving startup; ipc memory messages transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",

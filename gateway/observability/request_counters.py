@@ -8,6 +8,7 @@ unknown models share the model `_unknown`, because clients choose those names.
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ _REASON: Final = {
 }
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
 _WHOLE: Final = 1 - 1e-9
+_log: Final = logging.getLogger("mmsup.gateway")
 Totals = dict[tuple[str, str], dict[str, int]]
 BatchTotals = dict[tuple[str, str], dict[int, dict[str, int]]]
 """By model version and size of batch."""
@@ -278,6 +280,9 @@ class RequestTimer:
         if not self._is_running:
             return
         self._is_running = False
+        if _log.isEnabledFor(logging.DEBUG):
+            code = error.code if isinstance(error, MmsupError) else type(error).__name__
+            _log.debug("a request to model %.128s %.64s failed: %s: %s", self.model, self.version, code, error)
         if isinstance(error, CallerError):
             self._counters.record_refusal(self.model, error.code)
             return

@@ -40,6 +40,8 @@ class RequestedOutput:
     spec: TensorSpec
     binary: bool
     classes: int = 0
+    base64: bool = False
+    """Its strings are in base64, as MLServer's `content_type` says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +209,10 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
     if sources != 1:
         has = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {has}", model=model)
+    base64 = _is_base64(parameters, spec, f"input '{spec.name}' for model '{model}'")
     if "data" in given:
         try:
-            data = json_tensors.to_bytes(given["data"], spec.datatype, shape)
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, base64=base64)
         except json_tensors.TensorDataError as error:
             raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
         return InputTensor(spec.name, spec.datatype, shape, data=data)
@@ -261,6 +264,16 @@ def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str
     return InputTensor(spec.name, spec.datatype, shape, offset, size)
 
 
+def _is_base64(parameters: Json, spec: TensorSpec, what: str) -> bool:
+    """Whether its strings are in base64 in JSON. Other content types of MLServer say nothing that is not known."""
+    if parameters.get("content_type") != "base64":
+        return False
+    if spec.datatype != "BYTES" or "binary_data_size" in parameters:
+        sent = "sent as binary data" if spec.datatype == "BYTES" else spec.datatype
+        raise CallerError("bad_request", f"{what} is {sent}: content_type base64 is for BYTES in JSON")
+    return True
+
+
 # Outputs.
 
 
@@ -291,4 +304,9 @@ def _output(given: Json, declared: dict[str, TensorSpec], model: str, all_binary
     if classes and spec.datatype in _UNCLASSIFIABLE:
         text = f"output '{name}' of model '{model}' is {spec.datatype}, which cannot be classified"
         raise CallerError("bad_request", text, model=model)
-    return RequestedOutput(spec, _flag(parameters, "binary_data", default=all_binary), classes)
+    base64 = _is_base64(parameters, spec, f"output '{name}' of model '{model}'")
+    binary = _flag(parameters, "binary_data", default=all_binary and not base64)
+    if base64 and (binary or classes):
+        text = f"output '{name}' of model '{model}' is wanted in base64 and as {'binary data' if binary else 'classes'}"
+        raise CallerError("bad_request", f"{text}: one of the two is possible", model=model)
+    return RequestedOutput(spec, binary, classes, base64)

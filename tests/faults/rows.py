@@ -76,6 +76,7 @@ ROWS: Final = {
     "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
     "F65": "more models asked for at one time than the memory budget holds",
     "F66": "a move of a model to host memory or back that raises, hangs or ends its process",
+    "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
 }
 
 OPEN: Final = {

@@ -23,8 +23,9 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
 from mmsup.ipc.errors import ModelError
-from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.ipc.specs import TRITON_PYTHON, Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.worker.execution.model_errors import ModelFailure
 
 OutputBuffers = Mapping[str, Array]
 NO_BUFFERS: Final[OutputBuffers] = MappingProxyType({})
@@ -59,9 +60,16 @@ class BatchingEngine(Protocol):
 
     def run_batch(
         self, jobs: Sequence[Mapping[str, Array]], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
-    ) -> list[dict[str, Array]]:
+    ) -> Sequence[dict[str, Array] | ModelFailure]:
         """Run jobs together along their first axis; one result and one set of buffers for each, in order. It raises
         for the batch as a whole. When it returns, the jobs' memory may be reused."""
+
+
+class CompletingEngine(Protocol):
+    """An engine whose model says itself how it is to be run, where its configuration does not."""
+
+    completed_spec: ModelSpec | None
+    """Valid after `load`."""
 
 
 class OffloadingEngine(Protocol):
@@ -97,6 +105,11 @@ def as_offloading_engine(engine: Engine) -> OffloadingEngine | None:
     return cast("OffloadingEngine", engine) if getattr(engine, "can_offload", False) else None
 
 
+def completed_spec(engine: Engine, spec: ModelSpec) -> ModelSpec:
+    """The spec with what the model itself has added to it. Valid after `load`."""
+    return cast("ModelSpec | None", getattr(engine, "completed_spec", None)) or spec
+
+
 def min_buffer_bytes(engine: Engine) -> int | None:
     """The smallest output buffer that this engine writes into; None if it never does. Valid after `load`."""
     return cast("int | None", getattr(engine, "min_buffer_bytes", None))
@@ -113,6 +126,7 @@ _ENGINES: Final = {
     "ort": "ort.OrtEngine",
     "pytorch": "pytorch.PytorchEngine",
     "custom": "python_model.PythonModelEngine",
+    TRITON_PYTHON: "triton_python.engine.TritonPythonEngine",
 }
 """Module and class of each."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
@@ -121,7 +135,7 @@ _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors"
 def open_engine(name: str) -> Engine:
     """The engine of this name, with its library imported; ModelError if it is not installed."""
     assert name in _ENGINES, f"no engine {name!r}"
-    module_name, class_name = _ENGINES[name].split(".")
+    module_name, _, class_name = _ENGINES[name].rpartition(".")
     try:
         module = importlib.import_module(f"mmsup.worker.engines.{module_name}")
     except ModuleNotFoundError as error:

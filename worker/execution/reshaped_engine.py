@@ -18,6 +18,7 @@ from mmsup.worker.execution.engine import (
     OffloadingEngine,
     OutputBuffers,
     as_offloading_engine,
+    completed_spec,
 )
 
 Shape = tuple[int, ...]
@@ -46,15 +47,18 @@ class ReshapedEngine:
         self._inputs = inputs
         self._outputs = outputs
         self._batch_axes = 0
+        self.completed_spec: ModelSpec | None = None
 
     @property
     def can_offload(self) -> bool:
         return as_offloading_engine(self._engine) is not None
 
     def load(self, spec: ModelSpec) -> Metadata:
-        self._batch_axes = 1 if spec.max_batch_size else 0
         inner = replace(spec, inputs=_inner(spec.inputs, self._inputs), outputs=_inner(spec.outputs, self._outputs))
         metadata = self._engine.load(inner)
+        self._batch_axes = 1 if metadata.max_batch_size else 0
+        completed = completed_spec(self._engine, inner)
+        self.completed_spec = replace(spec, max_batch_size=completed.max_batch_size, batching=completed.batching)
         return replace(
             metadata,
             inputs=_outer(metadata.inputs, self._inputs),

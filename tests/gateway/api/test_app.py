@@ -22,8 +22,6 @@ pytestmark = pytest.mark.usefixtures("loop_factory")
         ("GET", "/v2/models/m/versions/stable/ready", 404, "bad_version"),
         ("POST", "/v2/models/m/generate", 501, "not_implemented"),
         ("POST", "/v2/systemsharedmemory/region/r/register", 501, "not_implemented"),
-        ("GET", "/v2/logging", 501, "not_implemented"),
-        ("GET", "/v2/trace/setting", 501, "not_implemented"),
         ("POST", "/v2/repository/other/index", 501, "not_implemented"),
     ],
 )
