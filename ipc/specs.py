@@ -145,6 +145,8 @@ class ModelSpec:
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False
     trusted: bool = False
+    decoupled: bool = False
+    """It answers a request any number of times. A class whose `infer` is a generator does so without being asked."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
     """Content of `config.pbtxt`, for `/config`; completed by the gateway."""
 
@@ -173,3 +175,7 @@ class Metadata:
     outputs: tuple[TensorSpec, ...]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Names of the classes, by output, where the model file tells them."""
+    decoupled: bool = False
+    """A request is answered any number of times."""
+    runs_side_by_side: bool = False
+    """Its requests are open side by side in one worker, which may rest while all of them wait for something."""

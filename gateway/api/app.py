@@ -23,10 +23,10 @@ from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, match_path
 from mmsup.gateway.infer.fair_queue import SERVER_FLOW, UNKNOWN_FLOW
 from mmsup.gateway.infer.handler import InferHandler, client_error
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
+from mmsup.gateway.streaming.generate_handler import GenerateHandler
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _NOT_SERVED: Final = {
-    "no_generate": "generate is not served yet: use infer",
     "no_region": "client shared memory is not served: send tensors as binary data",
     "no_register": "client shared memory is not served: send tensors as binary data",
     "other_repository": "a repository cannot be named in the path: leave it out",
@@ -45,6 +45,7 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
+        generation = GenerateHandler(inference)
         repository = RepositoryApi(router.routes, call_controller)
         settings = SettingsApi(call_controller)
         description = DescriptionApi(router)
@@ -63,6 +64,8 @@ class HttpApp:
             "model_config": model.config,
             "model_stats": model.statistics,
             "infer": inference.handle,
+            "generate": generation.generate,
+            "generate_stream": generation.generate_stream,
             "v1_model": predict.model,
             "predict": predict.predict,
             "index": repository.index,

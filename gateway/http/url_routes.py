@@ -65,8 +65,8 @@ def _http_routes() -> list[HttpRoute]:
             HttpRoute("GET", f"{base}/config", "model_config"),
             HttpRoute("GET", f"{base}/stats", "model_stats"),
             HttpRoute("POST", f"{base}/infer", "infer"),
-            HttpRoute("POST", f"{base}/generate", "no_generate"),
-            HttpRoute("POST", f"{base}/generate_stream", "no_generate"),
+            HttpRoute("POST", f"{base}/generate", "generate"),
+            HttpRoute("POST", f"{base}/generate_stream", "generate_stream"),
         ]
     for base in ("/v2", "/v2/models/{model}"):
         rows.append(HttpRoute("GET", f"{base}/trace/setting", "trace"))

@@ -79,8 +79,13 @@ def timeout_and_priority(document: Any) -> tuple[int, int]:  # any JSON value
     return _count(parameters, "timeout"), _priority(parameters)
 
 
-def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> InferRequest:
-    """The request in a document and its binary data; CallerError names model and tensor."""
+def parse_request(
+    document: Json, model: str, metadata: Metadata, blobs: Blobs, *, may_stream: bool = False
+) -> InferRequest:
+    """The request in a document and its binary data; CallerError names model and tensor. `may_stream`: any number of
+    responses can be delivered."""
+    if metadata.decoupled and not may_stream:
+        raise decoupled_error(model)
     parameters = _object(document, "parameters")
     inputs = _inputs(_tensors(document, "inputs"), model, metadata, blobs)
     blobs.finish(model)
@@ -90,8 +95,15 @@ def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) 
     return InferRequest(inputs, outputs, client_id, _count(parameters, "timeout"), for_model, _priority(parameters))
 
 
-def parse_raw_request(given: InputTensor, metadata: Metadata) -> InferRequest:
+def decoupled_error(model: str) -> CallerError:
+    text = f"model '{model}' is decoupled, it answers a request any number of times: use generate_stream or generate"
+    return CallerError("not_implemented", f"{text}, or ModelStreamInfer over gRPC", model=model)
+
+
+def parse_raw_request(given: InputTensor, model: str, metadata: Metadata) -> InferRequest:
     """A raw request: all outputs, in binary."""
+    if metadata.decoupled:
+        raise decoupled_error(model)
     return InferRequest([given], [RequestedOutput(each, binary=True) for each in metadata.outputs])
 
 

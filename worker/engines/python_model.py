@@ -15,6 +15,11 @@ Elements of a BYTES input are `bytes`; with the parameter `strings: text` they a
 input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
 true, so a model that expects text has to say so.
 
+`infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as
+it likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as
+`decoupled`. An `async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is
+closed: what it holds is given back in a `finally`.
+
 If the model uses torch, its allocator is limited to `gpu_memory`, and what it has cached is freed after `offload`.
 
 The model's folder is last in `sys.path`: its other files can be imported, and shadow no installed module. The module
@@ -33,7 +38,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
@@ -46,7 +51,8 @@ from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
-from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
+from mmsup.worker.execution.responses import mapped
 
 FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
@@ -87,6 +93,7 @@ class PythonModelEngine:
         self._texts = False
         self._folder = ""
         self.can_offload = False
+        self.is_streaming = False
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
@@ -104,16 +111,28 @@ class PythonModelEngine:
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         self.can_offload = can_be_offloaded(self._model)
-        return metadata
+        is_generator = inspect.isgeneratorfunction(self._infer) or inspect.isasyncgenfunction(self._infer)
+        decoupled = spec.decoupled or is_generator
+        self.is_streaming = decoupled or inspect.iscoroutinefunction(self._infer)
+        return replace(metadata, decoupled=decoupled, runs_side_by_side=self.is_streaming)
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # the user's class makes its own arrays
+        result: Any = self._infer(self._own_inputs(inputs))  # of the user
+        return self._outputs(result, wanted)
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        return mapped(self._infer(self._own_inputs(inputs)), lambda result: self._outputs(result, wanted))
+
+    def _own_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
         if self._texts:
             own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
-        result: Any = self._infer(own)  # of the user
+        return own
+
+    def _outputs(self, result: Any, wanted: Sequence[str]) -> dict[str, Array]:  # of the user
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
         made: dict[str, Array] = {}

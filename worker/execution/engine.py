@@ -11,14 +11,14 @@ of its own, and the caller copies. The expectation may be wrong: an engine check
 writes past the array, and returns the same values with buffers and without. After a run that raised, or that returned
 its own array, the content of the buffer is undefined.
 
-Three further Protocols are for some engines; `as_batching_engine`, `as_offloading_engine` and `pinned_memory_of` tell
-for which.
+Four further Protocols are for some engines; `as_batching_engine`, `as_offloading_engine`, `as_streaming_engine` and
+`pinned_memory_of` tell for which.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
@@ -85,6 +85,27 @@ class OffloadingEngine(Protocol):
         """Undo `offload`: answers are the same as before."""
 
 
+Response = Mapping[str, Array]
+"""One response: outputs by name."""
+Responses = Response | Iterator[Response] | AsyncIterator[Response] | Awaitable[Response | None] | None
+"""What answers one request: one response, many one after the other, one that is awaited, or none."""
+
+
+class StreamingEngine(Protocol):
+    """An engine that may answer a request many times or not at all, or that awaits. `is_streaming` is valid after
+    `load`, and `Metadata.decoupled` says whether more or fewer than one response are allowed.
+
+    An Iterator gives its responses in the worker's own thread, one in each turn of its loop, beside those of others. An
+    AsyncIterator, and an Awaitable, runs in the worker's event loop for as long as it takes: it is what waits for
+    another thread, process or server. Each is closed (`close`, `aclose`, cancelling) as soon as nobody reads any more.
+    """
+
+    is_streaming: bool
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        """Answer a request. The inputs are valid until the last response; outputs are copied when they are given."""
+
+
 class PinnedMemoryRegistry(Protocol):
     """`pinned_memory` of an engine that copies between shared memory and a device directly, if it was registered."""
 
@@ -103,6 +124,11 @@ def as_batching_engine(engine: Engine) -> BatchingEngine | None:
 def as_offloading_engine(engine: Engine) -> OffloadingEngine | None:
     """The engine, if its model can be moved out of memory and back. Valid after `load`."""
     return cast("OffloadingEngine", engine) if getattr(engine, "can_offload", False) else None
+
+
+def as_streaming_engine(engine: Engine) -> StreamingEngine | None:
+    """The engine, if its requests are answered by `respond`. Valid after `load`."""
+    return cast("StreamingEngine", engine) if getattr(engine, "is_streaming", False) else None
 
 
 def completed_spec(engine: Engine, spec: ModelSpec) -> ModelSpec:

@@ -48,6 +48,9 @@ def _load(
     metadata = call_model_code(lambda: engine.load(spec), spec)
     if isinstance(metadata, ModelFailure):
         return metadata
+    if spec.decoupled and not metadata.decoupled:
+        text = f"model '{spec.name}' is configured as decoupled, and only a Python class can answer many times"
+        return ModelFailure("config_mismatch", text)
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     send(LoadProgress("warming up", is_warm_up=True))
     spec = completed_spec(engine, spec)

@@ -21,9 +21,13 @@ def example_request(name: str, metadata: Metadata, host: str) -> str:
     shapes = [_shape(each, metadata.max_batch_size) for each in metadata.inputs]
     small = sum(map(element_count, shapes)) <= ELEMENTS_LIMIT
     if small and not any(each.datatype in _BINARY_ONLY for each in metadata.inputs):
+        if metadata.decoupled:
+            members = {each.name: _data(each, shape) for each, shape in zip(metadata.inputs, shapes, strict=True)}
+            stream = f"{host}/v2/models/{name}/generate_stream"
+            return f"curl -N {stream} -d {shlex.quote(json.dumps(members, ensure_ascii=False))}"
         inputs = [_input(each, shape) for each, shape in zip(metadata.inputs, shapes, strict=True)]
         return f"curl {url} -d {shlex.quote(json.dumps({'inputs': inputs}, ensure_ascii=False))}"
-    if len(shapes) != 1:
+    if len(shapes) != 1 or metadata.decoupled:
         return ""
     size = size_bytes(metadata.inputs[0].datatype, shapes[0])
     return f"head -c {size} /dev/zero | curl {url} -H '{_RAW}' --data-binary @- -o answer" if size else ""
@@ -34,6 +38,9 @@ def _shape(spec: TensorSpec, max_batch_size: int) -> list[int]:
 
 
 def _input(spec: TensorSpec, shape: list[int]) -> dict[str, Any]:  # a JSON object
-    zero: Any = {"BYTES": "", "BOOL": False}.get(spec.datatype, 0)  # JSON
-    data = [zero] * element_count(shape)
-    return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": data}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": _data(spec, shape)}
+
+
+def _data(spec: TensorSpec, shape: list[int]) -> list[Any]:  # JSON
+    zero: Any = {"BYTES": "", "BOOL": False}.get(spec.datatype, 0)  # as above
+    return [zero] * element_count(shape)

@@ -11,6 +11,7 @@ TEXT: Final = "text/plain"
 HTML: Final = "text/html"
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
+EVENTS: Final = "text/event-stream"
 EMPTY: Final = "Empty"
 """A reply without a body."""
 
@@ -66,7 +67,14 @@ _OPERATIONS: Final = {
     "model_config": Operation("The configuration of a model.", "ModelConfig", codes=_OF_STATES),
     "model_stats": Operation("Statistics of a model.", "Statistics", codes=_OF_NAMES),
     "infer": Operation("Infer.", "InferReply", "InferRequest", _OF_INFERENCE, (JSON, BINARY)),
-    "no_generate": Operation("Not served.", "Any", "Any", ("not_implemented",), is_served=False),
+    "generate": Operation("Infer by flat names and values.", "GenerateReply", "GenerateRequest", _OF_INFERENCE),
+    "generate_stream": Operation(
+        "The same, with any number of replies as server-sent events.",
+        "Any",
+        "GenerateRequest",
+        _OF_INFERENCE,
+        (EVENTS,),
+    ),
     "no_regions": Operation("Regions of shared memory of clients.", "Regions"),
     "no_region": Operation("Not served.", "Any", codes=("not_implemented",), is_served=False),
     "no_register": Operation("Not served.", "Any", "Any", ("not_implemented",), is_served=False),

@@ -90,6 +90,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
         id=TEXT,
         outputs=_list(_object("name datatype shape", name=TEXT, datatype=_DATATYPE, shape=_SHAPE, data=_ANY)),
     ),
+    "GenerateRequest": _object(id=TEXT, parameters={"type": "object"}),
+    "GenerateReply": _object("model_name model_version", id=TEXT, model_name=TEXT, model_version=TEXT),
     "PredictRequest": _object("instances", instances={**_list(_ANY), "minItems": 1}, parameters=_PARAMETERS),
     "Predictions": _object("predictions", predictions=_list(_ANY)),
     "V1Model": _object("name ready", name=TEXT, ready=_BOOL, error=TEXT),
