@@ -20,10 +20,10 @@ from mmsup.supervisor.chaos.plan import fault_model
 
 
 def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below
-    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `max_batch_size`; `config`
-    is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
+    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `held_by`,
+    `max_batch_size`; `config` is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
     batch, more = options.pop("max_batch_size", 0), options.pop("config", "")
-    heads = {key: options.pop(key) for key in ("on_import", "on_load", "on_load_amount") if key in options}
+    heads = {key: options.pop(key) for key in ("on_import", "on_load", "on_load_amount", "held_by") if key in options}
     code = fault_model.source(**heads, batched=bool(batch))
     inputs = (
         TensorSpec("x", "FP32", (-1,)),
