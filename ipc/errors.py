@@ -48,6 +48,7 @@ class CallerError(MmsupError):
         "unknown_version": False,
         "bad_version": False,
         "unknown_path": False,
+        "unknown_region": False,
         "method_not_allowed": False,
         "forbidden": False,
         "conflict": True,
@@ -71,6 +72,7 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
+        "call_loop": False,
         "unsupported": False,
         "model_unavailable": True,
     }

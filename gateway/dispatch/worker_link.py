@@ -87,7 +87,7 @@ class WorkerLink:
         self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(
             SIGNATURES_LIMIT, SIGNATURES_LIMIT_BYTES, _cached_bytes
         )
-        self._process = _WorkerProcess(*descriptors, self.close)
+        self.process = _WorkerProcess(*descriptors, self.close)
 
     @property
     def closed(self) -> bool:
@@ -142,6 +142,8 @@ class WorkerLink:
         if not self.closed and not request.abandoned:
             request.abandoned = True
             self.channel.send(Cancel(request.message.id))
+            if self.in_flight.calls is not None:
+                self.in_flight.calls.on_abandoned(request.message.id)
 
     def grant(self, request: InFlightRequest, slot: Slot) -> None:
         """Give the worker a larger output buffer for a result that it holds, unless it has given up holding it."""
@@ -206,8 +208,13 @@ class WorkerLink:
                 known[0][0].finish(known)
                 known.clear()
             reply = self.channel.decode(raw)
-            if reply is not None:
+            if isinstance(reply, InferReply):
                 self._on_reply(reply)
+            elif reply is not None:
+                calls = self.in_flight.calls
+                error = calls.on_record(reply) if calls is not None else "it calls another model"
+                if error:
+                    self.channel.on_protocol_error(error)
             if self.closed:
                 return
         if known:
@@ -296,7 +303,7 @@ class WorkerLink:
         self.close_record = record = CloseRecord()
         self.is_unrestricted = False
         self.channel.close()
-        started, executing = self._process.close()
+        started, executing = self.process.close()
         record.ran_alone = len(executing) == 1
         record.lost_requests = self.in_flight.close(started, executing)
         self.memory.close()
@@ -320,6 +327,12 @@ class _WorkerProcess:
         os.close(page)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, on_exit)
+
+    @property
+    def pid(self) -> int:
+        """Models of a co-location group have the same."""
+        with open(f"/proc/self/fdinfo/{self._pidfd}") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
 
     def close(self) -> tuple[frozenset[int], frozenset[int]]:
         """Close both. The ids of the requests that started to execute last, and of those in the running batch."""

@@ -18,6 +18,7 @@ STATUS: Final[dict[str, int]] = {
     "unknown_version": 404,
     "bad_version": 404,
     "unknown_path": 404,
+    "unknown_region": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "conflict": 409,
@@ -36,6 +37,7 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": 507,
     "model_failed": 503,
     "crash_loop": 503,
+    "call_loop": 500,
     "unsupported": 501,
     "model_unavailable": 503,
     # the worker's

@@ -71,10 +71,14 @@ class Activity(enum.IntEnum):
     """A gateway that has no configuration yet."""
     LEFT = 7
     """A member of a co-location group that has given back what it held; its process goes on."""
-    MOVING = 8
+    CALLING = 8
+    """In a run that waits for another model, which it has called."""
+    MOVING = 9
     """A model leaves the memory that it serves from, or comes back. No request runs."""
 
 
+RUNNING: Final = frozenset({Activity.BUSY, Activity.CALLING})
+"""In a run."""
 IDLE: Final = int(Activity.IDLE)
 BUSY: Final = int(Activity.BUSY)
 """As ints: storing a member of an enum takes longer."""
@@ -137,6 +141,23 @@ class StatusPageWriter:
         for request in requests:
             self.request_started(request)
         self.set_activity(Activity.BUSY, now_ns)
+
+    def calling(self, now_ns: int) -> int:
+        """The run waits for another model from now on. Returns the time by which it counts as begun."""
+        since_ns = self.words[SINCE]
+        self.set_activity(Activity.CALLING, now_ns)
+        return since_ns
+
+    def called(self, since_ns: int, now_ns: int) -> None:
+        """The run goes on, as if it had begun then: what it has waited for others is not its own time."""
+        self.words[SINCE] = since_ns
+        self.words[HEARTBEAT] = now_ns
+        self.words[ACTIVITY] = BUSY
+
+    def executing(self) -> frozenset[int]:
+        """Ids of the requests of the current batch, of all gateways."""
+        begun = self.started
+        return frozenset([self.words[RING_INDEX + each % RING] for each in range(self.words[REQUESTS], begun)])
 
     def batch_executed(self, requests: int) -> None:
         self.words[BATCHES] += 1

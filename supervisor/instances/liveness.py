@@ -7,6 +7,8 @@
                                  life whose first run was quick, or hung
     moving                       no progress for the hang limit: hung. In all it has the load's limit (model_moves.py)
     idle                         the loop iterates at least every 500 ms; a request pending at an idle loop is stuck
+    calling                      it waits for another model, which is judged in its place; its loop iterates as an idle
+                                 one does
     stopping                     the drain has its own timer
 
 The status page is written by the worker, so the age of the gateways' oldest pending request is a second source. A time
@@ -28,8 +30,10 @@ MISSED_HEARTBEATS: Final = 2
 """Tolerated beyond the hang limit, because a busy machine wakes processes late."""
 NS: Final = 1_000_000_000
 _LOADING: Final = frozenset({Activity.STARTING, Activity.LOADING, Activity.WARMING})
-_RUNNING: Final = frozenset({Activity.BUSY, Activity.MOVING})
+_WORKING: Final = frozenset({Activity.BUSY, Activity.MOVING})
 _IDLE: Final = frozenset({Activity.IDLE, Activity.STANDBY})
+_BEATING: Final = _IDLE | {Activity.CALLING}
+"""The loop comes round, whatever else it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,10 @@ def suspected_since_ns(progress: Progress, limits: LivenessLimits, now_ns: int) 
     """The start of the run, or of the silence of an idle loop, that has to be looked at; None if there is none."""
     if _is_loading(progress, limits):
         return None
-    if progress.activity in _RUNNING:
+    if progress.activity in _WORKING:
         return progress.since_ns
     is_silent = now_ns - progress.heartbeat_ns > MISSED_HEARTBEATS * min(HEARTBEAT_S, limits.hang_s / 4) * NS
-    return progress.heartbeat_ns if progress.activity in _IDLE and is_silent else None
+    return progress.heartbeat_ns if progress.activity in _BEATING and is_silent else None
 
 
 def judge(
@@ -127,6 +131,8 @@ def judge(
         return _judge_run(progress, limits, now_ns, stalled_s)
     if progress.activity is Activity.MOVING:
         return _judge_move(limits, stalled_s)
+    if progress.activity is Activity.CALLING:
+        return _judge_idle(progress, limits, None, now_ns, stalled_s, "it waited for another model")
     if progress.activity in _IDLE:
         return _judge_idle(progress, limits, oldest_pending_s, now_ns, stalled_s)
     return Alive()
@@ -189,12 +195,17 @@ def _raise(key: str) -> str:
 
 
 def _judge_idle(
-    progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int, stalled_s: float
+    progress: Progress,
+    limits: LivenessLimits,
+    oldest_pending_s: float | None,
+    now_ns: int,
+    stalled_s: float,
+    doing: str = "it ran nothing",
 ) -> Liveness:
     silent_ns = now_ns - progress.heartbeat_ns
     if silent_ns > _stale_ns(limits):
         if stalled_s >= limits.hang_s or silent_ns > limits.run_s(progress) * NS:
-            return Hung(f"it ran nothing, and its loop has not come round for {silent_ns / NS:.1f} s")
+            return Hung(f"{doing}, and its loop has not come round for {silent_ns / NS:.1f} s")
         return Alive()
     pending_s = oldest_pending_s or 0.0
     is_silent = suspected_since_ns(progress, limits, now_ns) is not None

@@ -2,7 +2,7 @@
 
     class Model:
         def load(self, context): ...     # name, version, directory, device, parameters; may be left out
-        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out
+        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out; may be `async def`
         def unload(self): ...            # may be left out
         def offload(self): ...           # both or none: give memory back while nobody asks for the model,
         def restore(self): ...           # and make again what was given
@@ -15,6 +15,8 @@ Elements of a BYTES input are `bytes`; with the parameter `strings: text` they a
 input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
 true, so a model that expects text has to say so.
 
+`context.infer("other", {...})` runs another model of this server and returns its outputs, as does
+`await context.infer_async("other", {...})` in an `async def infer`; without a result they raise `context.CallError`.
 `infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as
 it likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as
 `decoupled`. An `async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is
@@ -38,9 +40,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -48,9 +50,11 @@ from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODULE, TRITON_MODULE_TEXT, TRITON_UNSEEN_TEXT
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
+from mmsup.worker.execution.call_error import CallError
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.responses import mapped
 
@@ -76,12 +80,43 @@ log = logging.getLogger("mmsup.worker")
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
+    """What the user's class gets to know, and may ask for."""
+
+    CallError: ClassVar[type[CallError]] = CallError
+    """Raised by calls of other models: `code`, `text`, `model`, `retryable`."""
     name: str
     version: str
     directory: str
     device: str
     """`cpu`, or `cuda:0`: a worker sees only its own device."""
     parameters: Mapping[str, str]
+    calls: ModelCalls = field(repr=False)
+    strings: bool = False
+    """Elements of BYTES outputs of other models are `str`."""
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],  # arrays, or lists
+        **options: Any,  # as ModelCalls has them
+    ) -> dict[str, Array]:
+        """Run another model of this server and wait for its outputs. `options`: version, outputs (names), parameters,
+        timeout_s. CallError if there is no result."""
+        return self._told(self.calls.infer(model, inputs, **options))
+
+    async def infer_async(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],  # as above
+        **options: Any,
+    ) -> dict[str, Array]:
+        """The same in an `async def infer`, so that several models can run at a time."""
+        return self._told(await self.calls.infer_async(model, inputs, **options))
+
+    def _told(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        if not self.strings:
+            return outputs
+        return {name: as_text(name, each) if each.dtype.kind == "O" else each for name, each in outputs.items()}
 
 
 class PythonModelEngine:
@@ -92,6 +127,7 @@ class PythonModelEngine:
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._texts = False
         self._folder = ""
+        self.calls = ModelCalls()
         self.can_offload = False
         self.is_streaming = False
 
@@ -107,7 +143,8 @@ class PythonModelEngine:
         if hasattr(self._model, "load"):
             device = "cpu" if spec.device == "cpu" else "cuda:0"
             parameters = MappingProxyType(dict(spec.parameters))
-            self._model.load(ModelContext(spec.name, spec.version, spec.directory, device, parameters))
+            own = spec.name, spec.version, spec.directory, device, parameters
+            self._model.load(ModelContext(*own, self.calls, self._texts))
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         self.can_offload = can_be_offloaded(self._model)

@@ -58,6 +58,10 @@ class ReshapedEngine:
         return as_offloading_engine(self._engine) is not None
 
     @property
+    def calls(self) -> object:
+        return getattr(self._engine, "calls", None)
+
+    @property
     def is_streaming(self) -> bool:
         return as_streaming_engine(self._engine) is not None
 

@@ -34,6 +34,7 @@ STATUS: Final[dict[str, int]] = {
     "unknown_version": NOT_FOUND,
     "bad_version": INVALID_ARGUMENT,
     "unknown_path": UNIMPLEMENTED,
+    "unknown_region": NOT_FOUND,
     "method_not_allowed": UNIMPLEMENTED,
     "body_timeout": DEADLINE_EXCEEDED,
     "conflict": ABORTED,
@@ -52,6 +53,7 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": RESOURCE_EXHAUSTED,
     "model_failed": UNAVAILABLE,
     "crash_loop": UNAVAILABLE,
+    "call_loop": INTERNAL,
     "unsupported": UNIMPLEMENTED,
     "model_unavailable": UNAVAILABLE,
     # the worker's

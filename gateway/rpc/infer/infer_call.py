@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
@@ -57,11 +57,13 @@ class RequestBody:
 
 
 class InferContext:
-    """What the inferences of a gateway over gRPC share."""
+    """What the inferences of a gateway over gRPC share. `is_local`: those of listeners that only this machine can
+    reach; they have `known` in common with all others."""
 
-    def __init__(self, inference: InferHandler) -> None:
+    def __init__(self, inference: InferHandler, known: KnownMessages, *, is_local: bool) -> None:
         self.inference = inference
-        self.known = KnownMessages()
+        self.known = known
+        self.is_local = is_local
 
 
 class InferCall:
@@ -156,7 +158,7 @@ class InferCall:
             buffer[at : at + len(each)] = each
             at += len(each)
         parsed = self._parse(dispatched, buffer)
-        if not dispatched.try_infer(parsed.job, self._on_event):
+        if parsed.uses_regions or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
@@ -216,7 +218,12 @@ class InferCall:
             outputs = parsed.request.outputs
             tensors = infer_response.wanted_tensors(context, outputs, result.outputs)
             spec = dispatched.spec
-            parts = infer_messages.response_parts((spec.name, spec.version, parsed.request.id), tensors)
+            origin = spec.name, spec.version, parsed.request.id
+            regions: list[dict[str, Any]] = []  # JSON scalars
+            if parsed.uses_regions:
+                pairs = zip(outputs, tensors, strict=True)
+                regions = [infer_response.region_parameters(each, tensor.data.nbytes) for each, tensor in pairs]
+            parts = infer_messages.response_parts(origin, tensors, regions=regions)
             is_constant = all(each.spec.datatype != "BYTES" and not each.classes for each in outputs)
             if known is not None and signature is not None and is_constant:
                 names = [each.spec.name for each in outputs]
@@ -273,7 +280,11 @@ class InferCall:
         dispatched, parsed = self._dispatched, self._parsed
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before it is parsed"
-        result = await dispatched.resume(parsed.job, event)
+        if parsed.uses_regions:
+            inference = self._context.inference
+            result = await inference.infer_with_regions(dispatched, parsed, is_local=self._context.is_local)
+        else:
+            result = await dispatched.resume(parsed.job, event)
         if _is_slow_to_build(parsed):
             loop = asyncio.get_running_loop()
             executor = self._context.inference.parser_executor
