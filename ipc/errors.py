@@ -48,6 +48,7 @@ class CallerError(MmsupError):
         "unknown_version": False,
         "bad_version": False,
         "unknown_path": False,
+        "unknown_region": False,
         "method_not_allowed": False,
         "forbidden": False,
         "conflict": True,
@@ -57,6 +58,8 @@ class CallerError(MmsupError):
         "not_implemented": False,
         "http_version": False,
         "request_quarantined": False,
+        "not_found": False,
+        "already_exists": False,
     }
 
 
@@ -69,6 +72,9 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
+        "call_loop": False,
+        "unsupported": False,
+        "model_unavailable": True,
     }
 
 
@@ -106,6 +112,7 @@ MODEL_CODES: Final = frozenset(
     {
         *("bad_request", "inference_failed", "gpu_oom", "gpu_fault"),
         *("queue_full", "no_buffer", "deadline_exceeded", "cancelled"),
+        *("not_found", "already_exists", "unsupported", "model_unavailable"),
     }
 )
 """The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they

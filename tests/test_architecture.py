@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -16,21 +17,28 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "relay", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api connections dispatch http infer observability rpc rpc/relay; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway": "api client_memory composition connections dispatch http infer observability rpc rpc/relay; ipc "
+    "memory messages transport",
+    "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; "
+    "ipc messages tensors",
+    "gateway/api/description": "dispatch http; ipc messages tensors",
+    "gateway/client_memory": "; ipc messages",
+    "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
     "gateway/connections": "http infer; ipc",
-    "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
+    "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
+    "gateway/dispatch/streams": "protocol; messages",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/http2": "; rpc",
-    "gateway/infer": "dispatch http observability protocol waking; ipc messages transport",
+    "gateway/infer": "client_memory dispatch http observability protocol waking; ipc memory messages tensors transport",
     "gateway/observability": "; ipc memory messages",
-    "gateway/protocol": "; ipc memory messages tensors transport",
-    "gateway/rpc": "connections dispatch rpc/calls rpc/infer rpc/relay rpc/services http2 infer observability; ipc "
-    "memory rpc",
+    "gateway/protocol": "client_memory; ipc memory messages tensors transport",
+    "gateway/rpc": "connections dispatch http rpc/calls rpc/infer rpc/services http2 infer observability; "
+    "ipc memory rpc",
     "gateway/rpc/calls": "http http2; ipc protobuf rpc",
-    "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls waking; ipc messages tensors",
+    "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls streaming waking; ipc messages tensors",
     "gateway/rpc/relay": "http2 rpc/calls; rpc",
-    "gateway/rpc/services": "dispatch observability protocol rpc/calls; ipc messages",
+    "gateway/rpc/services": "client_memory dispatch observability protocol rpc/calls; ipc messages",
+    "gateway/streaming": "dispatch http infer observability protocol; ipc messages tensors",
     "gateway/waking": "; ipc messages",
     "ipc": "",
     "ipc/memory": "; ipc",
@@ -42,7 +50,7 @@ MAY_IMPORT = {
     "relay": "; ipc memory rpc transport",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
-    "runtime_settings zygotes; ipc messages transport",
+    "runtime_settings uploads zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
@@ -61,7 +69,7 @@ MAY_IMPORT = {
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages rpc tensors transport",
     "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
-    "on_demand postmortem processes repository resources runtime_settings state zygotes; "
+    "on_demand postmortem processes repository resources runtime_settings state uploads zygotes; "
     "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
     "supervisor/gateways": "config instances linux models observability postmortem processes; ipc memory messages "
@@ -82,15 +90,20 @@ MAY_IMPORT = {
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
     "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
+    "supervisor/uploads": "config models repository; ipc messages",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
-    "worker": "execution hosting serving startup; ipc memory messages transport",
+    "worker": "execution hosting serving startup streaming; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
-    "worker/engines": "engines/device execution; ipc tensors",
+    "worker/calls": "execution; ipc messages tensors transport",
+    "worker/engines": "calls engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
+    "worker/engines/triton_python": "calls engines engines/triton_python/api execution; ipc tensors",
+    "worker/engines/triton_python/api": "calls execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
-    "worker/hosting": "execution serving startup; ipc memory messages transport",
-    "worker/serving": "batching execution startup; ipc memory messages tensors transport",
+    "worker/serving": "batching calls execution startup; ipc memory messages tensors transport",
+    "worker/hosting": "execution serving startup streaming; ipc memory messages transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
+    "worker/streaming": "calls execution serving startup; memory messages transport",
     "worker/zygote": "; ipc memory messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).
@@ -142,9 +155,11 @@ def nodes(path: Path) -> tuple[ast.AST, ...]:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_nodes() -> Iterator[None]:
-    """They take 70 MB, for these tests only."""
+    """They take 70 MB, for these tests only; the garbage collector need not look at them meanwhile."""
+    gc.disable()
     yield
     nodes.cache_clear()
+    gc.enable()
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:

@@ -11,6 +11,8 @@ from typing import Final
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api.description.description_api import DescriptionApi
+from mmsup.gateway.api.memory import MemoryApi
 from mmsup.gateway.api.model import ModelApi
 from mmsup.gateway.api.predict import PredictApi
 from mmsup.gateway.api.repository import RepositoryApi
@@ -22,12 +24,10 @@ from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, match_path
 from mmsup.gateway.infer.fair_queue import SERVER_FLOW, UNKNOWN_FLOW
 from mmsup.gateway.infer.handler import InferHandler, client_error
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
+from mmsup.gateway.streaming.generate_handler import GenerateHandler
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _NOT_SERVED: Final = {
-    "no_generate": "generate is not served yet: use infer",
-    "no_region": "client shared memory is not served: send tensors as binary data",
-    "no_register": "client shared memory is not served: send tensors as binary data",
     "other_repository": "a repository cannot be named in the path: leave it out",
 }
 AIOHTTP_COST: Final = 4
@@ -44,10 +44,15 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
-        repository = RepositoryApi(router.routes, call_controller)
+        memory = MemoryApi(inference.regions)
+        generation = GenerateHandler(inference)
+        repository = RepositoryApi(inference, call_controller)
         settings = SettingsApi(call_controller)
+        description = DescriptionApi(router)
         predict = PredictApi(inference)
         self._handlers: dict[str, Handler] = {
+            "page": description.page,
+            "openapi": description.openapi,
             "live": server.live,
             "ready": server.ready,
             "metrics": server.metrics,
@@ -59,6 +64,8 @@ class HttpApp:
             "model_config": model.config,
             "model_stats": model.statistics,
             "infer": inference.handle,
+            "generate": generation.generate,
+            "generate_stream": generation.generate_stream,
             "v1_model": predict.model,
             "predict": predict.predict,
             "index": repository.index,
@@ -66,12 +73,16 @@ class HttpApp:
             "unload": repository.unload,
             "sleep": repository.sleep,
             "wake": repository.wake,
+            "system_status": memory.system_status,
+            "system_register": memory.system_register,
+            "system_unregister": memory.system_unregister,
+            "cuda_status": memory.cuda_status,
+            "cuda_register": memory.cuda_register,
+            "cuda_unregister": memory.cuda_unregister,
             "log": settings.log,
             "set_log": settings.set_log,
             "trace": settings.trace,
             "set_trace": settings.set_trace,
-            "no_regions": _no_regions,
-            "unregister": _unregister,
         }
         actions = {each.action for each in HTTP_ROUTES}
         assert {*self._handlers, *_NOT_SERVED} == actions, "an endpoint has no handler, or the reverse"
@@ -112,6 +123,8 @@ class HttpApp:
         request.path_names = match.names
         if route.access is Access.CONTROL:
             request.check_change()
+        elif route.access is Access.MEMORY:
+            request.check_origin()
         if route.action in _NOT_SERVED:
             raise CallerError("not_implemented", _NOT_SERVED[route.action])
         return await self._handlers[route.action](request)
@@ -122,12 +135,3 @@ def _error_response(request: HttpRequest, error: MmsupError) -> StreamResponse:
     if request.raw.writer.output_size > 0 and transport is not None:
         transport.abort()  # a part of the response was sent: the client must not take what follows for the rest
     return response.error_response(error, request.request_id, request.echo_headers)
-
-
-async def _no_regions(request: HttpRequest) -> StreamResponse:
-    return response.json_response([], extra=request.echo_headers)
-
-
-async def _unregister(request: HttpRequest) -> StreamResponse:
-    """Succeeds, since clients unregister all regions first and give up if that fails."""
-    return response.empty_response(request.echo_headers)

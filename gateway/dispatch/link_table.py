@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import Metadata, ModelSpec
@@ -63,6 +65,8 @@ class LinkTable:
         self.serving: dict[tuple[str, str], list[WorkerLink]] = {}
         """Those that get new requests, by model and version; no list is empty."""
         self._draining: dict[WorkerId, WorkerLink] = {}
+        self.on_added: Callable[[WorkerLink], None] = lambda _: None
+        """Called with each new link."""
 
     def add(self, link: WorkerLink) -> None:
         for other in self.by_worker.values():
@@ -71,6 +75,7 @@ class LinkTable:
         self.by_worker[link.worker_id] = link
         self.serving.setdefault(_version_key(link.spec), []).append(link)
         self.plain_routes.clear(link.spec.name)
+        self.on_added(link)
 
     def stop_routing(self, worker_id: WorkerId) -> None:
         """Send no new requests to this worker; its link is closed when nothing is in flight on it."""
@@ -99,11 +104,14 @@ class LinkTable:
         return best
 
     def overdue(self, now_s: float) -> list[tuple[WorkerLink, float]]:
-        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s)."""
+        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s). None
+        whose requests are open side by side: nothing may come for as long as their deadlines allow."""
         return [
             (link, now_s - link.channel.last_progress_s)
             for link in self.by_worker.values()
-            if link.in_flight.requests and now_s - link.channel.last_progress_s > link.spec.hang_limit_s
+            if link.in_flight.requests
+            and not link.metadata.runs_side_by_side
+            and now_s - link.channel.last_progress_s > link.spec.hang_limit_s
         ]
 
     def close_if_draining(self, worker_id: WorkerId) -> None:

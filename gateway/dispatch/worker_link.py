@@ -34,13 +34,14 @@ from mmsup.gateway.dispatch.reply_validation import (
     validate_reply,
     validate_signature,
 )
+from mmsup.gateway.dispatch.stream_parts import accept_part
 from mmsup.ipc import failpoints
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
-from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
+from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, ResponsePart, StreamCredit, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
 from mmsup.ipc.transport.codec import RESULT
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -86,7 +87,7 @@ class WorkerLink:
         self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(
             SIGNATURES_LIMIT, SIGNATURES_LIMIT_BYTES, _cached_bytes
         )
-        self._process = _WorkerProcess(*descriptors, self.close)
+        self.process = _WorkerProcess(*descriptors, self.close)
 
     @property
     def closed(self) -> bool:
@@ -141,6 +142,8 @@ class WorkerLink:
         if not self.closed and not request.abandoned:
             request.abandoned = True
             self.channel.send(Cancel(request.message.id))
+            if self.in_flight.calls is not None:
+                self.in_flight.calls.on_abandoned(request.message.id)
 
     def grant(self, request: InFlightRequest, slot: Slot) -> None:
         """Give the worker a larger output buffer for a result that it holds, unless it has given up holding it."""
@@ -205,8 +208,13 @@ class WorkerLink:
                 known[0][0].finish(known)
                 known.clear()
             reply = self.channel.decode(raw)
-            if reply is not None:
+            if isinstance(reply, InferReply):
                 self._on_reply(reply)
+            elif reply is not None:
+                calls = self.in_flight.calls
+                error = calls.on_record(reply) if calls is not None else "it calls another model"
+                if error:
+                    self.channel.on_protocol_error(error)
             if self.closed:
                 return
         if known:
@@ -221,9 +229,14 @@ class WorkerLink:
         packed = reply.signature
         signature = (self._signatures.recent.get(packed) or self._validated_signature(packed)) if packed else None
         error = validate_reply(reply, signature, request.output_slot)
-        request.signature = None if error else signature
+        if request.parts is None:
+            request.signature = None if error else signature
         if len(reply.text) > TEXT_LIMIT:
             reply.text = reply.text[:TEXT_LIMIT]
+        if type(reply) is ResponsePart:
+            error = error or self._on_part(request, reply, signature)
+            if not error:
+                return
         if error:
             reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {error}")
         if reply.needed_bytes:
@@ -242,6 +255,14 @@ class WorkerLink:
         if error:
             self.channel.on_protocol_error(error)
 
+    def _on_part(self, request: InFlightRequest, part: ResponsePart, signature: ValidatedSignature | None) -> str:
+        """One response of many; returns what is wrong with it."""
+        if not self.metadata.decoupled:
+            return "it answers a request many times, and its model is not decoupled"
+        number = part.id
+        outputs = signature.outputs if signature is not None else ()
+        return accept_part(request, part, outputs, lambda taken: self.channel.send(StreamCredit(number, taken)))
+
     def _validated_signature(self, packed: bytes) -> ValidatedSignature:
         signature = self._signatures.get(packed)
         if signature is None:
@@ -257,7 +278,8 @@ class WorkerLink:
         for slot in request.input_slots:
             self.memory.requests.free(slot)
         if request.output_slot is not None:
-            if not request.abandoned and any(isinstance(each, tuple) for each in reply.locations):
+            is_read = request.parts is not None or any(isinstance(each, tuple) for each in reply.locations)
+            if not request.abandoned and is_read:
                 request.output_slot.transition(SlotState.DRAINING)
             else:
                 self.memory.results.free(request.output_slot)
@@ -281,7 +303,7 @@ class WorkerLink:
         self.close_record = record = CloseRecord()
         self.is_unrestricted = False
         self.channel.close()
-        started, executing = self._process.close()
+        started, executing = self.process.close()
         record.ran_alone = len(executing) == 1
         record.lost_requests = self.in_flight.close(started, executing)
         self.memory.close()
@@ -305,6 +327,12 @@ class _WorkerProcess:
         os.close(page)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, on_exit)
+
+    @property
+    def pid(self) -> int:
+        """Models of a co-location group have the same."""
+        with open(f"/proc/self/fdinfo/{self._pidfd}") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
 
     def close(self) -> tuple[frozenset[int], frozenset[int]]:
         """Close both. The ids of the requests that started to execute last, and of those in the running batch."""

@@ -19,6 +19,8 @@ class Access(enum.Enum):
     OPEN = "open"
     CONTROL = "control"
     """Loopback and UNIX listeners only."""
+    MEMORY = "memory"
+    """Where clients may share memory, which the handlers check; no web page of another site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class HttpRoute:
 def _http_routes() -> list[HttpRoute]:
     control = Access.CONTROL
     rows = [
+        HttpRoute("GET", "/", "page"),
+        HttpRoute("GET", "/openapi.json", "openapi"),
         HttpRoute("GET", "/livez", "live"),
         HttpRoute("GET", "/healthz", "live"),
         HttpRoute("GET", "/readyz", "ready"),
@@ -63,22 +67,23 @@ def _http_routes() -> list[HttpRoute]:
             HttpRoute("GET", f"{base}/config", "model_config"),
             HttpRoute("GET", f"{base}/stats", "model_stats"),
             HttpRoute("POST", f"{base}/infer", "infer"),
-            HttpRoute("POST", f"{base}/generate", "no_generate"),
-            HttpRoute("POST", f"{base}/generate_stream", "no_generate"),
+            HttpRoute("POST", f"{base}/generate", "generate"),
+            HttpRoute("POST", f"{base}/generate_stream", "generate_stream"),
         ]
     for base in ("/v2", "/v2/models/{model}"):
         rows.append(HttpRoute("GET", f"{base}/trace/setting", "trace"))
         rows.append(HttpRoute("POST", f"{base}/trace/setting", "set_trace", control))
     for kind in ("system", "cuda"):
         for base in (f"/v2/{kind}sharedmemory", f"/v2/{kind}sharedmemory/region/{{region}}"):
-            rows.append(HttpRoute("GET", f"{base}/status", "no_regions" if base.endswith("memory") else "no_region"))
-            rows.append(HttpRoute("POST", f"{base}/unregister", "unregister"))
-        rows.append(HttpRoute("POST", f"/v2/{kind}sharedmemory/region/{{region}}/register", "no_register"))
+            rows.append(HttpRoute("GET", f"{base}/status", f"{kind}_status"))
+            rows.append(HttpRoute("POST", f"{base}/unregister", f"{kind}_unregister", Access.MEMORY))
+        path = f"/v2/{kind}sharedmemory/region/{{region}}/register"
+        rows.append(HttpRoute("POST", path, f"{kind}_register", Access.MEMORY))
     return rows
 
 
 HTTP_ROUTES: Final = tuple(_http_routes())
-_PARAMETER_PATTERNS: Final = {
+PARAMETER_PATTERNS: Final = {
     "model": MODEL_NAME,
     "repository": MODEL_NAME,
     "version": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
@@ -154,6 +159,6 @@ def _walk(at: _PathNode, parts: list[str], names: dict[str, str]) -> RouteMatch 
     for suffix, special in at.suffixes.items():
         if name.endswith(suffix):
             name, child = name.removesuffix(suffix), special
-    if not _PARAMETER_PATTERNS[at.parameter].fullmatch(name):
+    if not PARAMETER_PATTERNS[at.parameter].fullmatch(name):
         return None
     return _walk(child, rest, {**names, at.parameter: name})

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
+from mmsup.gateway.observability.response_counters import ResponseCounters
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.memory.counters import (
     BATCH_FIELDS,
@@ -64,6 +65,13 @@ def failure_reason(code: str) -> str:
     return _REASON.get(code, "OTHER")
 
 
+def error_code(error: BaseException) -> str:
+    """The code under which an exception that ended a request is counted."""
+    if isinstance(error, MmsupError):
+        return error.code
+    return "internal" if isinstance(error, Exception) else "cancelled"
+
+
 class RequestCounters:
     """One per gateway process. `seat`: the index of its own table."""
 
@@ -83,6 +91,10 @@ class RequestCounters:
                 self._own_table.row(model, version), partial(self._own_table.batch, model, version)
             )
         return self.by_version[key]
+
+    def responses(self, model: str, version: str) -> ResponseCounters:
+        """Of a version whose requests are answered many times."""
+        return ResponseCounters(partial(self._own_table.row, model), version)
 
     def record_failure(self, model: str, version: str, code: str, request_ns: int) -> None:
         """Count an inference that was answered with an error that is not the caller's."""
@@ -276,6 +288,9 @@ class RequestTimer:
             version_counters = counters.by_version.get(key) or counters.version_counters(*key)
             version_counters.record_success(reply, inferences, request_ns)
 
+    def responses(self) -> ResponseCounters:
+        return self._counters.responses(self.model, self.version)
+
     def fail(self, error: BaseException) -> None:
         if not self._is_running:
             return
@@ -286,7 +301,5 @@ class RequestTimer:
         if isinstance(error, CallerError):
             self._counters.record_refusal(self.model, error.code)
             return
-        code = "internal" if isinstance(error, Exception) else "cancelled"
-        if isinstance(error, MmsupError):
-            code = error.code
+        code = error_code(error)
         self._counters.record_failure(self.model, self.version, code, time.monotonic_ns() - self.started_ns)

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import msgpack
 
+from mmsup.ipc.messages.calls import CallInputs, CallModel, CallReply, EndCall, GrantCall
 from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
@@ -26,6 +27,8 @@ from mmsup.ipc.messages.data import (
     InferReply,
     InferSignature,
     ReplySignature,
+    ResponsePart,
+    StreamCredit,
 )
 from mmsup.ipc.transport.dataclass_codec import Decoder, WireError, from_plain, record_decoder, to_plain
 
@@ -81,9 +84,14 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 
 INFER: Final = 0
 RESULT: Final = 3
-_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH = 1, 2, 4, 5, 6
+PART: Final = 7
+_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _CREDIT = 1, 2, 4, 5, 6, 8
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
-DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
+_CALL, _CALL_INPUTS, _END_CALL, _GRANT_CALL, _CALL_REPLY = 20, 21, 22, 23, 24
+CallRecord = CallModel | CallInputs | EndCall | GrantCall | CallReply
+DataRecord = (
+    Infer | GrantBuffer | Cancel | InferReply | ResponsePart | StreamCredit | AttachExtent | DetachExtent | CallRecord
+)
 RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
 """Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
 follow the locations of its outputs."""
@@ -104,13 +112,37 @@ def _pack_reply(record: InferReply) -> tuple[object, ...]:
     return (_REPLY, record.id, record.code, record.text, record.needed_bytes, *times)
 
 
+def _pack_call(record: CallModel) -> tuple[object, ...]:
+    named = (record.model, record.version, record.deadline_ns, record.signature, record.needed_bytes)
+    return (_CALL, record.id, record.parents, record.is_shared, record.blocks, *named, *record.locations)
+
+
 _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes its own class of record
     Infer: _pack_infer,
     InferReply: _pack_reply,
     GrantBuffer: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
     Cancel: lambda record: (_CANCEL, record.id),
+    ResponsePart: lambda record: (
+        PART,
+        record.id,
+        record.sequence,
+        record.signature,
+        record.needed_bytes,
+        record.infer_ns,
+        record.output_ns,
+        *record.locations,
+    ),
+    StreamCredit: lambda record: (_CREDIT, record.id, record.taken),
     AttachExtent: lambda record: (_ATTACH, record.segment, record.size, record.writable),
     DetachExtent: lambda record: (_DETACH, record.segment),
+    CallModel: _pack_call,
+    CallInputs: lambda record: (_CALL_INPUTS, record.id, *record.locations),
+    EndCall: lambda record: (_END_CALL, record.id),
+    GrantCall: lambda record: (_GRANT_CALL, record.id, record.segment, record.offset, record.size),
+    CallReply: lambda record: (
+        *(_CALL_REPLY, record.id, record.code, record.text, record.retryable, record.signature),
+        *record.locations,
+    ),
 }
 
 
@@ -228,9 +260,33 @@ def _unpack_reply(raw: list[Any]) -> InferReply:
     return InferReply(number, code, text, b"", (), need, *times)
 
 
+def _unpack_part(raw: list[Any]) -> ResponsePart:  # as `_unpack_result`
+    _, number, sequence, signature, need, infer_ns, output_ns, *locations = raw
+    are_numbers = all(_type(each) is int for each in (number, sequence, need, infer_ns, output_ns))
+    if not (are_numbers and _type(signature) is bytes) or bool(signature) == bool(need):
+        raise WireError("ResponsePart: a field of another type")
+    found = _tensor_locations(locations)
+    return ResponsePart(number, "", "", signature, found, need, 0, 0, infer_ns, output_ns, 1, 1, sequence)
+
+
 def _unpack_checked(kind: type[Any]) -> Decoder:
     read = record_decoder(kind)
     return lambda raw: read(raw[1:])
+
+
+def _unpack_located(kind: Callable[..., CallRecord], *types: type[Any]) -> Decoder:
+    """Of a record with fields of these types, after which its locations follow; a list holds numbers."""
+    count = len(types) + 1
+
+    def read(raw: list[Any]) -> CallRecord:
+        fields, locations = raw[1:count], raw[count:]
+        if [*map(_type, fields)] != [*types] or any(
+            type(each) is list and {*map(_type, each)} - {int} for each in fields
+        ):
+            raise WireError("a call: a field of another type")
+        return kind(*[tuple(each) if type(each) is list else each for each in fields], _tensor_locations(locations))
+
+    return read
 
 
 _UNPACKERS: Final[dict[int, Decoder]] = {
@@ -241,6 +297,13 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),
     _DETACH: _unpack_checked(DetachExtent),
+    _CALL: _unpack_located(CallModel, int, list, bool, bool, str, str, int, bytes, int),
+    _CALL_INPUTS: _unpack_located(CallInputs, int),
+    _END_CALL: _unpack_checked(EndCall),
+    _GRANT_CALL: _unpack_checked(GrantCall),
+    _CALL_REPLY: _unpack_located(CallReply, int, str, str, bool, bytes),
+    PART: _unpack_part,
+    _CREDIT: _unpack_checked(StreamCredit),
 }
 
 
@@ -269,6 +332,11 @@ def is_about_extents(records: list[Any]) -> bool:  # of `unpack_records`
     """Whether the first of these records attaches or detaches an extent."""
     first = records[0] if records else None
     return type(first) is list and bool(first) and first[0] in _EXTENT_KINDS
+
+
+def is_about_calls(record: Any) -> bool:  # of `unpack_records`
+    """Whether this record is a gateway's word on a call of the worker's own."""
+    return type(record) is list and bool(record) and record[0] in (_GRANT_CALL, _CALL_REPLY)
 
 
 def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
-from engines.build import write_fault_model
+from engines.build import write_fault_model, write_identity_onnx
 from harness.server import Server, eventually, serving
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("repository")
     shutil.copytree(EXAMPLE, repository / "brightness")
     write_fault_model(repository, "fault")
+    for name in ("plain", "steady"):
+        write_identity_onnx(repository, name, "FP32", dims=[-1], max_batch=4)
     with serving(repository) as running:
         yield running
 
@@ -82,3 +85,69 @@ def test_log_settings_hold_for_gateways_and_the_controller_at_once(server: Serve
     assert json.loads(curl(server, "/v2/logging")[1])["log_verbose_level"] == 0
     status, body = curl(server, "/v2/logging", data=b'{"log_file": "/etc/passwd"}')
     assert (status, json.loads(body)["code"]) == (400, "bad_request")
+
+
+PATH_NAMES = {"model": "plain", "version": "1", "repository": "other", "region": "r"}
+LAST = ("unload", "load", "sleep", "wake")
+"""What these do, the others would notice."""
+
+
+@pytest.mark.parametrize("examples", [pytest.param(3, id="few"), pytest.param(60, id="many", marks=pytest.mark.long)])
+def test_no_request_that_the_description_allows_or_does_not_is_answered_as_it_does_not_say(
+    server: Server, examples: int
+) -> None:
+    import requests
+    from schemathesis import GenerationMode, openapi
+
+    document = json.loads(curl(server, "/openapi.json")[1])
+    schema = openapi.from_dict(document)
+    every: Any = schema.get_all_operations()  # each read, or an error of the description
+    operations = [each.ok() for each in every]
+    operations.sort(key=lambda each: each.path.rpartition("/")[2] in LAST)
+    host, port = server.address()
+    worker = server.pid("steady")
+    sent: dict[str, int] = {}
+    with requests.Session() as session:
+        for operation in operations:
+            names = {name: value for name, value in PATH_NAMES.items() if f"{{{name}}}" in operation.path}
+            body = document["paths"][operation.path][operation.method].get("requestBody", {})
+            tries = [(GenerationMode.POSITIVE, names)]
+            tries += [(GenerationMode.POSITIVE, {})] if names else []
+            tries += [(GenerationMode.NEGATIVE, names)] if body and "schemas/Any" not in str(body) else []
+            for mode, given in tries:
+                strategy = operation.as_strategy(mode, path_parameters=given)
+                count = _ask_all(strategy, session, f"http://{host}:{port}", examples)
+                sent[operation.label] = sent.get(operation.label, 0) + count
+    assert all(sent.values()), sent
+    assert server.status()["brain"]["generation"] == 1
+    assert server.pid("steady") == worker
+
+
+def _ask_all(strategy: Any, session: Any, base_url: str, examples: int) -> int:  # of schemathesis, and of requests
+    """How many were sent, each answered with a status, type and body of its description, and none with a fault of the
+    server's own."""
+    from schemathesis.checks import CHECKS, load_all_checks
+
+    load_all_checks()
+    names = ("status_code_conformance", "content_type_conformance", "response_schema_conformance")
+    checks = [CHECKS.get_one(each) for each in names]
+    count = 0
+
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+        derandomize=True,
+    )
+    @hypothesis.given(strategy)
+    def ask(case: Any) -> None:  # of schemathesis
+        nonlocal count
+        count += 1
+        response = case.call(base_url=base_url, session=session, timeout=60)
+        assert response.status_code != 500, response.text
+        case.validate_response(response, checks=checks)
+
+    ask()
+    return count

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.specs import ModelSpec
+from mmsup.worker.execution.call_error import CallError
 from mmsup.worker.execution.device_errors import DeviceFault, device_fault, message_of
 
 T = TypeVar("T")
@@ -46,6 +47,14 @@ class ModelFailure:
     """The model gave a result that contradicts its declared outputs."""
 
 
+class RequestRefused(Exception):  # noqa: N818 - an answer of the model, not a fault of its code
+    """Raised by an engine whose model answered a request with an error."""
+
+    def __init__(self, failure: ModelFailure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
 class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the process ends by it
     """The CUDA context is lost. Raised for `__main__`, which ends the process."""
 
@@ -63,6 +72,8 @@ def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
     """The failure to report for an exception of model code, whose trace is printed here."""
     if issubclass(type(error), (SystemExit, KeyboardInterrupt)):
         raise error
+    if type(error) is RequestRefused:
+        return error.failure
     try:
         traceback.print_exception(error)
         failure = failure_of(error, spec)
@@ -87,6 +98,8 @@ def detail_of(error: BaseException, spec: ModelSpec, told: str) -> str:
 def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
     if isinstance(error, MmsupError):
         return ModelFailure(error.code, scrub(error.text))
+    if isinstance(error, CallError):
+        return ModelFailure(error.own_code, scrub(error.text))
     device = device_fault(error, spec.device)
     if device is DeviceFault.LOST:
         text = f"the device of model '{spec.name}' failed: {message_of(error)}"

@@ -29,7 +29,7 @@ class MemberLoop(ServingLoop):
         """When it has to be turned again though nothing comes; None if a heartbeat is all that it owes."""
         if self._handler.queue.size or self._handler.known.waiting:
             return max(self._batch_due_ns, now_ns)
-        return now_ns + _SEND_RETRY_NS if self._is_finishing or self._outbox.replies else None
+        return now_ns + _SEND_RETRY_NS if self._steps.due or self._outbox.replies else None
 
     def close(self) -> None:
         """Nothing comes any more: give up the links to the gateways."""

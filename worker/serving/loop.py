@@ -26,7 +26,9 @@ from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
+from mmsup.worker.calls.model_calls import calls_of
 from mmsup.worker.execution.executor import Executor
+from mmsup.worker.serving.call_links import connect_calls
 from mmsup.worker.serving.gateway_links import GatewayLink, GatewayLinks
 from mmsup.worker.serving.housekeeping import Housekeeping
 from mmsup.worker.serving.outbox import Outbox
@@ -62,6 +64,7 @@ class ServingLoop:
         page: StatusPageWriter,
         *,
         use_known_requests: bool = True,
+        handler_class: type[RequestHandler] = RequestHandler,
         poller: select.poll | SharedPoller | None = None,
     ) -> None:
         """`poller`: that of a member of a co-location group, whose loop never sleeps by itself."""
@@ -72,13 +75,14 @@ class ServingLoop:
         self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
         self._housekeeping = Housekeeping(executor.engine, page)
         self._outbox = Outbox()
-        self._handler = RequestHandler(executor, page, self._outbox, use_known_requests=use_known_requests)
+        self._handler = handler_class(executor, page, self._outbox, use_known_requests=use_known_requests)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
+        calls = calls_of(executor.engine)
+        lifeline, model = control.lifeline, executor.spec.name
+        connect_calls(calls, model, self._handler, self._outbox, page, self._links, lifeline)
         close_links = partial(self._links.detach_all, self._handler.drop_link)
         self._steps = QueuedSteps(control, executor, page, close_links)
-        self._is_finishing = False
-        """No request is to come: `_steps` are due when all that have come are answered."""
         self._heartbeat_ms = min(HEARTBEAT_MS, max(int(executor.spec.hang_limit_s * 250), 1))
         self._poller.register(control.channel.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its hang-up matters
@@ -95,7 +99,7 @@ class ServingLoop:
         queue, known, policy = self._handler.queue, self._handler.known, self._handler.policy
         if queue.size or known.waiting:
             timeout_ms = 0
-        elif self._is_finishing or self._outbox.replies:
+        elif self._steps.due or self._outbox.replies:
             timeout_ms = 0 if self._is_done() else min(SEND_RETRY_MS, self._heartbeat_ms)
         else:
             timeout_ms = self._heartbeat_ms
@@ -107,7 +111,6 @@ class ServingLoop:
         elif received:
             self._on_idle()
         elif self._is_done():
-            self._is_finishing = False
             return self._steps.run()
         else:
             self._housekeeping.when_idle(time.monotonic_ns())
@@ -115,7 +118,7 @@ class ServingLoop:
         return True
 
     def _is_done(self) -> bool:
-        return self._is_finishing and not self._handler.replies.pending.results and not self._outbox.replies
+        return bool(self._steps.due) and not self._handler.replies.pending.results and not self._outbox.replies
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
@@ -194,8 +197,7 @@ class ServingLoop:
                     case AttachGateway() as attach if len(fds) == 1 and not self._steps.is_offloaded:
                         self._links.attach(attach, fds.pop())
                     case OffloadModel() | RestoreModel() | StopWorker() as step:
-                        self._steps.add(step)
-                        self._is_finishing = True
+                        self._steps.due.append(step)
                     case other:
                         log.warning("ignored a %s with %d descriptors", type(other).__name__, len(fds))
                 close_fds(fds)
@@ -242,6 +244,9 @@ class ServingLoop:
     def _end_runs(self, now_ns: int, ran: int) -> None:
         """After the last run of an iteration, in which `ran` requests took part: send the replies."""
         handler = self._handler
+        if self._links.calls is not None:
+            for link, records in self._links.calls.take_deferred():
+                self._on_other_records(link, records, now_ns)
         if ran and handler.policy.can_delay:
             self._receive_all(0)  # before the replies go out: what is here now is of other callers
             handler.policy.concurrency.record(ran + handler.queue.size + len(handler.known.waiting))

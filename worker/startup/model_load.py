@@ -28,7 +28,7 @@ def load_model(
     from mmsup.worker.execution.reshaped_engine import with_reshapes  # noqa: PLC0415
 
     send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
-    engine = call_model_code(lambda: with_reshapes(open_engine(spec.engine), spec), spec)
+    engine = call_model_code(lambda: with_reshapes(open_engine(spec.interface or spec.engine), spec), spec)
     if isinstance(engine, ModelFailure):
         return engine
     executor = _load(send, engine, spec, page)
@@ -40,6 +40,7 @@ def load_model(
 def _load(
     send: Callable[[object], None], engine: Engine, spec: ModelSpec, page: StatusPageWriter
 ) -> Executor | ModelFailure:
+    from mmsup.worker.execution.engine import completed_spec  # noqa: PLC0415 - as above
     from mmsup.worker.execution.executor import Executor  # noqa: PLC0415 - as above
     from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
 
@@ -47,8 +48,12 @@ def _load(
     metadata = call_model_code(lambda: engine.load(spec), spec)
     if isinstance(metadata, ModelFailure):
         return metadata
+    if spec.decoupled and not metadata.decoupled:
+        text = f"model '{spec.name}' is configured as decoupled, and only a Python class can answer many times"
+        return ModelFailure("config_mismatch", text)
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     send(LoadProgress("warming up", is_warm_up=True))
+    spec = completed_spec(engine, spec)
     executor = Executor(engine, spec, metadata, page)
     failure = call_model_code(lambda: warm_up(executor), spec)
     if isinstance(failure, ModelFailure):

@@ -17,6 +17,7 @@ CANCELLED: Final = 1
 INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4
 NOT_FOUND: Final = 5
+ALREADY_EXISTS: Final = 6
 PERMISSION_DENIED: Final = 7
 RESOURCE_EXHAUSTED: Final = 8
 FAILED_PRECONDITION: Final = 9
@@ -33,12 +34,15 @@ STATUS: Final[dict[str, int]] = {
     "unknown_version": NOT_FOUND,
     "bad_version": INVALID_ARGUMENT,
     "unknown_path": UNIMPLEMENTED,
+    "unknown_region": NOT_FOUND,
     "method_not_allowed": UNIMPLEMENTED,
     "body_timeout": DEADLINE_EXCEEDED,
     "conflict": ABORTED,
     "too_large": RESOURCE_EXHAUSTED,
     "unsupported_media": UNIMPLEMENTED,
     "request_quarantined": FAILED_PRECONDITION,
+    "not_found": NOT_FOUND,
+    "already_exists": ALREADY_EXISTS,
     "not_implemented": UNIMPLEMENTED,
     "http_version": INTERNAL,
     # the model's
@@ -49,6 +53,9 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": RESOURCE_EXHAUSTED,
     "model_failed": UNAVAILABLE,
     "crash_loop": UNAVAILABLE,
+    "call_loop": INTERNAL,
+    "unsupported": UNIMPLEMENTED,
+    "model_unavailable": UNAVAILABLE,
     # the worker's
     "worker_crashed": UNAVAILABLE,
     "worker_oom": UNAVAILABLE,

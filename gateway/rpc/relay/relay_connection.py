@@ -9,6 +9,7 @@ from typing import Final, Protocol, cast
 from mmsup.gateway.http2.connection import SEND_LIMIT_S
 from mmsup.gateway.http2.stream import StreamHandler
 from mmsup.gateway.rpc.calls.call_stream import CallStream
+from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.relay.relayed_stream import RelayedStream
 from mmsup.ipc.rpc import relay_frames
 from mmsup.ipc.rpc.header_literals import read_block
@@ -17,12 +18,12 @@ from mmsup.ipc.rpc.relay_frames import BrokenRelay, RelayReader
 WRITE_HIGH_BYTES: Final = 1 << 21
 
 
-class OpenStream(Protocol):
-    def __call__(self, stream: CallStream, *, is_local: bool) -> StreamHandler: ...
+class OpenCall(Protocol):
+    def __call__(self, stream: CallStream, *, peer: RpcPeer) -> StreamHandler: ...
 
 
 class RelayConnection(asyncio.Protocol):
-    def __init__(self, open_stream: OpenStream, on_closed: Callable[[RelayConnection], None]) -> None:
+    def __init__(self, open_stream: OpenCall, on_closed: Callable[[RelayConnection], None]) -> None:
         self._open_stream = open_stream
         self._on_closed = on_closed
         self._reader = RelayReader()
@@ -108,7 +109,7 @@ class RelayConnection(asyncio.Protocol):
         if number in self._streams or not payload:
             raise BrokenRelay("a call is opened twice, or without headers")
         stream = self._streams[number] = RelayedStream(number, read_block(payload[1:]), self)
-        stream.handler = self._open_stream(stream, is_local=payload[0] == 1)
+        stream.handler = self._open_stream(stream, peer=RpcPeer(payload[0] == 1))
 
     def _cancel(self, stream: RelayedStream) -> None:
         if not stream.is_closed:

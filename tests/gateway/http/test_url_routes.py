@@ -30,10 +30,17 @@ def does(target: str, method: str = "GET") -> str | None:
         ("/v2/repository/models/m/load", "POST", "load"),
         ("/v2/repository/index", "POST", "index"),
         ("/v2/repository/other/index", "POST", "other_repository"),
-        ("/v2/systemsharedmemory/unregister", "POST", "unregister"),
-        ("/v2/cudasharedmemory/region/a%20b/unregister", "POST", "unregister"),
-        ("/v2/systemsharedmemory/status", "GET", "no_regions"),
+        ("/v2/systemsharedmemory/unregister", "POST", "system_unregister"),
+        ("/v2/cudasharedmemory/region/a%20b/unregister", "POST", "cuda_unregister"),
+        ("/v2/systemsharedmemory/status", "GET", "system_status"),
+        ("/v2/cudasharedmemory/region/r/register", "POST", "cuda_register"),
         ("/livez", "GET", "live"),
+        ("/", "GET", "page"),
+        ("/?x", "HEAD", "page"),
+        ("http://host:8000/", "GET", "page"),
+        ("/v1/models/m", "GET", "v1_model"),
+        ("/v1/models/m:predict", "POST", "predict"),
+        ("/v1/models/m%3Apredict", "POST", "predict"),
         ("/metrics", "GET", "metrics"),
     ],
 )
@@ -44,10 +51,13 @@ def test_a_path_of_the_protocol_is_found(target: str, method: str, name: str) ->
 @pytest.mark.parametrize(
     "target",
     [
-        "/", "", "*", "/v2/", "/v2//models", "//v2", "/v3", "/v2/models/", "/v2/models/m/", "/v2/models/m/nope", "/V2",
+        "", "*", "//", "/x/", "/v2/", "/v2//models", "//v2", "/v3", "/v2/models/", "/v2/models/m/", "/v2/models/m/nope",
+        "/V2",
         "/v2/models/.m", "/v2/models/-m", "/v2/models/m%2Fversions", "/v2/models/%2e%2e", "/v2/models/m%00",
         "/v2/models/..%2fx", "/v2/models/" + "m" * 129, "/v2/models/m/versions/", "/v2/models/m%252e", "ftp://x/v2",
-        "/v2/models/m/versions/1/load", "/v2/models/ü", "/v2/models/%FF", "/v2/models/m%0a",
+        "/v2/models/m/versions/1/load", "/v2/models/ü", "/v1/models", "/v1/models/m:explain", "/v2/models/m:predict",
+        "/v1/models/:predict", "/v1/models/m:predict/", "/v1/models/m:predict:predict", "/v2/models/%FF",
+        "/v2/models/m%0a",
     ],
 )  # fmt: skip
 def test_any_other_path_does_not_exist(target: str) -> None:
@@ -72,7 +82,7 @@ def test_allow_names_every_method_of_a_path() -> None:
     assert match.allow == "GET, HEAD, OPTIONS, POST"
 
 
-@given(st.text(max_size=40))
+@given(st.text("aZ0~%2fF/.?#;: \\\0\n\x7fé€😀\ud800", max_size=40))
 def test_arbitrary_paths_are_not_found_without_an_exception(target: str) -> None:
     match = match_path("/v2/models/" + target)
     assert match is None or ".." not in match.names.get("model", "").split("/")

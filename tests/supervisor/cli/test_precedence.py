@@ -24,9 +24,9 @@ VALUES: Final = {
     "control_mode": ("poll", "explicit"),
     "load_models": ("one", "two"),
     "front": ("fast", "plain"),
+    "grpc_front": ("own", "grpcio"),
     "link": ("pair", "zeromq"),
     "zygotes": ("auto", "eager"),
-    "grpc_front": ("own", "grpcio"),
     "log_format": ("json", "default"),
 }
 """By field of Settings: a value for the environment, one for the flag."""
