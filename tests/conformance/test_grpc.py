@@ -346,12 +346,12 @@ def test_models_are_listed_unloaded_and_loaded(client: Client) -> None:
     )
 
 
-def test_client_shared_memory_is_not_there_and_examples_can_tell(client: Client) -> None:
+def test_regions_of_shared_memory_are_none_at_first_and_must_exist(client: Client) -> None:
     client.unregister_system_shared_memory()
     client.unregister_cuda_shared_memory()
     assert not client.get_system_shared_memory_status().regions
     assert not client.get_cuda_shared_memory_status().regions
-    assert refused("UNIMPLEMENTED", client.register_system_shared_memory, "r", "/r", 64)
+    assert refused("INVALID_ARGUMENT", client.register_system_shared_memory, "r", "/mmsup_no_such_region", 64)
 
 
 def test_log_and_trace_settings_are_changed_and_shown(client: Client) -> None:

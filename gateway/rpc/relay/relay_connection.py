@@ -18,12 +18,12 @@ from mmsup.ipc.rpc.relay_frames import BrokenRelay, RelayReader
 WRITE_HIGH_BYTES: Final = 1 << 21
 
 
-class OpenCall(Protocol):
+class OpenRelayedCall(Protocol):
     def __call__(self, stream: CallStream, *, peer: RpcPeer) -> StreamHandler: ...
 
 
 class RelayConnection(asyncio.Protocol):
-    def __init__(self, open_stream: OpenCall, on_closed: Callable[[RelayConnection], None]) -> None:
+    def __init__(self, open_stream: OpenRelayedCall, on_closed: Callable[[RelayConnection], None]) -> None:
         self._open_stream = open_stream
         self._on_closed = on_closed
         self._reader = RelayReader()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from mmsup.gateway.rpc.relay.relay_connection import OpenCall, RelayConnection
+from mmsup.gateway.rpc.relay.relay_connection import OpenRelayedCall, RelayConnection
 
 
 class RelayListener:
     """For the UNIX socket on which only the server's own front process connects."""
 
-    def __init__(self, open_stream: OpenCall) -> None:
+    def __init__(self, open_stream: OpenRelayedCall) -> None:
         self._open_stream = open_stream
         self._connections: set[RelayConnection] = set()
         self._changed = asyncio.Event()
