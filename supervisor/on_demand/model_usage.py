@@ -26,7 +26,8 @@ class ModelUsage:
             assert instance.process is not None, f"instance {instance.id} has no process"
             progress = instance.process.progress()
             counted[instance.worker_id] = progress.requests
-            is_used |= progress.activity in RUNNING or progress.requests != before.get(instance.worker_id, 0)
+            is_used |= progress.activity in RUNNING or progress.open_streams > 0
+            is_used |= progress.requests != before.get(instance.worker_id, 0)
         self._counted[model.name] = counted
         if is_used:
             model.sleep.last_use_s = now_s
