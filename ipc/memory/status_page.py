@@ -12,6 +12,7 @@ One 4 KiB memfd per process, created and held by the keeper, written by the proc
     5            device_bytes    memory that the engine uses on its device
     6            started         requests started so far
     7            refused         requests answered with `gpu_oom` so far: the device had no memory for them
+    8            sequences       that are live: they have a slot, or wait for one
     64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
 After a worker's exit the ring is exact: a request in flight whose id is not in it was not started, or was answered. A
@@ -47,7 +48,7 @@ HEARTBEAT: Final = 2
 BATCHES: Final = 3
 REQUESTS: Final = 4
 STARTED: Final = 6
-_DEVICE, _REFUSED = 5, 7
+_DEVICE, _REFUSED, _SEQUENCES = 5, 7, 8
 
 
 class Activity(enum.IntEnum):
@@ -79,6 +80,7 @@ class Progress:
     requests: int
     device_bytes: int
     refused: int = 0
+    sequences: int = 0
 
 
 def make_status_page() -> int:
@@ -134,6 +136,9 @@ class StatusPageWriter:
         """One request was answered with `gpu_oom`."""
         self.words[_REFUSED] += 1
 
+    def set_sequences(self, live: int) -> None:
+        self.words[_SEQUENCES] = live
+
     def set_device_bytes(self, size_bytes: int) -> None:
         self.words[_DEVICE] = size_bytes
 
@@ -155,8 +160,12 @@ class StatusPageReader:
         words = self._words
         raw = words[ACTIVITY]
         activity = Activity(raw) if raw <= Activity.LEFT else Activity.BUSY
-        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
+        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[_SEQUENCES]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
+
+    def sequences(self) -> int:
+        """How many are live."""
+        return int(self._words[_SEQUENCES])
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""

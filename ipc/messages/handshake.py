@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-WIRE_VERSION: Final = 8
+WIRE_VERSION: Final = 9
 
 
 @dataclass(frozen=True, slots=True)

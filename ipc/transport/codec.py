@@ -21,6 +21,7 @@ from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
     DetachExtent,
+    EndSequence,
     GrantBuffer,
     Infer,
     InferReply,
@@ -81,9 +82,9 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 
 INFER: Final = 0
 RESULT: Final = 3
-_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH = 1, 2, 4, 5, 6
+_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _END_SEQUENCE = 1, 2, 4, 5, 6, 7
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
-DataRecord = Infer | GrantBuffer | Cancel | InferReply | AttachExtent | DetachExtent
+DataRecord = Infer | GrantBuffer | Cancel | EndSequence | InferReply | AttachExtent | DetachExtent
 RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
 """Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
 follow the locations of its outputs."""
@@ -109,6 +110,7 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each tak
     InferReply: _pack_reply,
     GrantBuffer: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
     Cancel: lambda record: (_CANCEL, record.id),
+    EndSequence: lambda record: (_END_SEQUENCE, record.number, record.text),
     AttachExtent: lambda record: (_ATTACH, record.segment, record.size, record.writable),
     DetachExtent: lambda record: (_DETACH, record.segment),
 }
@@ -237,6 +239,7 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
     INFER: _unpack_infer,
     _GRANT: _unpack_checked(GrantBuffer),
     _CANCEL: _unpack_checked(Cancel),
+    _END_SEQUENCE: _unpack_checked(EndSequence),
     RESULT: _unpack_result,
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),

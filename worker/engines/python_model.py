@@ -2,7 +2,8 @@
 
     class Model:
         def load(self, context): ...     # name, version, directory, device, parameters; may be left out
-        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out
+        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out; in a model with sequences it may take
+                                         # `sequences` too: a SequenceView for each row
         def unload(self): ...            # may be left out
         def offload(self): ...           # both or none: give memory back while nobody asks for the model,
         def restore(self): ...           # and make again what was given
@@ -46,7 +47,10 @@ from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
+from mmsup.worker.execution.sequence_view import SequenceView
 
+SEQUENCES: Final = "sequences"
+"""The parameter of `infer` that gets the sequence of each row."""
 FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
 
@@ -75,6 +79,8 @@ class PythonModelEngine:
         self._texts = False
         self._folder = ""
         self.can_offload = False
+        self.takes_sequences = False
+        self.sequences: Sequence[SequenceView | None] = ()
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
@@ -90,7 +96,8 @@ class PythonModelEngine:
             parameters = MappingProxyType(dict(spec.parameters))
             self._model.load(ModelContext(spec.name, spec.version, spec.directory, device, parameters))
             enforce_gpu_memory(spec)  # it may have imported torch only now
-        self._infer = self._model.infer
+        self.takes_sequences = has_parameter(self._model.infer, SEQUENCES)
+        self._infer = self._infer_with_sequences if self.takes_sequences else self._model.infer
         self.can_offload = can_be_offloaded(self._model)
         return metadata
 
@@ -110,6 +117,9 @@ class PythonModelEngine:
                 value = result[name]
                 made[name] = value if type(value) is np.ndarray else _as_array(value, self._dtypes.get(name))
         return made
+
+    def _infer_with_sequences(self, inputs: dict[str, Array]) -> Any:  # of the user
+        return self._model.infer(inputs, sequences=self.sequences)
 
     def shrink(self) -> None:
         torch = sys.modules.get("torch")
@@ -136,6 +146,13 @@ class PythonModelEngine:
                 model.unload()
         finally:
             forget_module(self._folder)
+
+
+def has_parameter(method: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(method).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def can_be_offloaded(model: Any) -> bool:  # an instance of the user's class

@@ -19,6 +19,7 @@ from mmsup.worker.execution.engine import (
     OutputBuffers,
     as_offloading_engine,
 )
+from mmsup.worker.execution.sequence_view import SequenceView, as_sequence_aware
 
 Shape = tuple[int, ...]
 Reshapes = dict[str, tuple[Shape, Shape]]
@@ -50,6 +51,21 @@ class ReshapedEngine:
     @property
     def can_offload(self) -> bool:
         return as_offloading_engine(self._engine) is not None
+
+    @property
+    def takes_sequences(self) -> bool:
+        return as_sequence_aware(self._engine) is not None
+
+    @property
+    def sequences(self) -> Sequence[SequenceView | None]:
+        engine = as_sequence_aware(self._engine)
+        return engine.sequences if engine is not None else ()
+
+    @sequences.setter
+    def sequences(self, rows: Sequence[SequenceView | None]) -> None:
+        engine = as_sequence_aware(self._engine)
+        if engine is not None:
+            engine.sequences = rows
 
     def load(self, spec: ModelSpec) -> Metadata:
         self._batch_axes = 1 if spec.max_batch_size else 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import select
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +47,7 @@ SEND_RETRY_MS: Final = 10
 """Sleep while a gateway does not take its replies."""
 SELECT_LIMIT: Final = 1024
 """`select` takes no descriptor from here on."""
+MakeHandler = Callable[[Executor, StatusPageWriter, Outbox], RequestHandler]
 PACKETS_LIMIT: Final = 256
 """Of each pair in one iteration: about what the kernel buffers, so that no gateway can put off the next run by sending
 on and on."""
@@ -63,8 +65,10 @@ class ServingLoop:
         *,
         use_known_requests: bool = True,
         poller: select.poll | SharedPoller | None = None,
+        make_handler: MakeHandler | None = None,
     ) -> None:
-        """`poller`: that of a member of a co-location group, whose loop never sleeps by itself."""
+        """`poller`: that of a member of a co-location group, whose loop never sleeps by itself. `make_handler`: of a
+        model whose requests are handled in another way."""
         self._control = control
         self._zeromq = zeromq
         self._page = page
@@ -72,7 +76,8 @@ class ServingLoop:
         self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
         self._housekeeping = Housekeeping(executor.engine, page)
         self._outbox = Outbox()
-        self._handler = RequestHandler(executor, page, self._outbox, use_known_requests=use_known_requests)
+        make = make_handler or partial(RequestHandler, use_known_requests=use_known_requests)
+        self._handler = make(executor, page, self._outbox)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
         close_links = partial(self._links.detach_all, self._handler.drop_link)
@@ -115,12 +120,15 @@ class ServingLoop:
         return True
 
     def _is_done(self) -> bool:
-        return self._is_finishing and not self._handler.replies.pending.results and not self._outbox.replies
+        if not self._is_finishing or self._handler.replies.pending.results or self._outbox.replies:
+            return False
+        return not self._links.by_fd or self._handler.is_drained(time.monotonic_ns())
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()
         self._page.heartbeat(now_ns)
         self._handler.replies.expire_pending(now_ns)
+        self._handler.on_idle(now_ns)
         self._handler.flush()
 
     # Receiving.
@@ -196,6 +204,7 @@ class ServingLoop:
                     case OffloadModel() | RestoreModel() | StopWorker() as step:
                         self._steps.add(step)
                         self._is_finishing = True
+                        self._handler.begin_drain(time.monotonic_ns())
                     case other:
                         log.warning("ignored a %s with %d descriptors", type(other).__name__, len(fds))
                 close_fds(fds)

@@ -108,6 +108,17 @@ class RequestHandler:
         for closed in self._outbox.flush():
             self.drop_link(closed)
 
+    # What models with sequences do beside (sequences/sequence_handler.py).
+
+    def on_idle(self, now_ns: int) -> None:
+        """Called now and then while nothing runs."""
+
+    def begin_drain(self, now_ns: int) -> None:
+        """The worker is to stop, or its model to move out of memory, when `is_drained` says so."""
+
+    def is_drained(self, now_ns: int) -> bool:  # noqa: ARG002 - as models with sequences have it
+        return True
+
     # Runs.
 
     def run_next_batch(self, now_ns: int) -> tuple[int, int]:

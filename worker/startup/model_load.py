@@ -10,6 +10,7 @@ from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.worker_control import LoadProgress
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
+from mmsup.worker.startup.hidden_tensors import check_hidden_tensors, with_hidden_tensors
 
 if TYPE_CHECKING:
     from mmsup.worker.execution.engine import Engine  # imports numpy
@@ -27,6 +28,7 @@ def load_model(
     from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - imports numpy, with its threads
     from mmsup.worker.execution.reshaped_engine import with_reshapes  # noqa: PLC0415
 
+    spec = with_hidden_tensors(spec)
     send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
     engine = call_model_code(lambda: with_reshapes(open_engine(spec.engine), spec), spec)
     if isinstance(engine, ModelFailure):
@@ -41,12 +43,20 @@ def _load(
     send: Callable[[object], None], engine: Engine, spec: ModelSpec, page: StatusPageWriter
 ) -> Executor | ModelFailure:
     from mmsup.worker.execution.executor import Executor  # noqa: PLC0415 - as above
+    from mmsup.worker.execution.initial_state import initial_states  # noqa: PLC0415
     from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
 
     send(LoadProgress(f"loading {spec.artefact}"))
     metadata = call_model_code(lambda: engine.load(spec), spec)
     if isinstance(metadata, ModelFailure):
         return metadata
+    if spec.sequences is not None:
+        for checked in (
+            call_model_code(check_hidden_tensors, spec, spec, metadata),
+            call_model_code(initial_states, spec, spec),
+        ):
+            if isinstance(checked, ModelFailure):
+                return checked
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     send(LoadProgress("warming up", is_warm_up=True))
     executor = Executor(engine, spec, metadata, page)

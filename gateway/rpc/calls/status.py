@@ -39,6 +39,7 @@ STATUS: Final[dict[str, int]] = {
     "too_large": RESOURCE_EXHAUSTED,
     "unsupported_media": UNIMPLEMENTED,
     "request_quarantined": FAILED_PRECONDITION,
+    "sequence_unknown": INVALID_ARGUMENT,
     "not_implemented": UNIMPLEMENTED,
     "http_version": INTERNAL,
     # the model's
@@ -60,6 +61,7 @@ STATUS: Final[dict[str, int]] = {
     "insufficient_gpu_memory": RESOURCE_EXHAUSTED,
     "model_loading": UNAVAILABLE,
     "model_restarting": UNAVAILABLE,
+    "sequence_lost": UNAVAILABLE,
     # ours
     "queue_full": UNAVAILABLE,
     "no_buffer": UNAVAILABLE,

@@ -1,0 +1,32 @@
+"""How a user's class sees the sequence that a row of its inputs belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from mmsup.worker.execution.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceView:
+    id: int | str
+    start: bool
+    """This is its first request: `state` is empty."""
+    end: bool
+    """This is its last request: `state` is dropped after it."""
+    state: dict[str, Any]
+    """Whatever the class keeps for this sequence from one request to the next."""
+
+
+class SequenceAwareEngine(Protocol):
+    """An engine whose model is told the sequences of a run. `takes_sequences` is valid after `load`."""
+
+    takes_sequences: bool
+    sequences: Sequence[SequenceView | None]
+    """Of the rows of the next run; set before each."""
+
+
+def as_sequence_aware(engine: Engine) -> SequenceAwareEngine | None:
+    return cast("SequenceAwareEngine", engine) if getattr(engine, "takes_sequences", False) else None
