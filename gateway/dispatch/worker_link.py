@@ -96,6 +96,10 @@ class WorkerLink:
         """Requests in flight or still being received."""
         return len(self.in_flight.requests) + self.reserved_requests
 
+    def live_sequences(self) -> int:
+        """At the worker, whoever sends their requests."""
+        return self._process.live_sequences() if not self.closed else 0
+
     # Sending.
 
     def submit(
@@ -305,6 +309,9 @@ class _WorkerProcess:
         os.close(page)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, on_exit)
+
+    def live_sequences(self) -> int:
+        return self._page.sequences()
 
     def close(self) -> tuple[frozenset[int], frozenset[int]]:
         """Close both. The ids of the requests that started to execute last, and of those in the running batch."""

@@ -93,7 +93,7 @@ class FastInfer:
             dispatched.request_id = self.request_id = parsed.request.id or self.request_id
             if parsed.request.timeout_us:
                 handler.apply_timeout(dispatched, parsed, self._timer)
-            if not dispatched.try_infer(parsed.job, self._on_event):
+            if parsed.request.sequence is not None or not dispatched.try_infer(parsed.job, self._on_event):
                 self._finish_in_task(None)
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
@@ -131,6 +131,8 @@ class FastInfer:
             self._known = known
             return known.parsed.with_job(known.parsed.job, json_id) if json_id else known.parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
+        if parsed.request.sequence is not None:
+            return parsed
         if any(each.datatype == "BYTES" for each in parsed.job.inputs):
             return parsed  # whether strings fit their shape can be seen only in the bytes of each request
         if json_id and not json_template.takes_id(bytes(self.body[head.layout.start : head.json_end])):
@@ -152,7 +154,7 @@ class FastInfer:
             self._known = known
             return parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
-        names = json_template.input_names(parts[0])
+        names = json_template.input_names(parts[0]) if parsed.request.sequence is None else None
         if names is None or known is not None or (json_id and not json_template.takes_id(bytes(self.body))):
             return parsed
         self._known = KnownJsonRequest(parsed, dispatched.spec.version, names, b"".join((text, *parts[0][1:])))

@@ -31,6 +31,8 @@ from mmsup.gateway.protocol import binary_tensors, infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import BodyLayout
 from mmsup.gateway.protocol.infer_request import InferRequest
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
+from mmsup.gateway.sequences.sequence_router import SequenceRouter
+from mmsup.gateway.sequences.sequence_turns import Turn
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.specs import Metadata
 
@@ -84,6 +86,7 @@ class InferHandler:
         self.counters = counters
         self.fair_queue = FairQueue(router.routes)
         self.parser_executor = parser_executor
+        self.sequences = SequenceRouter(router)
 
     async def handle(self, call: HttpRequest) -> StreamResponse:
         timer = RequestTimer(self.counters, call.model, call.version)
@@ -138,13 +141,22 @@ class InferHandler:
         self, dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer, event: RequestEvent | None
     ) -> infer_response.InferResponse:
         """The response. `event`: what has come since the request was sent; None if it is still to be sent."""
-        result = await dispatched.resume(parsed.job, event)
+        result = await self.infer(dispatched, parsed, event)
         built = build_response(dispatched, parsed, result)
         if built is None:
             loop = asyncio.get_running_loop()
             built = await loop.run_in_executor(self.parser_executor, _build_slow_response, dispatched, parsed, result)
         timer.finish(result.reply, parsed.inference_count)
         return built
+
+    async def infer(
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, event: RequestEvent | None, turn: Turn | None = None
+    ) -> InferenceResult:
+        """The result of a request, waiting for what must be waited for."""
+        flags = parsed.request.sequence
+        if flags is None or dispatched.spec.sequences is None:
+            return await dispatched.resume(parsed.job, event)
+        return await self.sequences.infer(dispatched, parsed.job, flags, turn)
 
 
 def apply_timeout(dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer) -> None:

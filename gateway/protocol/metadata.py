@@ -18,6 +18,8 @@ EXTENSIONS: Final = (
     "model_configuration",
     "model_repository",
     "parameters",
+    "sequence",
+    "sequence(string_id)",
     "statistics",
 )
 """Extensions that are implemented; clients check them before use."""

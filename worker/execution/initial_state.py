@@ -38,7 +38,8 @@ def _from_file(spec: ModelSpec, state: SequenceState, shape: tuple[int, ...]) ->
     what = f"model '{spec.name}': initial state of '{state.input}': {INITIAL_STATE_FOLDER}/{state.initial_file}"
     try:
         with open(os.path.join(folder, state.initial_file), "rb") as file:
-            wanted = size_bytes(state.datatype, shape) or STRINGS_LIMIT_BYTES
+            size = size_bytes(state.datatype, shape)
+            wanted = STRINGS_LIMIT_BYTES if size is None else size
             data = file.read(wanted + 1)
     except OSError as error:
         raise ModelError("config_mismatch", f"{what} cannot be read: {error.strerror}") from None

@@ -95,7 +95,8 @@ class SequenceHandler(RequestHandler):
         if step.id in (0, ""):
             return SEQUENCE_ID_NEEDED.format(model=model)
         if self._has_batch_axis and signature.rows != 1:
-            return f"inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher"
+            text = f"inference request to model '{model}' must specify batch-size 1"
+            return f"{text} due to requirements of sequence batcher"
         problem = control_inputs.id_problem(self._batching.controls, step.id)
         return f"sequence_id {step.id} of a request to model '{model}' {problem}" if problem else ""
 

@@ -21,11 +21,13 @@ from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
+from mmsup.gateway.protocol.sequence_parameters import sequence_flags
 from mmsup.gateway.rpc.calls.call import Parts
 from mmsup.gateway.rpc.calls.messages import Message
 from mmsup.gateway.rpc.infer import infer_messages
 from mmsup.gateway.rpc.infer.infer_messages import RpcRequest
 from mmsup.gateway.rpc.infer.known_messages import KnownMessage, KnownMessages, ReplyTemplate
+from mmsup.gateway.sequences.sequence_turns import Turn
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import InferReply
@@ -67,7 +69,7 @@ class InferContext:
 class InferCall:
     # fmt: off
     __slots__ = (
-        "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task",
+        "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task", "_turn",
         "client_deadline_ns", "client_id", "request", "timer",
     )
     # fmt: on
@@ -96,6 +98,8 @@ class InferCall:
         self._known: KnownMessage | bytes | None = None
         """The known message that this one is like; or its bytes, if it may become known."""
         self._task: asyncio.Task[None] | None = None
+        self._turn: Turn | None = None
+        """In its sequence, if it has taken it before it was sent."""
 
     def start(self, message: bytes) -> None:
         """Serve a serialised ModelInferRequest."""
@@ -143,21 +147,29 @@ class InferCall:
         request = self.request
         dispatched = self._context.inference.router.try_open(request.model, request.version)
         if dispatched is None:
-            self._spawn(self._serve)
+            self._wait()
             return
         self._dispatched = dispatched
         size = request.blob_bytes
         buffer = None if _is_slow_to_check(request, dispatched.metadata) else dispatched.try_allocate(size)
         if buffer is None:
-            self._spawn(self._serve)
+            self._wait()
             return
         at = 0
         for each in request.blobs:
             buffer[at : at + len(each)] = each
             at += len(each)
         parsed = self._parse(dispatched, buffer)
-        if not dispatched.try_infer(parsed.job, self._on_event):
+        if parsed.request.sequence is not None or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
+
+    def _wait(self) -> None:
+        """Serve the request in a task: something must be waited for, by all that come behind it in its sequence."""
+        request = self.request
+        flags = sequence_flags(request.document["parameters"])
+        if flags is not None:
+            self._turn = self._context.inference.sequences.enter(request.model, request.version, flags)
+        self._spawn(self._serve)
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
         """Check the request against the metadata of its model, and apply what it asks for."""
@@ -169,7 +181,9 @@ class InferCall:
             parsed = ParsedRequest(
                 infer_request.parse_request(request.document, request.model, metadata, blobs), metadata
             )
-            if isinstance(known, bytes):
+            if parsed.request.sequence is not None:
+                self._known = None
+            elif isinstance(known, bytes):
                 self._known = self._context.known.add(known, request, parsed, version)
             elif known is not None:
                 known.renew(parsed, version)
@@ -273,7 +287,7 @@ class InferCall:
         dispatched, parsed = self._dispatched, self._parsed
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before it is parsed"
-        result = await dispatched.resume(parsed.job, event)
+        result = await self._context.inference.infer(dispatched, parsed, event, self._turn)
         if _is_slow_to_build(parsed):
             loop = asyncio.get_running_loop()
             executor = self._context.inference.parser_executor
@@ -299,6 +313,8 @@ class InferCall:
         dispatched, self._dispatched = self._dispatched, None
         if dispatched is not None:
             dispatched.close()
+        if self._turn is not None:
+            self._turn.leave()
         self._deliver, self._refuse = _discard, _discard  # they refer back to this: the cycle would keep the message
         self._known = self._parsed = None
         self.request = _NO_REQUEST
