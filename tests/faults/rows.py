@@ -76,6 +76,9 @@ ROWS: Final = {
     "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
     "F65": "more models asked for at one time than the memory budget holds",
     "F66": "a move of a model to host memory or back that raises, hangs or ends its process",
+    "F71": "a worker that dies, or is replaced, while sequences are live in it",
+    "F72": "SIGKILL of the gateways while sequences are live",
+    "F73": "SIGKILL of the controller while sequences are live",
 }
 
 OPEN: Final = {

@@ -147,13 +147,13 @@ class InferCall:
         request = self.request
         dispatched = self._context.inference.router.try_open(request.model, request.version)
         if dispatched is None:
-            self._wait()
+            self._spawn(self._serve)
             return
         self._dispatched = dispatched
         size = request.blob_bytes
         buffer = None if _is_slow_to_check(request, dispatched.metadata) else dispatched.try_allocate(size)
         if buffer is None:
-            self._wait()
+            self._spawn(self._serve)
             return
         at = 0
         for each in request.blobs:
@@ -162,14 +162,6 @@ class InferCall:
         parsed = self._parse(dispatched, buffer)
         if parsed.request.sequence is not None or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
-
-    def _wait(self) -> None:
-        """Serve the request in a task: something must be waited for, by all that come behind it in its sequence."""
-        request = self.request
-        flags = sequence_flags(request.document["parameters"])
-        if flags is not None:
-            self._turn = self._context.inference.sequences.enter(request.model, request.version, flags)
-        self._spawn(self._serve)
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
         """Check the request against the metadata of its model, and apply what it asks for."""
@@ -265,6 +257,9 @@ class InferCall:
     async def _serve(self) -> None:
         """Find a worker and memory, waiting for both, and serve the request."""
         request, size = self.request, self.request.blob_bytes
+        flags = sequence_flags(request.document["parameters"])
+        if flags is not None:  # what comes behind it in its sequence waits too
+            self._turn = self._context.inference.sequences.enter(request.model, request.version, flags)
         dispatched = self._dispatched
         if dispatched is None:
             body = RequestBody(self, size, self._on_cold)

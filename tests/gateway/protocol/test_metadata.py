@@ -93,7 +93,7 @@ def test_a_gpu_is_named_by_its_number() -> None:
 def test_only_implemented_extensions_are_announced() -> None:
     extensions = describe.server_metadata("mmsup", "1")["extensions"]
     assert "statistics" in extensions
-    assert not {"system_shared_memory", "sequence", "trace", "logging", "schedule_policy"} & set(extensions)
+    assert not {"system_shared_memory", "trace", "logging", "schedule_policy"} & set(extensions)
 
 
 def test_the_configuration_that_clients_get_has_nothing_of_the_environment_of_the_workers() -> None:
