@@ -19,9 +19,11 @@ import orjson
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.gateway.observability.log_output import apply_log_settings
 from mmsup.ipc import exit_codes
 from mmsup.ipc.errors import ServerError, make_error
 from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.packed_result import unpack
@@ -141,6 +143,8 @@ class ControllerClient:
                 self.calls.on_reply(message)
             case messages.AddPoisonEntries() | messages.RemovePoisonEntry():
                 router.poison_requests.on_message(message)
+            case LogSettings():
+                apply_log_settings(message)
             case messages.Ping():
                 self._send(messages.Pong(message.number))
             case messages.ConfigureGateway():

@@ -29,6 +29,8 @@ from mmsup.ipc.memory.counters import CounterTable
 
 RETIRE_MARGIN_S: Final = 1.0
 """Beyond the time of an idle connection: a connection that is still open after that has never sent a request."""
+STREAM_RETIRE_S: Final = 10.0
+"""How long streams of gRPC in which nothing goes on may stay: their clients are told to open others."""
 SWEEP_INTERVAL_S: Final = 5.0
 """Between two searches for unused memory and expired poison entries."""
 _log = logging.getLogger("mmsup.gateway")
@@ -73,7 +75,9 @@ class GatewayServer:
 
     async def listen_rpc(self, sock: socket.socket) -> None:
         """Serve gRPC on this listening socket, and own it."""
-        await self._accept(sock, RpcListener(self._rpc, is_local=is_local(sock)))
+        await self._accept(
+            sock, RpcListener(self._rpc, self._router.configuration.grpc_keepalive, is_local=is_local(sock))
+        )
 
     async def _accept(self, sock: socket.socket, listener: HttpListener | RpcListener) -> None:
         acceptor = ConnectionAcceptor(sock, listener)
@@ -112,7 +116,12 @@ class GatewayServer:
                 if isinstance(listener, RpcListener):
                     listener.retire()
             failpoint("gateway.retired")
-        elif now_s >= self._retired_s + IDLE_S + RETIRE_MARGIN_S:
+            return
+        if now_s >= self._retired_s + STREAM_RETIRE_S:
+            for _, listener in self._listening:
+                if isinstance(listener, RpcListener):
+                    listener.end_idle_streams()
+        if now_s >= self._retired_s + IDLE_S + RETIRE_MARGIN_S:
             for _, listener in self._listening:
                 listener.pre_shutdown()
 

@@ -58,6 +58,8 @@ class CallerError(MmsupError):
         "http_version": False,
         "request_quarantined": False,
         "sequence_unknown": False,
+        "not_found": False,
+        "already_exists": False,
     }
 
 
@@ -70,6 +72,8 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
+        "unsupported": False,
+        "model_unavailable": True,
     }
 
 
@@ -108,6 +112,7 @@ MODEL_CODES: Final = frozenset(
     {
         *("bad_request", "inference_failed", "gpu_oom", "gpu_fault", "sequence_unknown"),
         *("queue_full", "no_buffer", "deadline_exceeded", "cancelled"),
+        *("not_found", "already_exists", "unsupported", "model_unavailable"),
     }
 )
 """The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they

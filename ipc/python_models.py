@@ -8,8 +8,12 @@ CLASS_FILE: Final = "model.py"
 """Beside a .safetensors file, which contains only weights, it defines the torch.nn.Module class `Model`."""
 TRITON_CLASS: Final = "TritonPythonModel"
 TRITON_MODULE: Final = "triton_python_backend_utils"
-TRITON_MODEL_TEXT: Final = (
-    f"it is written for Triton's Python backend (class {TRITON_CLASS}, {TRITON_MODULE}), which this version does not "
-    "run: give it a class Model with load(self, context) and infer(self, inputs), arrays by name in and out "
-    "(docs/models.md shows how the two compare)"
+TRITON_COMPLETION: Final = "auto_complete_config"
+"""The method of such a class that may declare its tensors."""
+TRITON_MODULE_TEXT: Final = (
+    f"it imports {TRITON_MODULE}, which only a model with a class {TRITON_CLASS} is given (docs/triton-python.md)"
+)
+TRITON_UNSEEN_TEXT: Final = (
+    f"{{}} has a class {TRITON_CLASS}, but its text does not name it, so that it was taken for another kind of model: "
+    f"define it there, or import it by `from … import {TRITON_CLASS}`"
 )

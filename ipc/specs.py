@@ -22,6 +22,8 @@ INITIAL_STATE_FOLDER: Final = "initial_state"
 """In a model's folder: files of the states with which sequences begin."""
 LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
+TRITON_PYTHON: Final = "triton-python"
+"""Interface of a class `TritonPythonModel`."""
 GROUP_KEYS: Final = {
     "python": "python",
     "env": "env",
@@ -171,6 +173,8 @@ class ModelSpec:
     class the last time, needs it."""
     imports: str = ""
     """What its class seems to import, one of ENGINE_SETS or empty."""
+    interface: str = ""
+    """How the class of a Python model is called: TRITON_PYTHON; empty: as the class `Model` of mmsup."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     deadline_s: float = 60.0
     hang_limit_s: float = 5.0
@@ -200,6 +204,8 @@ class ModelSpec:
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False
     trusted: bool = False
+    decoupled: bool = False
+    """It answers a request any number of times. A class whose `infer` is a generator does so without being asked."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
     """Content of `config.pbtxt`, for `/config`; completed by the gateway."""
 
@@ -228,3 +234,7 @@ class Metadata:
     outputs: tuple[TensorSpec, ...]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Names of the classes, by output, where the model file tells them."""
+    decoupled: bool = False
+    """A request is answered any number of times."""
+    runs_side_by_side: bool = False
+    """Its requests are open side by side in one worker, which may rest while all of them wait for something."""

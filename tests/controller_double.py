@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter, make_status_page
 from mmsup.ipc.messages.gateway_control import TO_GATEWAY, ConfigureGateway, DrainGateway, GatewayDrained, Ping, Pong
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
@@ -315,7 +316,7 @@ class ControllerHarness:
             addresses={"http": "127.0.0.1:1", "control": "x"},
             stopping=stopping,
         )
-        console = Console("json", self._console)
+        console = Console(LogSettings(format="json"), self._console)
         router = ChildRouter()
         for message in (inventory, *parts):
             router.on_message(message, [])

@@ -107,6 +107,7 @@ class Peer:
 
     write_data = write
     is_full = False
+    data_writes = 0
 
     def send(self, *given: bytes) -> list[Frame]:
         """Whole frames from the client; what the server wrote for them."""

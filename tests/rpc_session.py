@@ -177,7 +177,7 @@ def run(
                 break
             await asyncio.sleep(0.001)
         assert session.router.unclosed_requests == 0
-        assert session.server._budget.held_bytes == 0
+        assert session.server._memory.budget.held_bytes == 0
         assert session.listener.is_empty
         session.router.threads.shutdown()
 

@@ -17,11 +17,13 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api connections dispatch http infer observability rpc; ipc memory messages transport",
-    "gateway/api": "dispatch http infer observability protocol; ipc",
+    "gateway/api": "api/description dispatch http infer observability protocol streaming; ipc",
+    "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/connections": "http infer; ipc",
-    "gateway/dispatch": "protocol waking; ipc memory messages tensors transport",
+    "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
+    "gateway/dispatch/streams": "protocol; messages",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/http2": "",
+    "gateway/http2": "; ipc",
     "gateway/infer": "dispatch http observability protocol sequences waking; ipc messages transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "; ipc memory messages tensors transport",
@@ -30,6 +32,7 @@ MAY_IMPORT = {
     "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls sequences waking; ipc messages tensors",
     "gateway/rpc/services": "dispatch observability protocol rpc/calls; ipc messages",
     "gateway/sequences": "dispatch protocol; ipc memory messages",
+    "gateway/streaming": "dispatch http infer observability protocol; ipc messages tensors",
     "gateway/waking": "; ipc messages",
     "ipc": "",
     "ipc/memory": "; ipc",
@@ -39,7 +42,7 @@ MAY_IMPORT = {
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
-    "zygotes; ipc messages transport",
+    "runtime_settings zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
@@ -58,7 +61,8 @@ MAY_IMPORT = {
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
     "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
-    "on_demand postmortem processes repository resources state zygotes; ipc memory messages transport",
+    "on_demand postmortem processes repository resources runtime_settings state zygotes; "
+    "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
     "ipc memory messages transport",
@@ -76,17 +80,20 @@ MAY_IMPORT = {
     "supervisor/repository": "config repository/contents; ipc protobuf tensors transport",
     "supervisor/repository/contents": "config; ipc",
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
+    "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
-    "worker": "execution hosting sequences serving startup; ipc memory messages transport",
+    "worker": "execution hosting sequences serving startup streaming; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/engines": "engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
+    "worker/engines/triton_python": "engines execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
-    "worker/hosting": "execution sequences serving startup; ipc memory messages transport",
+    "worker/hosting": "execution sequences serving startup streaming; ipc memory messages transport",
     "worker/sequences": "batching execution serving; ipc memory messages tensors transport",
     "worker/serving": "batching execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
+    "worker/streaming": "execution serving startup; memory messages transport",
     "worker/zygote": "; ipc memory messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).

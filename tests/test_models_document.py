@@ -1,4 +1,4 @@
-"""Every example of docs/models.md is made, checked, served and asked as it is shown there."""
+"""Every example of docs/models.md and docs/triton-python.md is made, checked, served and asked as it is shown there."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mmsup.supervisor.repository.scanner import scan
 from test_readme import ROOT
 
 DOCUMENT = ROOT / "docs" / "models.md"
+TEXT = DOCUMENT.read_text() + (ROOT / "docs" / "triton-python.md").read_text()
 HEAD = re.compile(r"# ((?:make|models/\S+)\.(?:py|yaml|pbtxt|json))")
 
 
@@ -37,7 +38,7 @@ class Example:
 def examples() -> Iterator[Example]:
     """Blocks of code, each file by itself."""
     path, lines = "", list[str]()
-    for line in [*DOCUMENT.read_text().splitlines(), "end"]:
+    for line in [*TEXT.splitlines(), "end"]:
         head = HEAD.fullmatch(line.strip()) if line.startswith("    ") else None
         is_end = bool(line) and not line.startswith("    ")
         if (head or is_end or line.startswith("    curl ")) and path:
@@ -51,7 +52,7 @@ def examples() -> Iterator[Example]:
 
 def questions() -> list[tuple[str, str, list[list[float]]]]:
     """Path, body and the data of each output, of each `curl` in the document."""
-    found = re.findall(r"^    (curl .*)\n    # (\[.*\])$", DOCUMENT.read_text(), re.MULTILINE)
+    found = re.findall(r"^    (curl .*)\n    # (\[.*\])$", TEXT, re.MULTILINE)
     asked = []
     for command, answer in found:
         _, address, _, body = shlex.split(command)
@@ -60,9 +61,10 @@ def questions() -> list[tuple[str, str, list[list[float]]]]:
 
 
 def write(folder: Path, config: str, *, only_names: bool = False) -> Path:
-    """All models of the document, each declared by its file of this name; the repository. `only_names`: their files are
-    empty, which a scan does not see."""
+    """All models of the documents, each declared by its file of this name if it has one; the repository. `only_names`:
+    their files are empty, which a scan does not see."""
     folder.mkdir()
+    shown = {each.path for each in examples()}
     for path, _, _ in questions():
         (folder / "models" / path.split("/")[2] / "1").mkdir(parents=True)
     for each in examples():
@@ -70,10 +72,17 @@ def write(folder: Path, config: str, *, only_names: bool = False) -> Path:
             (folder / re.findall(r"models/\w+/1/[\w.]+", each.text)[0]).touch()
         elif each.path == "make.py":
             subprocess.run([sys.executable, "-W", "ignore", "-c", each.text], cwd=folder, check=True)
-        elif Path(each.path).name in (config, "model.py") or each.path.endswith(".json"):
+        elif _is_wanted(each.path, config, shown):
             text = each.text.strip() + "\n" if each.path.endswith(".json") else each.text
             (folder / each.path).write_text(text)
     return folder / "models"
+
+
+def _is_wanted(path: str, config: str, shown: set[str]) -> bool:
+    """Of a file: it is code, data, the declaration of this name, or the only one that its model has."""
+    file = Path(path)
+    is_declaration = file.name in ("mmsup.yaml", "config.pbtxt")
+    return not is_declaration or file.name == config or str(file.with_name(config)) not in shown
 
 
 def specs(repository: Path) -> dict[str, ModelSpec]:

@@ -83,8 +83,8 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
     if configuration.is_shared:
         _run_members(control, page)
     _value_or_exit(control, call_model_code(lambda: os.chdir(spec.directory), spec))
-    from mmsup.worker.execution.engine import as_offloading_engine  # noqa: PLC0415 - as below
-    from mmsup.worker.sequences.handler_choice import handler_maker  # noqa: PLC0415 - as below
+    from mmsup.worker.execution.engine import as_offloading_engine, as_streaming_engine  # noqa: PLC0415 - as below
+    from mmsup.worker.sequences.handler_choice import handler_class  # noqa: PLC0415 - as below
     from mmsup.worker.serving.loop import ServingLoop  # noqa: PLC0415 - imports numpy, with its threads, which the limits above must bind
 
     executor = _value_or_exit(control, load_model(control.send, spec, page))
@@ -92,10 +92,14 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
     garbage.freeze_and_disable()
     imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
     can_offload = as_offloading_engine(executor.engine) is not None
-    control.send(
-        WorkerReady(public_metadata(spec, executor.metadata), time.monotonic() - began_s, imported, can_offload)
-    )
-    ServingLoop(control, zeromq, executor, page, make_handler=handler_maker(spec)).run()
+    metadata = public_metadata(spec, executor.metadata)
+    control.send(WorkerReady(metadata, time.monotonic() - began_s, imported, can_offload))
+    if as_streaming_engine(executor.engine) is not None:
+        from mmsup.worker.streaming.streaming_loop import StreamingLoop  # noqa: PLC0415 - imports asyncio, for these alone
+
+        StreamingLoop(control, zeromq, executor, page).run()
+    else:
+        ServingLoop(control, zeromq, executor, page, handler_class=handler_class(spec)).run()
     page.set_activity(Activity.STOPPING, time.monotonic_ns())
     call_model_code(executor.engine.unload, spec)
     if zeromq is not None:

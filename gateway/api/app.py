@@ -11,21 +11,22 @@ from typing import Final
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api.description.description_api import DescriptionApi
 from mmsup.gateway.api.model import ModelApi
+from mmsup.gateway.api.predict import PredictApi
 from mmsup.gateway.api.repository import RepositoryApi
 from mmsup.gateway.api.server import ServerApi
+from mmsup.gateway.api.settings import SettingsApi
 from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.http.url_routes import HTTP_ROUTES, Access, match_path
 from mmsup.gateway.infer.fair_queue import SERVER_FLOW, UNKNOWN_FLOW
 from mmsup.gateway.infer.handler import InferHandler, client_error
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
+from mmsup.gateway.streaming.generate_handler import GenerateHandler
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _NOT_SERVED: Final = {
-    "no_generate": "generate is not served yet: use infer",
-    "no_logging": "log settings cannot be changed while the server runs: use --log-verbose and --log-format",
-    "no_trace": "tracing is not served yet",
     "no_region": "client shared memory is not served: send tensors as binary data",
     "no_register": "client shared memory is not served: send tensors as binary data",
     "other_repository": "a repository cannot be named in the path: leave it out",
@@ -44,8 +45,14 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
+        generation = GenerateHandler(inference)
         repository = RepositoryApi(router.routes, call_controller)
+        settings = SettingsApi(call_controller)
+        description = DescriptionApi(router)
+        predict = PredictApi(inference)
         self._handlers: dict[str, Handler] = {
+            "page": description.page,
+            "openapi": description.openapi,
             "live": server.live,
             "ready": server.ready,
             "metrics": server.metrics,
@@ -57,11 +64,19 @@ class HttpApp:
             "model_config": model.config,
             "model_stats": model.statistics,
             "infer": inference.handle,
+            "generate": generation.generate,
+            "generate_stream": generation.generate_stream,
+            "v1_model": predict.model,
+            "predict": predict.predict,
             "index": repository.index,
             "load": repository.load,
             "unload": repository.unload,
             "sleep": repository.sleep,
             "wake": repository.wake,
+            "log": settings.log,
+            "set_log": settings.set_log,
+            "trace": settings.trace,
+            "set_trace": settings.set_trace,
             "no_regions": _no_regions,
             "unregister": _unregister,
         }

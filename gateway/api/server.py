@@ -42,8 +42,7 @@ class ServerApi:
         return Response(body=page, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:
-        configuration = self._router.configuration
-        document = metadata.server_metadata(configuration.server_name, configuration.server_version)
+        document = metadata.server_metadata(self._router.configuration)
         return response.json_response(document, extra=request.echo_headers)
 
     async def models(self, request: HttpRequest) -> StreamResponse:

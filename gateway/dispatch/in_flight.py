@@ -6,9 +6,10 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature
+from mmsup.gateway.dispatch.streams.part_queue import PartQueue
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.arena import Slot
 from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
@@ -68,7 +69,7 @@ KnownReply = tuple[KnownInFlight, tuple[int, int, int, int, int, int], list[byte
 
 @dataclass(slots=True, eq=False)
 class InFlightRequest:
-    known: ClassVar[None] = None
+    known = None  # not a field
     message: Infer
     input_slots: list[Slot]
     """Freed at the reply."""
@@ -88,6 +89,8 @@ class InFlightRequest:
     """The final reply, if it came while a larger output buffer was being allocated."""
     signature: ValidatedSignature | None = None
     """Of its reply, once that has come."""
+    parts: PartQueue[RequestEvent] | None = None
+    """What follows the first response of many; set when that has come."""
 
     @property
     def deadline_ns(self) -> int:

@@ -122,11 +122,14 @@ class LinkTable:
         return best
 
     def overdue(self, now_s: float) -> list[tuple[WorkerLink, float]]:
-        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s)."""
+        """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s). None
+        whose requests are open side by side: nothing may come for as long as their deadlines allow."""
         return [
             (link, now_s - link.channel.last_progress_s)
             for link in self.by_worker.values()
-            if link.in_flight.requests and now_s - link.channel.last_progress_s > link.spec.hang_limit_s
+            if link.in_flight.requests
+            and not link.metadata.runs_side_by_side
+            and now_s - link.channel.last_progress_s > link.spec.hang_limit_s
         ]
 
     def close_if_draining(self, worker_id: WorkerId) -> None:

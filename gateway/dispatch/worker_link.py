@@ -34,13 +34,14 @@ from mmsup.gateway.dispatch.reply_validation import (
     validate_reply,
     validate_signature,
 )
+from mmsup.gateway.dispatch.stream_parts import accept_part
 from mmsup.ipc import failpoints
 from mmsup.ipc.bounded_cache import BoundedCache
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
-from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
+from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, ResponsePart, StreamCredit, TensorLocation
 from mmsup.ipc.messages.gateway_control import LinkWorker
 from mmsup.ipc.transport.codec import RESULT
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -225,9 +226,14 @@ class WorkerLink:
         packed = reply.signature
         signature = (self._signatures.recent.get(packed) or self._validated_signature(packed)) if packed else None
         error = validate_reply(reply, signature, request.output_slot)
-        request.signature = None if error else signature
+        if request.parts is None:
+            request.signature = None if error else signature
         if len(reply.text) > TEXT_LIMIT:
             reply.text = reply.text[:TEXT_LIMIT]
+        if type(reply) is ResponsePart:
+            error = error or self._on_part(request, reply, signature)
+            if not error:
+                return
         if error:
             reply = InferReply(reply.id, "bad_worker_reply", f"the worker's answer was not valid: {error}")
         if reply.needed_bytes:
@@ -246,6 +252,14 @@ class WorkerLink:
         if error:
             self.channel.on_protocol_error(error)
 
+    def _on_part(self, request: InFlightRequest, part: ResponsePart, signature: ValidatedSignature | None) -> str:
+        """One response of many; returns what is wrong with it."""
+        if not self.metadata.decoupled:
+            return "it answers a request many times, and its model is not decoupled"
+        number = part.id
+        outputs = signature.outputs if signature is not None else ()
+        return accept_part(request, part, outputs, lambda taken: self.channel.send(StreamCredit(number, taken)))
+
     def _validated_signature(self, packed: bytes) -> ValidatedSignature:
         signature = self._signatures.get(packed)
         if signature is None:
@@ -261,7 +275,8 @@ class WorkerLink:
         for slot in request.input_slots:
             self.memory.requests.free(slot)
         if request.output_slot is not None:
-            if not request.abandoned and any(isinstance(each, tuple) for each in reply.locations):
+            is_read = request.parts is not None or any(isinstance(each, tuple) for each in reply.locations)
+            if not request.abandoned and is_read:
                 request.output_slot.transition(SlotState.DRAINING)
             else:
                 self.memory.results.free(request.output_slot)

@@ -25,6 +25,8 @@ STATUS: Final[dict[str, int]] = {
     "unsupported_media": 415,
     "request_quarantined": 422,
     "sequence_unknown": 400,
+    "not_found": 404,
+    "already_exists": 409,
     "not_implemented": 501,
     "http_version": 505,
     # the model's
@@ -35,6 +37,8 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": 507,
     "model_failed": 503,
     "crash_loop": 503,
+    "unsupported": 501,
+    "model_unavailable": 503,
     # the worker's
     "worker_crashed": 503,
     "worker_oom": 503,

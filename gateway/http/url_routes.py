@@ -34,6 +34,8 @@ class HttpRoute:
 def _http_routes() -> list[HttpRoute]:
     control = Access.CONTROL
     rows = [
+        HttpRoute("GET", "/", "page"),
+        HttpRoute("GET", "/openapi.json", "openapi"),
         HttpRoute("GET", "/livez", "live"),
         HttpRoute("GET", "/healthz", "live"),
         HttpRoute("GET", "/readyz", "ready"),
@@ -51,8 +53,10 @@ def _http_routes() -> list[HttpRoute]:
         HttpRoute("POST", "/v2/repository/{repository}/index", "other_repository"),
         HttpRoute("POST", "/v2/repository/{repository}/models/{model}/load", "other_repository", control),
         HttpRoute("POST", "/v2/repository/{repository}/models/{model}/unload", "other_repository", control),
-        HttpRoute("GET", "/v2/logging", "no_logging"),
-        HttpRoute("POST", "/v2/logging", "no_logging", control),
+        HttpRoute("GET", "/v1/models/{model}", "v1_model"),
+        HttpRoute("POST", "/v1/models/{model}:predict", "predict"),
+        HttpRoute("GET", "/v2/logging", "log"),
+        HttpRoute("POST", "/v2/logging", "set_log", control),
     ]
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         rows += [
@@ -61,12 +65,12 @@ def _http_routes() -> list[HttpRoute]:
             HttpRoute("GET", f"{base}/config", "model_config"),
             HttpRoute("GET", f"{base}/stats", "model_stats"),
             HttpRoute("POST", f"{base}/infer", "infer"),
-            HttpRoute("POST", f"{base}/generate", "no_generate"),
-            HttpRoute("POST", f"{base}/generate_stream", "no_generate"),
+            HttpRoute("POST", f"{base}/generate", "generate"),
+            HttpRoute("POST", f"{base}/generate_stream", "generate_stream"),
         ]
     for base in ("/v2", "/v2/models/{model}"):
-        rows.append(HttpRoute("GET", f"{base}/trace/setting", "no_trace"))
-        rows.append(HttpRoute("POST", f"{base}/trace/setting", "no_trace", control))
+        rows.append(HttpRoute("GET", f"{base}/trace/setting", "trace"))
+        rows.append(HttpRoute("POST", f"{base}/trace/setting", "set_trace", control))
     for kind in ("system", "cuda"):
         for base in (f"/v2/{kind}sharedmemory", f"/v2/{kind}sharedmemory/region/{{region}}"):
             rows.append(HttpRoute("GET", f"{base}/status", "no_regions" if base.endswith("memory") else "no_region"))
@@ -76,7 +80,7 @@ def _http_routes() -> list[HttpRoute]:
 
 
 HTTP_ROUTES: Final = tuple(_http_routes())
-_PARAMETER_PATTERNS: Final = {
+PARAMETER_PATTERNS: Final = {
     "model": MODEL_NAME,
     "repository": MODEL_NAME,
     "version": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
@@ -91,6 +95,8 @@ class _PathNode:
         self.children: dict[str, _PathNode] = {}
         self.parameter: str = ""
         self.parameter_child: _PathNode | None = None
+        self.suffixes: dict[str, _PathNode] = {}
+        """Where more follows a parameter in the same part: `{model}:predict`."""
         self.methods: dict[str, HttpRoute] = {}
 
 
@@ -100,9 +106,9 @@ def _path_tree() -> _PathNode:
         at = root
         for part in endpoint.path.split("/")[1:]:
             if part.startswith("{"):
+                at.parameter, _, suffix = part[1:].partition("}")
                 at.parameter_child = at.parameter_child or _PathNode()
-                at.parameter = part[1:-1]
-                at = at.parameter_child
+                at = at.suffixes.setdefault(suffix, _PathNode()) if suffix else at.parameter_child
             else:
                 at = at.children.setdefault(part, _PathNode())
         at.methods[endpoint.method] = endpoint
@@ -146,6 +152,10 @@ def _walk(at: _PathNode, parts: list[str], names: dict[str, str]) -> RouteMatch 
     if at.parameter_child is None:
         return None
     name = urllib.parse.unquote(part, errors="replace")
-    if not _PARAMETER_PATTERNS[at.parameter].fullmatch(name):
+    child = at.parameter_child
+    for suffix, special in at.suffixes.items():
+        if name.endswith(suffix):
+            name, child = name.removesuffix(suffix), special
+    if not PARAMETER_PATTERNS[at.parameter].fullmatch(name):
         return None
-    return _walk(at.parameter_child, rest, {**names, at.parameter: name})
+    return _walk(child, rest, {**names, at.parameter: name})

@@ -15,9 +15,11 @@ from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.frame_reader import FRAME_BYTES, FrameReader
 from mmsup.gateway.http2.frames import ConnectionFault
 from mmsup.gateway.http2.header_blocks import LIST_LIMIT_BYTES
+from mmsup.gateway.http2.keepalive import KeepaliveTimer
 from mmsup.gateway.http2.outgoing import WRITE_HIGH_BYTES, Outgoing
 from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_LIMIT, Streams
+from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 SEND_LIMIT_S: Final = 60.0
 """How long data of a stream may wait for the client, which grants no window or does not read."""
@@ -49,7 +51,12 @@ class Http2Owner(Protocol):
 class Http2Connection(asyncio.Protocol):
     """`open_stream` makes the handler of each stream, and raises nothing."""
 
-    def __init__(self, owner: Http2Owner, open_stream: Callable[[Stream], StreamHandler]) -> None:
+    def __init__(
+        self,
+        owner: Http2Owner,
+        open_stream: Callable[[Stream], StreamHandler],
+        options: RpcKeepalive = DEFAULT_KEEPALIVE,
+    ) -> None:
         self._owner = owner
         self._open_stream = open_stream
         self._loop = asyncio.get_running_loop()
@@ -59,6 +66,7 @@ class Http2Connection(asyncio.Protocol):
         self._streams: Streams | None = None
         self._reads_on = False
         """Whether frames that have arrived are read in another turn of the loop."""
+        self._keepalive = KeepaliveTimer(options)
         self._made_s = self._loop.time()
         self._goaway_s = 0.0
         """When it was retired."""
@@ -72,12 +80,14 @@ class Http2Connection(asyncio.Protocol):
             return
         made.set_write_buffer_limits(WRITE_HIGH_BYTES)
         self._outgoing = Outgoing(self._loop, made)
-        self._streams = Streams(self._outgoing, self._open_stream)
+        self._streams = Streams(self._outgoing, self._open_stream, self._keepalive.options)
+        self._keepalive.start(self, self._outgoing)
         self._outgoing.on_room = self._streams.windows.pump
         self._outgoing.write(_OPENING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._owner.remove(self)
+        self._keepalive.cancel()
         streams, self._streams = self._streams, None
         if streams is not None:
             for stream in list(streams.open.values()):

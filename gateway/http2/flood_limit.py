@@ -16,6 +16,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from mmsup.gateway.http2.ping_strikes import PingStrikes
+from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+
 RESETS: Final = "resets"
 ANSWERED: Final = "answered"
 EMPTY: Final = "empty"
@@ -27,9 +30,10 @@ ALLOWANCES: Final = {RESETS: (500.0, 100.0), ANSWERED: (200.0, 20.0), EMPTY: (20
 class FloodLimit:
     """One per connection. Times in seconds of one monotonic clock."""
 
-    __slots__ = ("_left", "_seen_s")
+    __slots__ = ("_left", "_seen_s", "strikes")
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, keepalive: RpcKeepalive = DEFAULT_KEEPALIVE) -> None:
+        self.strikes = PingStrikes(keepalive)
         self._left = {kind: allowance for kind, (allowance, _) in ALLOWANCES.items()}
         self._seen_s = dict.fromkeys(ALLOWANCES, now_s)
 

@@ -104,6 +104,10 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
     return found
 
 
+def ping(payload: bytes) -> bytes:
+    return head(8, PING, 0, 0) + payload
+
+
 def ping_ack(payload: bytes) -> bytes:
     return head(8, PING, ACK, 0) + payload
 

@@ -14,13 +14,15 @@ WRITE_HIGH_BYTES: Final = 1 << 21
 
 
 class Outgoing:
-    __slots__ = ("_data_bytes", "_loop", "_parts", "_transport", "is_paused", "on_room")
+    __slots__ = ("_data_bytes", "_loop", "_parts", "_transport", "data_writes", "is_paused", "on_room")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport) -> None:
         self._loop = loop
         self._transport = transport
         self._parts: list[bytes] = []
         self._data_bytes = 0
+        self.data_writes = 0
+        """How many times data was sent."""
         self.is_paused = False
         """Whether the peer does not read what it was sent."""
         self.on_room: Callable[[], None] = lambda: None
@@ -38,6 +40,7 @@ class Outgoing:
 
     def write_data(self, head: bytes, data: bytes) -> None:
         self._data_bytes += len(data)
+        self.data_writes += 1
         self.write(head, data)
 
     def flush(self) -> None:

@@ -13,6 +13,7 @@ from mmsup.gateway.http2.header_blocks import BLOCK_LIMIT_BYTES, HeaderBlocks, H
 from mmsup.gateway.http2.outgoing import Outgoing
 from mmsup.gateway.http2.peer_windows import PeerWindows
 from mmsup.gateway.http2.stream import Stream, StreamHandler
+from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 STREAMS_LIMIT: Final = 1000
 """Open ones; announced."""
@@ -21,6 +22,8 @@ STREAM_WINDOW: Final = 1 << 18
 CONNECTION_WINDOW: Final = 1 << 24
 """Given back as bytes arrive: it is the handlers that bound what is held."""
 PINGS_EACH_FRAME: Final = 4
+TOO_MANY_PINGS: Final = "too_many_pings"
+"""Clients of gRPC know this text, and send fewer."""
 SHORT_S: Final = 0.05
 """A reset of a stream that is younger is one of a flood's. Older ones are those of calls that took too long, of which
 a client may have as many as streams, all at one time."""
@@ -31,11 +34,16 @@ _FORBIDDEN: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive"
 class Streams:
     """`open_stream` makes the handler of each stream, and raises nothing."""
 
-    def __init__(self, outgoing: Outgoing, open_stream: Callable[[Stream], StreamHandler]) -> None:
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        open_stream: Callable[[Stream], StreamHandler],
+        keepalive: RpcKeepalive = DEFAULT_KEEPALIVE,
+    ) -> None:
         self._outgoing = outgoing
         self._open_stream = open_stream
         self._blocks = HeaderBlocks()
-        self._flood = FloodLimit(time.monotonic())
+        self._flood = FloodLimit(time.monotonic(), keepalive)
         self._unfinished: tuple[int, int, bytearray] | None = None
         """Stream, flags and block of a HEADERS frame that CONTINUATION frames follow."""
         self._received_bytes = 0
@@ -203,6 +211,9 @@ class Streams:
             if len(payload) != 8:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a PING has another size")
             self._spend(ANSWERED)
+            is_open = bool(self.open)
+            if self._flood.strikes.is_too_much(time.monotonic(), self._outgoing.data_writes, has_calls=is_open):
+                raise ConnectionFault(frames.ENHANCE_YOUR_CALM, TOO_MANY_PINGS)
             self._outgoing.write(frames.ping_ack(payload))
         elif kind == frames.SETTINGS:
             self._spend(ANSWERED)
@@ -224,7 +235,7 @@ class Streams:
 
     def _spend(self, kind: str) -> None:
         if not self._flood.spend(kind, time.monotonic()):
-            text = "too_many_pings" if kind == ANSWERED else f"too many frames ({kind})"
+            text = TOO_MANY_PINGS if kind == ANSWERED else f"too many frames ({kind})"
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, text)
 
 

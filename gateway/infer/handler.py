@@ -182,7 +182,7 @@ def parse_request(
     """Parse the body in `buffer`. May run in another thread: it changes nothing but the client's own id."""
     if layout.start and not layout.header:
         tensor = binary_tensors.raw_input(identity.model, metadata, buffer, layout)
-        return ParsedRequest(infer_request.parse_raw_request(tensor, metadata), metadata)
+        return ParsedRequest(infer_request.parse_raw_request(tensor, identity.model, metadata), metadata)
     value = json_document.parse_json(buffer[layout.start : layout.blobs_start])
     identity.request_id = infer_request.request_id(value) or identity.request_id
     blobs = binary_tensors.Blobs(buffer, layout.blobs_start, layout.space)

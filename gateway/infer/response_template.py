@@ -104,7 +104,11 @@ def make_template(
     json_id: str = "",
 ) -> ResponseTemplate | None:
     """The template of a response; None if more than the bytes of its outputs and its id may change."""
-    if None in signature.sizes or tuple in map(type, locations) or any(each.classes for each in requested):
+    if (
+        None in signature.sizes
+        or tuple in map(type, locations)
+        or any(each.classes or each.base64 for each in requested)
+    ):
         return None
     if [each.spec.name for each in requested] != [each.name for each in signature.outputs]:
         return None

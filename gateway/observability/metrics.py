@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from mmsup.gateway.observability.controller_status import STALE_KEY
 from mmsup.gateway.observability.request_counters import COLD, CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
+from mmsup.gateway.observability.response_counters import first_response_version
 from mmsup.ipc.memory.counters import BUCKETS_S
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,6 +48,7 @@ _NV_METRICS: Final = {
 }
 _WHEN: Final = ("load_peak", "settled", "serving_peak", "offloaded")
 _EDGES: Final = (*map(str, BUCKETS_S), "+Inf")
+_EDGES_MS: Final = (*(f"{edge * 1000:g}" for edge in BUCKETS_S), "+Inf")
 _MODEL: Final = ("model", "version")
 _WORKER: Final = (*_MODEL, "instance")
 _GPU: Final = ("gpu_uuid",)
@@ -68,6 +70,7 @@ def metrics_pieces(totals: Totals, status: StatusJson) -> Iterator[bytes]:
     served = [each for each in items if not each[0][1].startswith((REFUSED_PREFIX, CURRENT))]
     yield from _nv_metrics(served)
     yield from _own_metrics(served)
+    yield from _first_responses(items)
     yield from _refusals(items)
     yield from _current_metrics(items, totals.get((GATEWAY_ROW, CURRENT), {}))
     yield from _cold_metrics([((model,), row) for (model, version), row in items if version == COLD])
@@ -145,6 +148,18 @@ def _own_metrics(rows: Rows) -> Iterator[bytes]:
         _MODEL,
         ((key, row["known"]) for key, row in rows),
     )
+
+
+def _first_responses(items: Items) -> Iterator[bytes]:
+    """The histogram that Triton has of models that answer many times, in milliseconds."""
+    rows = (
+        ((model, of), [(edge, count) for edge, (_, count) in zip(_EDGES_MS, _buckets(row), strict=True)], row)
+        for (model, version), row in items
+        if (of := first_response_version(version))
+    )
+    meaning = "Time from a request to the first of its responses, of models that answer many times, milliseconds."
+    metric = HistogramMetricFamily("nv_inference_first_response_histogram_ms", meaning, labels=_MODEL)
+    return _pieces(metric, ((key, buckets, row["request_ns"] / 1e6) for key, buckets, row in rows))
 
 
 def _refusals(items: Items) -> Iterator[bytes]:

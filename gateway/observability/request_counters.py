@@ -8,6 +8,7 @@ unknown models share the model `_unknown`, because clients choose those names.
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
+from mmsup.gateway.observability.response_counters import ResponseCounters
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.memory.counters import (
     BATCH_FIELDS,
@@ -53,6 +55,7 @@ _REASON: Final = {
 }
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
 _WHOLE: Final = 1 - 1e-9
+_log: Final = logging.getLogger("mmsup.gateway")
 Totals = dict[tuple[str, str], dict[str, int]]
 BatchTotals = dict[tuple[str, str], dict[int, dict[str, int]]]
 """By model version and size of batch."""
@@ -61,6 +64,13 @@ BatchTotals = dict[tuple[str, str], dict[int, dict[str, int]]]
 def failure_reason(code: str) -> str:
     """The `reason` of an error code in the public metric."""
     return _REASON.get(code, "OTHER")
+
+
+def error_code(error: BaseException) -> str:
+    """The code under which an exception that ended a request is counted."""
+    if isinstance(error, MmsupError):
+        return error.code
+    return "internal" if isinstance(error, Exception) else "cancelled"
 
 
 class RequestCounters:
@@ -82,6 +92,10 @@ class RequestCounters:
                 self._own_table.row(model, version), partial(self._own_table.batch, model, version)
             )
         return self.by_version[key]
+
+    def responses(self, model: str, version: str) -> ResponseCounters:
+        """Of a version whose requests are answered many times."""
+        return ResponseCounters(partial(self._own_table.row, model), version)
 
     def record_failure(self, model: str, version: str, code: str, request_ns: int) -> None:
         """Count an inference that was answered with an error that is not the caller's."""
@@ -275,14 +289,18 @@ class RequestTimer:
             version_counters = counters.by_version.get(key) or counters.version_counters(*key)
             version_counters.record_success(reply, inferences, request_ns)
 
+    def responses(self) -> ResponseCounters:
+        return self._counters.responses(self.model, self.version)
+
     def fail(self, error: BaseException) -> None:
         if not self._is_running:
             return
         self._is_running = False
+        if _log.isEnabledFor(logging.DEBUG):
+            code = error.code if isinstance(error, MmsupError) else type(error).__name__
+            _log.debug("a request to model %.128s %.64s failed: %s: %s", self.model, self.version, code, error)
         if isinstance(error, CallerError):
             self._counters.record_refusal(self.model, error.code)
             return
-        code = "internal" if isinstance(error, Exception) else "cancelled"
-        if isinstance(error, MmsupError):
-            code = error.code
+        code = error_code(error)
         self._counters.record_failure(self.model, self.version, code, time.monotonic_ns() - self.started_ns)

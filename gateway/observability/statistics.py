@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mmsup.gateway.observability.request_counters import REASONS, BatchTotals, Totals
+from mmsup.gateway.observability.response_counters import response_stats
 from mmsup.ipc.memory.counters import FIELDS
 from mmsup.ipc.messages.gateway_control import Route
 
@@ -48,7 +49,7 @@ def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTota
         },
         "batch_stats": _batches(batches.get(key, {})),
         "memory_usage": memory,
-        "response_stats": {},
+        "response_stats": response_stats(model, version, totals),
     }
 
 

@@ -41,6 +41,8 @@ class RequestedOutput:
     spec: TensorSpec
     binary: bool
     classes: int = 0
+    base64: bool = False
+    """Its strings are in base64, as MLServer's `content_type` says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,13 @@ def timeout_and_priority(document: Any) -> tuple[int, int]:  # any JSON value
     return _count(parameters, "timeout"), _priority(parameters)
 
 
-def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) -> InferRequest:
-    """The request in a document and its binary data; CallerError names model and tensor."""
+def parse_request(
+    document: Json, model: str, metadata: Metadata, blobs: Blobs, *, may_stream: bool = False
+) -> InferRequest:
+    """The request in a document and its binary data; CallerError names model and tensor. `may_stream`: any number of
+    responses can be delivered."""
+    if metadata.decoupled and not may_stream:
+        raise decoupled_error(model)
     parameters = _object(document, "parameters")
     inputs = _inputs(_tensors(document, "inputs"), model, metadata, blobs)
     blobs.finish(model)
@@ -92,8 +99,15 @@ def parse_request(document: Json, model: str, metadata: Metadata, blobs: Blobs) 
     return InferRequest(inputs, outputs, client_id, timeout_us, for_model, priority, sequence)
 
 
-def parse_raw_request(given: InputTensor, metadata: Metadata) -> InferRequest:
+def decoupled_error(model: str) -> CallerError:
+    text = f"model '{model}' is decoupled, it answers a request any number of times: use generate_stream or generate"
+    return CallerError("not_implemented", f"{text}, or ModelStreamInfer over gRPC", model=model)
+
+
+def parse_raw_request(given: InputTensor, model: str, metadata: Metadata) -> InferRequest:
     """A raw request: all outputs, in binary."""
+    if metadata.decoupled:
+        raise decoupled_error(model)
     return InferRequest([given], [RequestedOutput(each, binary=True) for each in metadata.outputs])
 
 
@@ -209,9 +223,10 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
     if sources != 1:
         has = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {has}", model=model)
+    base64 = _is_base64(parameters, spec, f"input '{spec.name}' for model '{model}'")
     if "data" in given:
         try:
-            data = json_tensors.to_bytes(given["data"], spec.datatype, shape)
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, base64=base64)
         except json_tensors.TensorDataError as error:
             raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
         return InputTensor(spec.name, spec.datatype, shape, data=data)
@@ -263,6 +278,16 @@ def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str
     return InputTensor(spec.name, spec.datatype, shape, offset, size)
 
 
+def _is_base64(parameters: Json, spec: TensorSpec, what: str) -> bool:
+    """Whether its strings are in base64 in JSON. Other content types of MLServer say nothing that is not known."""
+    if parameters.get("content_type") != "base64":
+        return False
+    if spec.datatype != "BYTES" or "binary_data_size" in parameters:
+        sent = "sent as binary data" if spec.datatype == "BYTES" else spec.datatype
+        raise CallerError("bad_request", f"{what} is {sent}: content_type base64 is for BYTES in JSON")
+    return True
+
+
 # Outputs.
 
 
@@ -293,4 +318,9 @@ def _output(given: Json, declared: dict[str, TensorSpec], model: str, all_binary
     if classes and spec.datatype in _UNCLASSIFIABLE:
         text = f"output '{name}' of model '{model}' is {spec.datatype}, which cannot be classified"
         raise CallerError("bad_request", text, model=model)
-    return RequestedOutput(spec, _flag(parameters, "binary_data", default=all_binary), classes)
+    base64 = _is_base64(parameters, spec, f"output '{name}' of model '{model}'")
+    binary = _flag(parameters, "binary_data", default=all_binary and not base64)
+    if base64 and (binary or classes):
+        text = f"output '{name}' of model '{model}' is wanted in base64 and as {'binary data' if binary else 'classes'}"
+        raise CallerError("bad_request", f"{text}: one of the two is possible", model=model)
+    return RequestedOutput(spec, binary, classes, base64)

@@ -48,7 +48,7 @@ def build_response(
     blobs: list[memoryview] = []
     shown: list[dict[str, Any]] = []  # JSON objects
     for each, tensor in zip(wanted, wanted_tensors(origin, wanted, outputs), strict=True):
-        shown.append(_output(tensor, blobs, binary=each.binary))
+        shown.append(_output(tensor, blobs, each))
     document: dict[str, Any] = {"model_name": origin.model, "model_version": origin.version}  # a JSON object
     if origin.request_id:
         document["id"] = origin.request_id
@@ -91,12 +91,15 @@ def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, Out
             raise WorkerError("bad_worker_reply", f"output '{name}' of model '{model}' {fault}", model=model)
 
 
-def _output(tensor: OutputTensor, blobs: list[memoryview], *, binary: bool) -> dict[str, Any]:  # a JSON object
+def _output(tensor: OutputTensor, blobs: list[memoryview], wanted: RequestedOutput) -> dict[str, Any]:  # a JSON object
     made: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}  # as above
-    if binary:
+    if wanted.binary:
         data = tensor.data.cast("B") if tensor.data.format != "B" else tensor.data
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)
     else:
-        made["data"] = orjson.Fragment(json_tensors.to_json(tensor.data, tensor.datatype, tensor.name))
+        if wanted.base64:
+            made["parameters"] = {"content_type": "base64"}
+        written = json_tensors.to_json(tensor.data, tensor.datatype, tensor.name, base64=wanted.base64)
+        made["data"] = orjson.Fragment(written)
     return made

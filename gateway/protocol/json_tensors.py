@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from mmsup.gateway.protocol import base64_strings
 from mmsup.gateway.protocol.json_document import as_list
 from mmsup.gateway.protocol.large_json import NumberList
 from mmsup.ipc.errors import CallerError
@@ -48,15 +49,21 @@ class TensorDataError(Exception):
     """Why `data` is not a tensor of its declared datatype and shape."""
 
 
-def to_bytes(data: Any, datatype: str, shape: Sequence[int]) -> bytes | memoryview:  # data: any JSON value
-    """The bytes of a tensor written as JSON; or TensorDataError."""
+def to_bytes(
+    data: Any,  # any JSON value
+    datatype: str,
+    shape: Sequence[int],
+    *,
+    base64: bool = False,
+) -> bytes | memoryview:
+    """The bytes of a tensor written as JSON; or TensorDataError. `base64`: each string is one in base64."""
     if datatype in BINARY_ONLY:
         raise TensorDataError(f"{datatype} has no form in JSON: send it as binary data (binary_data_size)")
     values = _flat_values(data, shape)
     if isinstance(values, NumberList):
         return _number_list_bytes(values, datatype)
     if datatype == "BYTES":
-        return pack_strings(_encoded(values))
+        return pack_strings(_from_base64(values) if base64 else _encoded(values))
     kinds = set(map(type, values))
     if datatype == "BOOL":
         if kinds - {bool}:
@@ -153,6 +160,13 @@ def _encoded(values: list[Any]) -> list[bytes]:
         raise TensorDataError("a string holds half of a surrogate pair, which is not valid text") from None
 
 
+def _from_base64(values: list[Any]) -> list[bytes]:
+    try:
+        return base64_strings.decoded(_encoded(values))
+    except ValueError as error:
+        raise TensorDataError(f"a string is not base64: {error}") from None
+
+
 def _floats(values: list[Any], kinds: set[type], datatype: str) -> memoryview:
     if kinds - _NUMBERS:
         raise TensorDataError(f"{_first(values, _NUMBERS)} is not a number")
@@ -205,17 +219,21 @@ def _first_out_of_range(values: list[int], datatype: str) -> int:
     return next(each for each in values if not int(limits.min) <= each <= int(limits.max))
 
 
-def to_json(data: bytes | memoryview, datatype: str, name: str) -> bytes:
-    """The flat JSON list of a tensor's elements; each number parses to the same value again."""
+def to_json(data: bytes | memoryview, datatype: str, name: str, *, base64: bool = False) -> bytes:
+    """The flat JSON list of a tensor's elements; each number parses to the same value again. `base64`: strings are
+    written so, whatever bytes they are."""
     if type(data) is bytes and datatype in _CODES and len(data) <= PIECE_ELEMENTS:  # of a small reply, and aligned
         written = orjson.dumps(np.frombuffer(data, NUMPY[datatype]), None, _OF_NUMPY)
         if b"null" not in written:
             return written
     if datatype == "BYTES":
+        strings = unpack_strings(memoryview(data))
+        if base64:
+            return orjson.dumps(base64_strings.encoded(strings))
         try:
-            return orjson.dumps([each.decode() for each in unpack_strings(memoryview(data))])
+            return orjson.dumps([each.decode() for each in strings])
         except UnicodeDecodeError:
-            text = f"output '{name}' holds bytes that are not UTF-8 text: ask for binary_data"
+            text = f"output '{name}' holds bytes that are not UTF-8 text: ask for binary_data, or content_type base64"
             raise CallerError("bad_request", text) from None
     values = np.frombuffer(data, NUMPY[datatype])  # its size was checked against its shape
     if not values.flags.aligned:

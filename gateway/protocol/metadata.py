@@ -5,32 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from mmsup.gateway.protocol.extensions import extensions
 from mmsup.ipc.errors import MmsupError, make_error
-from mmsup.ipc.messages.gateway_control import Route, VersionState
+from mmsup.ipc.messages.gateway_control import ConfigureGateway, Route, VersionState
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name
 
 Json = dict[str, Any]  # a JSON object
 
-EXTENSIONS: Final = (
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "parameters",
-    "sequence",
-    "sequence(string_id)",
-    "statistics",
-)
-"""Extensions that are implemented; clients check them before use."""
 READY: Final = "ready"
 _OPERATOR_PREFIX: Final = "mmsup_"
 """Parameters of a model that are options of its workers."""
 _BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python"}
 
 
-def server_metadata(name: str, version: str) -> Json:
-    return {"name": name, "version": version, "extensions": list(EXTENSIONS)}
+def server_metadata(configuration: ConfigureGateway) -> Json:
+    return {
+        "name": configuration.server_name,
+        "version": configuration.server_version,
+        "extensions": extensions(configuration),
+    }
 
 
 def model_metadata(route: Route, state: VersionState) -> Json:
@@ -98,6 +92,8 @@ def model_config(route: Route, state: VersionState) -> Json:
     }
     # Tensors, name and batch size are those in force; for the rest the file takes precedence.
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
+    if metadata is not None and metadata.decoupled:
+        served["model_transaction_policy"] = {"decoupled": True}
     from_file = {key: value for key, value in spec.config.items() if value not in ("", None)}
     if "parameters" in from_file:  # without those for the operator, such as the environment of its workers
         given = from_file["parameters"]

@@ -9,18 +9,20 @@ from functools import partial
 from mmsup.gateway.connections.connection_limit import ConnectionLimit
 from mmsup.gateway.http2.connection import Http2Connection
 from mmsup.gateway.rpc.server import RpcServer
+from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 
 class RpcListener:
     """`is_local`: only this machine can reach the socket."""
 
-    def __init__(self, server: RpcServer, *, is_local: bool) -> None:
+    def __init__(self, server: RpcServer, keepalive: RpcKeepalive = DEFAULT_KEEPALIVE, *, is_local: bool) -> None:
+        self._keepalive = keepalive
         self._open_stream = partial(server.open_stream, is_local=is_local)
         self._connections: ConnectionLimit[Http2Connection] = ConnectionLimit()
         self._changed = asyncio.Event()
 
     def __call__(self) -> Http2Connection:
-        return Http2Connection(self, self._open_stream)
+        return Http2Connection(self, self._open_stream, self._keepalive)
 
     def admit(self, connection: Http2Connection, transport: asyncio.BaseTransport) -> bool:
         peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
@@ -40,11 +42,13 @@ class RpcListener:
         for connection in list(self._connections.connections):
             connection.retire()
 
-    def pre_shutdown(self) -> None:
-        """The same, and streams of calls end once they are idle."""
+    def end_idle_streams(self) -> None:
+        """The same, and streams of calls end once nothing goes on in them."""
         for connection in list(self._connections.connections):
             connection.retire()
             connection.end_idle_streams()
+
+    pre_shutdown = end_idle_streams
 
     def on_tick(self, now_s: float) -> None:
         for connection in list(self._connections.connections):

@@ -16,6 +16,7 @@ from mmsup.gateway.rpc.calls.call import RpcCall
 from mmsup.gateway.rpc.calls.message_framing import ACCEPTED, ENCODINGS
 from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
 from mmsup.gateway.rpc.calls.receive_budget import ReceiveBudget
+from mmsup.gateway.rpc.calls.receive_memory import ReceiveMemory
 from mmsup.gateway.rpc.infer import infer_messages
 from mmsup.gateway.rpc.infer.call_handlers import (
     ModelInferCall,
@@ -38,7 +39,7 @@ class RpcServer:
         router = inference.router
         self._infer_context = InferContext(inference)
         self._limit_bytes = router.configuration.max_body_bytes
-        self._budget = ReceiveBudget(router.configuration.max_request_bytes)
+        self._memory = ReceiveMemory(ReceiveBudget(router.configuration.max_request_bytes))
         controller_status = ControllerStatus(call_controller)
         self._service = InferenceService(router, inference.counters, controller_status, call_controller)
         self.health = HealthService(router.status)
@@ -67,7 +68,7 @@ class RpcServer:
             stream.end(status.trailers(status.UNIMPLEMENTED, text))
             return DeadStream()
         service, name, method = found
-        made = RpcCall(stream, self._budget, self._limit_bytes, STREAM_WINDOW if method.streams_requests else 0)
+        made = RpcCall(stream, self._memory, self._limit_bytes, STREAM_WINDOW if method.streams_requests else 0)
         try:
             self._handle(made, headers, (service, name, method), is_local=is_local)
         except MmsupError as error:

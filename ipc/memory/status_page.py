@@ -12,7 +12,9 @@ One 4 KiB memfd per process, created and held by the keeper, written by the proc
     5            device_bytes    memory that the engine uses on its device
     6            started         requests started so far
     7            refused         requests answered with `gpu_oom` so far: the device had no memory for them
-    8            sequences       that are live: they have a slot, or wait for one
+    8            stepping        id of the stream whose next part is being made; 0: none, STEPPING_ALL: any of them
+    9            sequences       that are live: they have a slot, or wait for one
+    16 ... 63    streams         ids of the streams that are open; 0: a free place
     64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
 After a worker's exit the ring is exact: a request in flight whose id is not in it was not started, or was answered. A
@@ -20,6 +22,10 @@ worker writes the id before it executes a request, and sends the replies of RING
 replies to one gateway keep their order. So an id that was overwritten belongs to a reply on its way. (A result that
 waits for a larger output buffer was announced: its gateway knows that it was executed.) The ids of a link start at a
 random point of 2^62, so those of two links do not collide.
+
+A stream answers its request many times (worker/streaming). It is in the ring like any other, and in the table of open
+streams until its last reply, however many others were started since. What is being executed is the one whose step it
+is, or all of them while the event loop of models that await runs.
 
 Requests that were started and are not counted as executed are the current batch: their ids are the last in the ring. A
 request counts as executed once its outputs have been read, so a crash on the way is attributed to it.
@@ -48,7 +54,11 @@ HEARTBEAT: Final = 2
 BATCHES: Final = 3
 REQUESTS: Final = 4
 STARTED: Final = 6
-_DEVICE, _REFUSED, _SEQUENCES = 5, 7, 8
+_DEVICE, _REFUSED, _SEQUENCES = 5, 7, 9
+_STEPPING: Final = 8
+STREAMS_INDEX: Final = 16
+STREAM_PLACES: Final = RING_INDEX - STREAMS_INDEX
+STEPPING_ALL: Final = (1 << 64) - 1
 
 
 class Activity(enum.IntEnum):
@@ -132,6 +142,18 @@ class StatusPageWriter:
         self.words[BATCHES] += 1
         self.words[REQUESTS] += requests
 
+    def set_stream(self, place: int, request: int) -> None:
+        """A stream is open in that place; 0: it is closed."""
+        self.words[STREAMS_INDEX + place] = request
+
+    def step(self, request: int, now_ns: int) -> None:
+        """The next part of this stream is about to be made; STEPPING_ALL: of any."""
+        self.words[_STEPPING] = request
+        self.set_activity(Activity.BUSY, now_ns)
+
+    def stepped(self) -> None:
+        self.words[_STEPPING] = 0
+
     def request_refused(self) -> None:
         """One request was answered with `gpu_oom`."""
         self.words[_REFUSED] += 1
@@ -169,11 +191,14 @@ class StatusPageReader:
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""
-        return frozenset(self._words[RING_INDEX:]) - {0}
+        return frozenset(self._words[STREAMS_INDEX:]) - {0}
 
     def executing(self) -> frozenset[int]:
         """Ids of the requests of the current batch, of all gateways; empty between two batches."""
         executed, begun = self._words[REQUESTS], self._words[STARTED]
+        if stepping := self._words[_STEPPING]:
+            is_one = stepping != STEPPING_ALL
+            return frozenset((stepping,)) if is_one else frozenset(self._words[STREAMS_INDEX:RING_INDEX]) - {0}
         if not executed < begun <= executed + RING:
             return frozenset()
         return frozenset([self._words[RING_INDEX + each % RING] for each in range(executed, begun)])

@@ -1,8 +1,8 @@
 """Messages between a gateway and a worker: requests, replies, shared memory.
 
-    gateway --> worker     Infer, GrantBuffer, Cancel, EndSequence      (many in one frame)
+    gateway --> worker     Infer, GrantBuffer, Cancel, StreamCredit, EndSequence   (many in one frame)
     gateway --> worker     AttachExtent, DetachExtent      (with a descriptor; always over the socket pair)
-    worker  --> gateway    InferReply                      (many in one frame)
+    worker  --> gateway    InferReply, ResponsePart        (many in one frame)
 
 Packed by hand in transport/codec.py, because these are sent for every request. Infer and InferReply are immutable by
 convention only: a frozen dataclass costs seven times as much to create (1.4 and 0.2 µs for seven fields, Python 3.11).
@@ -114,6 +114,27 @@ class InferReply:
     output_ns: int = 0
     batch: int = 1
     rows: int = 1
+
+
+@dataclass(slots=True)
+class ResponsePart(InferReply):
+    """One of many responses to one Infer, in order; the InferReply that ends them has no outputs, or is an error.
+
+    As an InferReply with outputs, or with `needed_bytes`: then the same part follows once a buffer was granted. A part
+    whose outputs are in the buffer owns it until a StreamCredit counts it. At most WINDOW_PARTS parts, and one more
+    than WINDOW_BYTES hold, are sent ahead of the credits (ipc/messages/stream_window.py).
+    """
+
+    sequence: int = 0
+    """0 for the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCredit:
+    """The client has taken the first `taken` parts of request `id`: the worker may make as many more."""
+
+    id: int
+    taken: int
 
 
 @dataclass(frozen=True, slots=True)

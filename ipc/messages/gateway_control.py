@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages.handshake import Hello
 from mmsup.ipc.poison_policy import PoisonEntry
+from mmsup.ipc.rpc_keepalive import RpcKeepalive
 from mmsup.ipc.specs import Metadata, ModelSpec
 
 
@@ -37,6 +39,7 @@ class ConfigureGateway:
     max_cold_requests: int = 1024
     max_cold_bytes: int = 128 << 20
     """Limits on the requests that wait for models to be loaded, and on what is held of their bodies meanwhile."""
+    grpc_keepalive: RpcKeepalive = field(default_factory=RpcKeepalive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +268,7 @@ class GatewayDrained:
 
 TO_GATEWAY: Final = (
     ConfigureGateway,
+    LogSettings,
     LinkWorker,
     UnlinkWorker,
     Condemned,

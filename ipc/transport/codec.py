@@ -27,6 +27,8 @@ from mmsup.ipc.messages.data import (
     InferReply,
     InferSignature,
     ReplySignature,
+    ResponsePart,
+    StreamCredit,
 )
 from mmsup.ipc.transport.dataclass_codec import Decoder, WireError, from_plain, record_decoder, to_plain
 
@@ -82,9 +84,12 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 
 INFER: Final = 0
 RESULT: Final = 3
-_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _END_SEQUENCE = 1, 2, 4, 5, 6, 7
+PART: Final = 7
+_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _CREDIT, _END_SEQUENCE = 1, 2, 4, 5, 6, 8, 9
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
-DataRecord = Infer | GrantBuffer | Cancel | EndSequence | InferReply | AttachExtent | DetachExtent
+DataRecord = (
+    Infer | GrantBuffer | Cancel | EndSequence | InferReply | ResponsePart | StreamCredit | AttachExtent | DetachExtent
+)
 RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
 """Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
 follow the locations of its outputs."""
@@ -111,6 +116,17 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each tak
     GrantBuffer: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
     Cancel: lambda record: (_CANCEL, record.id),
     EndSequence: lambda record: (_END_SEQUENCE, record.number, record.text),
+    ResponsePart: lambda record: (
+        PART,
+        record.id,
+        record.sequence,
+        record.signature,
+        record.needed_bytes,
+        record.infer_ns,
+        record.output_ns,
+        *record.locations,
+    ),
+    StreamCredit: lambda record: (_CREDIT, record.id, record.taken),
     AttachExtent: lambda record: (_ATTACH, record.segment, record.size, record.writable),
     DetachExtent: lambda record: (_DETACH, record.segment),
 }
@@ -230,6 +246,15 @@ def _unpack_reply(raw: list[Any]) -> InferReply:
     return InferReply(number, code, text, b"", (), need, *times)
 
 
+def _unpack_part(raw: list[Any]) -> ResponsePart:  # as `_unpack_result`
+    _, number, sequence, signature, need, infer_ns, output_ns, *locations = raw
+    are_numbers = all(_type(each) is int for each in (number, sequence, need, infer_ns, output_ns))
+    if not (are_numbers and _type(signature) is bytes) or bool(signature) == bool(need):
+        raise WireError("ResponsePart: a field of another type")
+    found = _tensor_locations(locations)
+    return ResponsePart(number, "", "", signature, found, need, 0, 0, infer_ns, output_ns, 1, 1, sequence)
+
+
 def _unpack_checked(kind: type[Any]) -> Decoder:
     read = record_decoder(kind)
     return lambda raw: read(raw[1:])
@@ -244,6 +269,8 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),
     _DETACH: _unpack_checked(DetachExtent),
+    PART: _unpack_part,
+    _CREDIT: _unpack_checked(StreamCredit),
 }
 
 

@@ -13,7 +13,9 @@ from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.api.handlers import Handlers
 
-CLIENT_COMMANDS: Final = frozenset({"load", "unload", "sleep", "wake", "index", "status"})
+CLIENT_COMMANDS: Final = frozenset(
+    {"load", "unload", "sleep", "wake", "index", "status", "log_settings", "trace_settings"}
+)
 GATEWAY_COMMANDS: Final = CLIENT_COMMANDS | {"wake_for_request"}
 """With what a gateway asks by itself."""
 REPLY_LIMIT: Final = MESSAGE_LIMIT - 4096

@@ -62,6 +62,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "sleep": ModelOption("sleep", validators.one_of(SLEEP_RULES)),
     "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
+    "decoupled": ModelOption("decoupled", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),
     "inputs": ModelOption("inputs", validators.tensors),
     "outputs": ModelOption("outputs", validators.tensors),

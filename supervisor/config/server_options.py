@@ -13,13 +13,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final
 
 from mmsup.ipc.environment import DUMPABLE, WORKER_MARK
+from mmsup.ipc.log_settings import LOG_FORMATS
 from mmsup.ipc.paths import SOCKET_PATH_LIMIT, default_runtime_dir, default_state_dir, worker_socket
 from mmsup.supervisor.config import model_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, unknown_name
-from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, LINKS, ZYGOTES, Settings
+from mmsup.supervisor.config.settings import CONTROL_MODES, FRONTS, GRPC_FRONTS, LINKS, ZYGOTES, Settings
 from mmsup.supervisor.config.yaml_file import ConfigSource, YamlDocument, join_key, read_yaml
-
-LOG_FORMATS: Final = ("auto", "default", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +42,6 @@ class ServerOption:
         return self.flag.replace("-", "_")
 
 
-def _log_format(raw: object) -> str:
-    return "default" if raw == "ISO8601" else validators.one_of(LOG_FORMATS)(raw)  # Triton's name for its text format
-
-
 def _model_or_all(raw: object) -> str:
     return "*" if raw == "*" else validators.model_name(raw)
 
@@ -68,6 +63,9 @@ def _device_budget(raw: object) -> str:
     return f"{device}:{validators.size(model_options.MIN_GPU_MEMORY_BYTES)(size)}"
 
 
+_MAX_MS: Final = (1 << 31) - 1
+_COUNT: Final = validators.integer(0, _MAX_MS)
+_MILLISECONDS: Final = validators.integer(0, _MAX_MS)
 _PORT: Final = validators.integer(0, 65535)
 
 SERVER_OPTIONS: Final = (
@@ -83,6 +81,15 @@ SERVER_OPTIONS: Final = (
     ServerOption("grpc_host", "grpc-address", validators.text),
     ServerOption("grpc_port", "grpc-port", validators.integer(-1, 65535)),
     ServerOption("grpc_unix", "grpc-unix", _text_or_none, path=True),
+    ServerOption("grpc_front", "grpc-front", validators.one_of(GRPC_FRONTS)),
+    ServerOption("grpc_keepalive_time_ms", "grpc-keepalive-time", _MILLISECONDS),
+    ServerOption("grpc_keepalive_timeout_ms", "grpc-keepalive-timeout", validators.integer(1, _MAX_MS)),
+    ServerOption("grpc_keepalive_without_calls", "grpc-keepalive-permit-without-calls", validators.boolean),
+    ServerOption("grpc_max_pings_without_data", "grpc-http2-max-pings-without-data", _COUNT),
+    ServerOption("grpc_min_ping_interval_ms", "grpc-http2-min-recv-ping-interval-without-data", _MILLISECONDS),
+    ServerOption("grpc_max_ping_strikes", "grpc-http2-max-ping-strikes", _COUNT),
+    ServerOption("grpc_max_connection_age_ms", "grpc-max-connection-age", _MILLISECONDS),
+    ServerOption("grpc_max_connection_age_grace_ms", "grpc-max-connection-age-grace", _MILLISECONDS),
     ServerOption("metrics_host", "metrics-address", validators.text),
     ServerOption("metrics_port", "metrics-port", validators.integer(-1, 65535)),
     ServerOption("gateways", "gateways", validators.integer(1, 64)),
@@ -109,7 +116,10 @@ SERVER_OPTIONS: Final = (
     ServerOption("max_parallel_loads", "model-load-thread-count", validators.integer(1, 256)),
     ServerOption("exit_timeout_s", "exit-timeout-secs", units.duration),
     ServerOption("kill_limit_s", "kill-limit", validators.duration),
-    ServerOption("log_format", "log-format", _log_format),
+    ServerOption("log_format", "log-format", validators.one_of(LOG_FORMATS)),
+    ServerOption("log_info", "log-info", validators.boolean),
+    ServerOption("log_warning", "log-warning", validators.boolean),
+    ServerOption("log_error", "log-error", validators.boolean),
     ServerOption("log_verbose", "log-verbose", validators.integer(0, 9)),
 )
 CONFIG_VARIABLE: Final = "MMSUP_CONFIG"

@@ -9,11 +9,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.ipc.log_settings import LogSettings
+from mmsup.ipc.rpc_keepalive import RpcKeepalive
 from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll", "on-demand")
 FRONTS: Final = ("fast", "plain")
 ZYGOTES: Final = ("none", "auto", "eager")
+GRPC_FRONTS: Final = ("own", "grpcio")
 LINKS: Final = ("pair", "zeromq")
 
 
@@ -39,6 +42,17 @@ class Settings:
     """Whether the port was asked for. If not, and another program has it, there is a warning and no gRPC."""
     grpc_unix: str = ""
     """A UNIX socket on which gRPC is served too; empty: none."""
+    grpc_front: str = "own"
+    """`own`: gateways serve gRPC themselves; `grpcio`: a process with that library does."""
+    grpc_keepalive_time_ms: int = 7_200_000
+    grpc_keepalive_timeout_ms: int = 20_000
+    grpc_keepalive_without_calls: bool = False
+    grpc_max_pings_without_data: int = 2
+    grpc_min_ping_interval_ms: int = -1
+    grpc_max_ping_strikes: int = 2
+    grpc_max_connection_age_ms: int = 0
+    grpc_max_connection_age_grace_ms: int = 0
+    """As RpcKeepalive has them (ipc/rpc_keepalive.py)."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
     """-1: no metrics listener; `/metrics` is then on the HTTP port alone."""
@@ -85,7 +99,9 @@ class Settings:
     kill_limit_s: float = 10.0
     """How long a worker may take to exit after SIGKILL before it is replaced nevertheless."""
     log_format: str = "auto"
-    """`auto` (text on a terminal, else JSON lines), `default` (text) or `json`."""
+    log_info: bool = True
+    log_warning: bool = True
+    log_error: bool = True
     log_verbose: int = 0
     gpu_driver: str = "/dev/nvidiactl"
     """A file that exists if there is a GPU driver for NVML."""
@@ -99,9 +115,27 @@ class Settings:
     """`models:` of the server's file."""
 
     @property
+    def logging(self) -> LogSettings:
+        """At the start; clients of the same machine may change it afterwards."""
+        return LogSettings(self.log_info, self.log_warning, self.log_error, self.log_verbose, self.log_format)
+
+    @property
     def gateway_seats(self) -> int:
         """Largest number of gateways at one time: the configured ones, as many that drain in an upgrade, a standby."""
         return 2 * self.gateways + 1
+
+    @property
+    def grpc_keepalive(self) -> RpcKeepalive:
+        return RpcKeepalive(
+            self.grpc_keepalive_time_ms,
+            self.grpc_keepalive_timeout_ms,
+            self.grpc_keepalive_without_calls,
+            self.grpc_max_pings_without_data,
+            self.grpc_min_ping_interval_ms,
+            self.grpc_max_ping_strikes,
+            self.grpc_max_connection_age_ms,
+            self.grpc_max_connection_age_grace_ms,
+        )
 
     def to_json(self) -> str:
         return json.dumps(to_plain(self)[1:])

@@ -46,7 +46,7 @@ async def serve(inherited: dict[str, int]) -> None:
     keeper = KeeperChannel(channel, inherited["lifeline"], router.on_message)
     inventory, checkpoint = await router.receive_inventory()
     settings = Settings.from_json(inventory.settings)
-    console = Console(settings.log_format)
+    console = Console(settings.logging)
     logging.getLogger().addHandler(LibraryLogHandler(console))
     ignore_stray_signals(lambda text: console.log("warning", "signal_ignored", text=text, process="controller"))
     # The one place that passes the environment on; processes/launch_spec.py takes an allow-list of it.

@@ -19,6 +19,7 @@ from mmsup.supervisor.api.control_socket import ControlSocket
 from mmsup.supervisor.api.handlers import Handlers
 from mmsup.supervisor.api.history_commands import HistoryCommands
 from mmsup.supervisor.api.on_demand_commands import OnDemandCommands
+from mmsup.supervisor.api.settings_commands import SettingsCommands
 from mmsup.supervisor.api.status import ServerInfo, StatusViews
 from mmsup.supervisor.capacity.budget import memory_budgets
 from mmsup.supervisor.capacity.footprint_meter import FootprintMeter
@@ -27,7 +28,7 @@ from mmsup.supervisor.capacity.memory_accounts import MemoryAccounts
 from mmsup.supervisor.capacity.memory_admission import MemoryAdmission
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.controller.change_signal import ChangeSignal
-from mmsup.supervisor.controller.event_console import EventConsole
+from mmsup.supervisor.controller.event_console import EventConsole, apply_log_settings
 from mmsup.supervisor.controller.readiness_reporter import ReadinessReporter
 from mmsup.supervisor.controller.state_dir import StateDir
 from mmsup.supervisor.controller.tasks import TaskSet
@@ -70,8 +71,9 @@ from mmsup.supervisor.processes.launch_spec import LaunchEnvironment
 from mmsup.supervisor.resources.descriptor_budget import DescriptorBudget
 from mmsup.supervisor.resources.escaped_workers import EscapedWorkers
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
-from mmsup.supervisor.resources.held_memory import IMPORTED_BYTES, ZygoteClaims, device_memory
+from mmsup.supervisor.resources.held_memory import FORKED_BYTES, IMPORTED_BYTES, ZygoteClaims, device_memory
 from mmsup.supervisor.resources.memory_watch import check_memory
+from mmsup.supervisor.runtime_settings.runtime_settings import SETTINGS_KEY, RuntimeSettings, SettingsRecord
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
 from mmsup.supervisor.zygotes.launcher import PoolContext
 from mmsup.supervisor.zygotes.pool import ZygotePool
@@ -90,6 +92,7 @@ class ControllerContext:
     launch_environment: LaunchEnvironment
     change_signal: ChangeSignal
     tasks: TaskSet
+    runtime_settings: RuntimeSettings
     finished: asyncio.Event
     """Nothing is left to do but to exit."""
 
@@ -124,8 +127,18 @@ def make_context(
         LaunchEnvironment(environ, state_dir.scratch, settings.runtime_dir, cpus),
         ChangeSignal(),
         TaskSet(),
+        _runtime_settings(settings, records, console),
         asyncio.Event(),
     )
+
+
+def _runtime_settings(settings: Settings, records: Mapping[str, object], console: Console) -> RuntimeSettings:
+    """Those of the server's flags, or as the controller before had them."""
+    made, saved = RuntimeSettings(settings.logging), records.get(SETTINGS_KEY)
+    if isinstance(saved, SettingsRecord):
+        made.record = saved
+    apply_log_settings(console, made.record.log)
+    return made
 
 
 class Gateways:
@@ -164,6 +177,15 @@ class Gateways:
             self.readiness.readiness,
         )
         self.checks = GatewayChecks(pool, lambda: self.readiness.is_announced)
+        runtime_settings = context.runtime_settings
+        self.events.log_settings = lambda: runtime_settings.record.log
+
+        def on_settings_change(record: SettingsRecord) -> None:
+            context.checkpoint.save(SETTINGS_KEY, record)
+            apply_log_settings(context.console, record.log)
+            pool.broadcast(record.log)
+
+        runtime_settings.on_change = on_settings_change
 
 
 class Models:
@@ -252,6 +274,7 @@ class MemoryParts:
         facts = partial(read_facts, accounts.host_pool)
         self.pressure_watch = PressureWatch(facts, models.evictor.give_back, context.state_dir.event_log)
         self._model_set = model_set
+        self._evictor = models.evictor
         self._footprints = models.footprints
         self.accounts = accounts
         self._recycler = Recycler(model_set, models.replacement, context.tasks.start)
@@ -269,8 +292,9 @@ class MemoryParts:
         self.retry_refused()
 
     def has_room_for_zygote(self, engine_set: str) -> bool:
-        pool = self.accounts.host_pool()
-        return pool.claimed() + IMPORTED_BYTES.get(engine_set, 0) <= pool.budget_bytes
+        needed_bytes = IMPORTED_BYTES.get(engine_set, 0) + FORKED_BYTES
+        why = f"room for the zygote of {engine_set}"
+        return self._evictor.room_for(self.accounts.host_pool(), needed_bytes, why)
 
     def retry_refused(self) -> None:
         """Let loads begin that were refused for memory and fit now."""
@@ -355,5 +379,6 @@ class Api:
         on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports
         history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)
-        self.handlers = Handlers(commands.by_name(), history.by_name(), on_demand.by_name())
+        settings = SettingsCommands(context.runtime_settings, model_set)
+        self.handlers = Handlers(commands.by_name(), history.by_name(), on_demand.by_name(), settings.by_name())
         self.control_socket = ControlSocket(self.handlers.handle)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.observability.console import Console, Field
 from mmsup.supervisor.observability.event_log import Event
@@ -50,12 +51,17 @@ class EventConsole:
 
 class LibraryLogHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         self._console.log(record.levelname.lower(), "log", logger=record.name, text=text)
+
+
+def apply_log_settings(console: Console, settings: LogSettings) -> None:
+    console.apply(settings)
+    logging.getLogger("mmsup").setLevel(logging.DEBUG if settings.shows("debug") else logging.NOTSET)
 
 
 MODEL_COLUMNS: Final = ("model", "version", "status", "reason")

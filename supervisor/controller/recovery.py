@@ -30,6 +30,7 @@ from mmsup.supervisor.models import revision_changes, startup_policy
 from mmsup.supervisor.models.model_records import ModelRecord, restore_model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.revision import Revision, RevisionRole
+from mmsup.supervisor.runtime_settings.runtime_settings import SettingsRecord
 from mmsup.supervisor.state.checkpoint import from_text
 
 SERVER_KEY: Final = "server"
@@ -55,8 +56,13 @@ class GpuRecords:
 
 
 _MOVED: Final = OFFLOADABLE | {InstanceState.RESTORING}
-_KINDS: Final = (ServerRecord, ModelRecord, GatewayRecords, PoisonRecord, GpuRecords, UpgradeRecord)
-CheckpointRecord = ServerRecord | ModelRecord | GatewayRecords | PoisonRecord | GpuRecords | UpgradeRecord
+_KINDS: Final = (
+    *(ServerRecord, ModelRecord, GatewayRecords, PoisonRecord, GpuRecords, UpgradeRecord),
+    SettingsRecord,
+)
+CheckpointRecord = (
+    ServerRecord | ModelRecord | GatewayRecords | PoisonRecord | GpuRecords | UpgradeRecord | SettingsRecord
+)
 
 _Kind = TypeVar("_Kind")
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from mmsup.supervisor.capacity import victims
 from mmsup.supervisor.capacity.admission import Pool, RoomRequest
+from mmsup.supervisor.capacity.footprint import Need
 from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.config.units import age, size_text
 from mmsup.supervisor.eviction.candidates import Candidates
@@ -99,6 +100,16 @@ class ModelEvictor:
         chosen = victims.choose(self._find(request), missing_bytes, 1)  # also of those that are in use: they take turns
         gone = self._evict(chosen, request, reason, why)
         return sum(each.held_bytes for each in gone)
+
+    def room_for(self, pool: Pool, needed_bytes: int, why: str) -> bool:
+        """Whether the host's budget has room for what many models need together; others are put to sleep for it."""
+        missing_bytes = pool.missing_bytes(Need(needed_bytes, needed_bytes))
+        request = RoomRequest("", LOWEST_CLASS, memory=pool.name)
+        chosen = victims.choose(self._find(request), missing_bytes, 1) if missing_bytes else []
+        if sum(each.held_bytes for each in chosen) < missing_bytes:
+            return False
+        gone = self._evict(chosen, request, "budget", why)
+        return sum(each.held_bytes for each in gone) >= missing_bytes
 
     def close(self) -> None:
         for each in self._rechecks.values():

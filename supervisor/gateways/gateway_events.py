@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, PoisonSuspected
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
@@ -35,6 +36,7 @@ class GatewayEvents:
         readiness: Callable[[], ServerReadiness],
     ) -> None:
         self.on_command: OnCommand = lambda _request, _reply: None
+        self.log_settings: Callable[[], LogSettings] = LogSettings
         self._pool = pool
         self._barriers = barriers
         self._broadcast = broadcast
@@ -45,6 +47,7 @@ class GatewayEvents:
 
     def on_configured(self, gateway: GatewayProcess) -> None:
         """Send it the whole state."""
+        gateway.send(self.log_settings())
         for model in self._model_set.models.values():
             gateway.send(fit_message(model.route()))
         for message in self._poison_requests.messages():

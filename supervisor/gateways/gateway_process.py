@@ -282,4 +282,5 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
         allow_hosts=settings.allow_hosts,
+        grpc_keepalive=settings.grpc_keepalive,
     )

@@ -78,7 +78,7 @@ def _arm_failpoints(settings: Settings) -> None:
     """For tests: enable the failpoints of the control page that the settings name, and log that they are enabled."""
     if settings.fault_points:
         arm({INHERITED: open_control_page(settings.fault_points)}, "keeper")
-        Console(settings.log_format).log("warning", "fault_points", path=settings.fault_points)
+        Console(settings.logging).log("warning", "fault_points", path=settings.fault_points)
 
 
 def _read_settings(arguments: Sequence[str]) -> str:

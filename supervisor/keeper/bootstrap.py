@@ -42,7 +42,7 @@ def acquire(settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
     """At the start of a server. AlreadyRunning, UnsafeDirectory or CannotListen if that fails."""
     notifier = SystemdNotifier.from_environ(os.environ, os.getpid())
     stored = fd_store.stored_sockets(os.environ, os.getpid())
-    console = Console(settings.log_format)
+    console = Console(settings.logging)
     directories = ServerDirectories(settings.state_dir, settings.runtime_dir)
     stack.callback(directories.release)
     failpoint("keeper.groups")
@@ -63,7 +63,7 @@ def acquire(settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
 
 def adopt(state: KeeperState, settings: Settings, stack: contextlib.ExitStack) -> HeldResources:
     """After a re-exec: the process holds everything already."""
-    console = Console(settings.log_format)
+    console = Console(settings.logging)
     directories = ServerDirectories.adopt(settings.runtime_dir, state.locks)
     stack.callback(directories.release)
     groups = cgroup_backend.backend(cgroup_backend.top_name(settings.state_dir))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from mmsup.ipc.log_settings import LogSettings
+
 LINE_BYTES: Final = 4096
 """A pipe that polls writable accepts so much without blocking (PIPE_BUF); longer lines are cut."""
 
@@ -18,16 +20,23 @@ Field = str | int | float | bool | None
 class Console:
     """The console of one process."""
 
-    def __init__(self, log_format: str, fd: int = 2) -> None:
-        """`log_format` as in Settings."""
+    def __init__(self, settings: LogSettings, fd: int = 2) -> None:
         self._fd = fd
-        self._as_text = log_format == "default" or (log_format == "auto" and os.isatty(fd))
+        self.apply(settings)
         self._lost = 0
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
+    def apply(self, settings: LogSettings) -> None:
+        """From the next line on."""
+        self._settings = settings
+        self._as_text = settings.format in ("default", "ISO8601") or (settings.format == "auto" and os.isatty(self._fd))
+
     def log(self, level: str, event: str, **fields: Field) -> None:
-        """Write one line. If the reader is too slow it is lost, and the next line has the number of lost ones."""
+        """Write one line, unless the settings leave out its level. If the reader is too slow it is lost, and the next
+        line has the number of lost ones."""
+        if not self._settings.shows(level):
+            return
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._lost:
             fields["lost_lines"] = self._lost
@@ -37,6 +46,8 @@ class Console:
 
     def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write aligned rows; in JSON one object for each row."""
+        if not self._settings.shows("info"):
+            return
         if not self._as_text:
             for row in rows:
                 self.log("info", "row", **dict(zip(columns, row, strict=True)))

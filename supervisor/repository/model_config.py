@@ -107,6 +107,8 @@ class _Interpreter:
         self.groups()
         self.dynamic_batching()
         self.sequence_batching()
+        if self.config.get("model_transaction_policy", {}).get("decoupled", False):
+            self.options["decoupled"] = True
         self.parameters()
         for key, text in warm_up_problems(self.config.get("model_warmup", []), self.options.get("max_batch_size", 0)):
             self.error(key, text)
@@ -279,8 +281,6 @@ class _Interpreter:
         for name, reason in UNSUPPORTED_FIELDS.items():
             if name in self.config:
                 self.plain_error(name, reason)
-        if self.config.get("model_transaction_policy", {}).get("decoupled", False):
-            self.plain_error("model_transaction_policy.decoupled", "models that stream are not supported")
 
 
 def _reshape_problem(tensor: dict[str, Any]) -> str:  # JSON of the configuration

@@ -24,10 +24,11 @@ from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, disp
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
-from mmsup.supervisor.repository.artifact import Artifact, select_artifact
+from mmsup.supervisor.repository.artifact import select_artifact
+from mmsup.supervisor.repository.artifact_needs import check_artifact, lines_to_paste
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
-from mmsup.supervisor.repository.contents.declaration import missing_declaration
-from mmsup.supervisor.repository.contents.source_imports import imported_library
+from mmsup.supervisor.repository.contents.source_facts import SourceFacts, source_facts
+from mmsup.supervisor.repository.execution_environment import PARAMETER, environment_interpreter, environment_of
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
     file_digest,
@@ -243,12 +244,24 @@ class _ModelFolder:
         self.warnings += interpreted.warnings
         labels = label_file_problems(self.directory, config.config)
         self.warnings += [ConfigError(config.source.place(key), text) for key, text in labels]
-        options = model_options.merge(self.server_options, interpreted.options, own)
+        environment = self.environment(config, is_clients=is_clients)
+        options = model_options.merge(self.server_options, interpreted.options, environment, own)
         self.check_options(options)
         for key, text in sample_problems(config.config.get("model_warmup", []), options, self.directory):
             place = config.source.place(key)
             self.errors.append(hidden_error(place, text, place.removesuffix(f": {key}")))
         return self.specs(versions, interpreted, options, config.config)
+
+    def environment(self, config: ParsedConfig, *, is_clients: bool) -> model_options.ModelOptions:
+        """The interpreter that the parameter EXECUTION_ENV_PATH names. A client may not choose another one."""
+        value, place = environment_of(config.config), config.source.place(f"parameters.{PARAMETER}")
+        try:
+            if is_clients and value and value != environment_of(self.pbtxt().config):
+                raise InvalidValue("is for the operator's files alone, not for a load request")
+            return {"python": environment_interpreter(value, self.directory)} if value else {}
+        except InvalidValue as error:
+            self.errors.append(hidden_error(place, str(error), place))
+            return {}
 
     def may_follow(self, at: str, path: str) -> bool:
         """Whether a path is no link, or one that may be followed; reports an error otherwise."""
@@ -335,8 +348,10 @@ class _ModelFolder:
                     self.version_error(version, *links)
                     continue
                 artifact = select_artifact(file_names(directory, refuse=True), interpreted.engine, interpreted.artifact)
-                paste = self.missing_declaration(directory, artifact, options) if is_valid else ""
-                _check_artifact(artifact, options, is_all_known=is_valid)
+                is_class = artifact.engine == "custom"
+                facts = source_facts(os.path.join(directory, artifact.file)) if is_class else SourceFacts()
+                paste = lines_to_paste(f"{self.name}/{YAML}", directory, artifact, facts, options) if is_valid else ""
+                check_artifact(artifact, facts, options, is_all_known=is_valid)
             except InvalidValue as error:
                 quotes = bool(interpreted.artifact)  # the configuration says how the file is called
                 found_error = (ConfigError if quotes else plain_error)(place, str(error))
@@ -346,43 +361,17 @@ class _ModelFolder:
                 self.version_error(version, plain_error(place, f"cannot be read: {error.strerror}"))
                 continue
             spec = ModelSpec(self.name, version, directory, artifact.file, artifact.engine, artifact.platform)
-            if artifact.engine == "custom":
-                spec = replace(spec, imports=imported_library(os.path.join(directory, artifact.file)))
-            spec = replace(spec, config=config, **fields)
+            spec = replace(spec, imports=facts.imports, interface=facts.interface, config=config, **fields)
             if len(to_json(spec)) > SPEC_LIMIT:  # at least as long as on the wire
                 self.version_error(version, plain_error(place, SPEC_TOO_LONG))
                 continue
             found.append(spec)
         return tuple(found) if is_valid else ()
 
-    def missing_declaration(self, directory: str, artifact: Artifact, options: model_options.ModelOptions) -> str:
-        """The lines to paste, if the model's inputs or outputs have to be declared and are not."""
-        if not _undeclared(artifact, options):
-            return ""
-        lines = missing_declaration(directory, artifact.file, options)
-        return f"# {self.name}/{YAML}, with the datatypes and shapes of the model\n{lines}"
-
-
-def _undeclared(artifact: Artifact, options: model_options.ModelOptions) -> list[str]:
-    return [] if artifact.declares_tensors else [word for word in ("inputs", "outputs") if word not in options]
-
 
 def _first_errors(texts: Sequence[str]) -> str:
     more = len(texts) - REASON_ERRORS
     return "; ".join(texts[:REASON_ERRORS]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _check_artifact(artifact: Artifact, options: model_options.ModelOptions, *, is_all_known: bool) -> None:
-    """InvalidValue if the options lack something that the artifact needs. If errors hide a part of the options
-    (`is_all_known` is false), missing inputs and outputs are not reported."""
-    problems: list[str] = []
-    if artifact.needs_trust and not options.get("trusted", False):
-        problems.append(f"{artifact.file} comes with code, model.py: set trusted: true in {YAML} if it may run")
-    missing = _undeclared(artifact, options)
-    if missing and is_all_known:
-        problems.append(f"{artifact.file} does not name its {' and '.join(missing)}: declare them in {PBTXT} or {YAML}")
-    if problems:
-        raise InvalidValue(*problems)
 
 
 def _list_repository(root: str) -> tuple[RepositoryRoot, list[str]]:

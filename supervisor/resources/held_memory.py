@@ -13,6 +13,8 @@ from mmsup.supervisor.zygotes.zygote_process import Zygote
 
 IMPORTED_BYTES: Final = {"numpy": 18 << 20, "onnxruntime": 40 << 20, "torch": 205 << 20}
 """What a zygote holds once it has imported its set: Python 3.11, numpy 2.4, onnxruntime 1.32, torch 2.13."""
+FORKED_BYTES: Final = 8 << 20
+"""What a worker that is forked of it takes at least."""
 
 MEASURED_S: Final = 0.5
 """Between two measurements of one that is ready: it hardly changes, and every load asks."""

@@ -32,7 +32,7 @@ MOST_ZYGOTES: Final = 8
 """At one time. One with torch takes about 210 MB."""
 UNUSED_S: Final = 60.0
 """How long one lives that no more than one worker wants."""
-ROOM_S: Final = 5.0
+ROOM_S: Final = 1.0
 """Until it is looked whether there is room for one that the memory budget had none for."""
 NO_ROOM: Final = "the memory budget has no room for it"
 LOOK_S: Final = 0.1

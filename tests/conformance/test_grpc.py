@@ -351,7 +351,21 @@ def test_client_shared_memory_is_not_there_and_examples_can_tell(client: Client)
     assert not client.get_system_shared_memory_status().regions
     assert not client.get_cuda_shared_memory_status().regions
     assert refused("UNIMPLEMENTED", client.register_system_shared_memory, "r", "/r", 64)
-    assert refused("UNIMPLEMENTED", client.update_log_settings, {"log_verbose_level": 1})
+
+
+def test_log_and_trace_settings_are_changed_and_shown(client: Client) -> None:
+    shown = client.update_log_settings({"log_verbose_level": 1, "log_format": "ISO8601", "log_info": False}).settings
+    assert shown == client.get_log_settings().settings
+    assert (shown["log_verbose_level"].uint32_param, shown["log_format"].string_param) == (1, "ISO8601")
+    assert (shown["log_info"].bool_param, shown["log_error"].bool_param) == (False, True)
+    assert refused("INVALID_ARGUMENT", client.update_log_settings, {"log_file": "x"})
+    client.update_log_settings({"log_verbose_level": 0, "log_info": True})
+    traced = client.update_trace_settings("scalar", {"trace_level": ["TIMESTAMPS"], "trace_rate": "5"}).settings
+    assert (list(traced["trace_level"].value), list(traced["trace_rate"].value)) == (["TIMESTAMPS"], ["5"])
+    assert list(client.get_trace_settings().settings["trace_rate"].value) == ["1000"]
+    cleared = client.update_trace_settings("scalar", {"trace_level": None, "trace_rate": None}).settings
+    assert cleared == client.get_trace_settings().settings
+    assert refused("NOT_FOUND", client.get_trace_settings, "nothing")
 
 
 def test_the_first_call_of_a_model_that_is_asleep_says_that_it_was_cold(channel: Any) -> None:

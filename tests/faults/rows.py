@@ -79,6 +79,7 @@ ROWS: Final = {
     "F71": "a worker that dies, or is replaced, while sequences are live in it",
     "F72": "SIGKILL of the gateways while sequences are live",
     "F73": "SIGKILL of the controller while sequences are live",
+    "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
 }
 
 OPEN: Final = {

@@ -53,7 +53,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("floods")
     installed = Installation(folder / "installed")
     installed.change("gateway/http2/connection.py", "SEND_LIMIT_S: Final = 60.0", "SEND_LIMIT_S: Final = 0.5")
-    installed.change("gateway/rpc/calls/call.py", "MESSAGE_LIMIT_S: Final = 60.0", "MESSAGE_LIMIT_S: Final = 0.5")
+    installed.change(
+        "gateway/rpc/calls/message_receiver.py", "MESSAGE_LIMIT_S: Final = 60.0", "MESSAGE_LIMIT_S: Final = 0.5"
+    )
     installed.change("gateway/server.py", "SWEEP_INTERVAL_S: Final = 5.0", "SWEEP_INTERVAL_S: Final = 0.2")
     repository = bystander_repository(folder / "models")
     write_identity_onnx(repository, "m", dims=[-1])

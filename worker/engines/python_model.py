@@ -16,6 +16,11 @@ Elements of a BYTES input are `bytes`; with the parameter `strings: text` they a
 input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
 true, so a model that expects text has to say so.
 
+`infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as
+it likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as
+`decoupled`. An `async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is
+closed: what it holds is given back in a `finally`.
+
 If the model uses torch, its allocator is limited to `gpu_memory`, and what it has cached is freed after `offload`.
 
 The model's folder is last in `sys.path`: its other files can be imported, and shadow no installed module. The module
@@ -34,19 +39,21 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
 import numpy as np
 
 from mmsup.ipc.errors import CallerError, ModelError
-from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODEL_TEXT, TRITON_MODULE
+from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODULE, TRITON_MODULE_TEXT, TRITON_UNSEEN_TEXT
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
-from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
+from mmsup.worker.execution.responses import mapped
 from mmsup.worker.execution.sequence_view import SequenceView
 
 SEQUENCES: Final = "sequences"
@@ -54,8 +61,19 @@ SEQUENCES: Final = "sequences"
 FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
 
-_loaded: Final[list[tuple[str, str]]] = []
-"""Name and folder of the modules that `forget_module` removes: one for each model of the process."""
+
+@dataclass(frozen=True, slots=True)
+class ImportedFile:
+    """What was imported for one model of the process."""
+
+    names: tuple[str, ...]
+    """Its module, and the package of that."""
+    folders: tuple[str, ...]
+    """In `sys.path`: that of the file, and maybe the one above it."""
+
+
+_loaded: Final[list[ImportedFile]] = []
+"""What `forget_module` removes: one for each model of the process."""
 
 log = logging.getLogger("mmsup.worker")
 
@@ -81,6 +99,7 @@ class PythonModelEngine:
         self.can_offload = False
         self.takes_sequences = False
         self.sequences: Sequence[SequenceView | None] = ()
+        self.is_streaming = False
 
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
@@ -99,16 +118,28 @@ class PythonModelEngine:
         self.takes_sequences = has_parameter(self._model.infer, SEQUENCES)
         self._infer = self._infer_with_sequences if self.takes_sequences else self._model.infer
         self.can_offload = can_be_offloaded(self._model)
-        return metadata
+        is_generator = inspect.isgeneratorfunction(self._infer) or inspect.isasyncgenfunction(self._infer)
+        decoupled = spec.decoupled or is_generator
+        self.is_streaming = decoupled or inspect.iscoroutinefunction(self._infer)
+        return replace(metadata, decoupled=decoupled, runs_side_by_side=self.is_streaming)
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # the user's class makes its own arrays
+        result: Any = self._infer(self._own_inputs(inputs))  # of the user
+        return self._outputs(result, wanted)
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        return mapped(self._infer(self._own_inputs(inputs)), lambda result: self._outputs(result, wanted))
+
+    def _own_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
         if self._texts:
             own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
-        result: Any = self._infer(own)  # of the user
+        return own
+
+    def _outputs(self, result: Any, wanted: Sequence[str]) -> dict[str, Array]:  # of the user
         if type(result) is not dict and not isinstance(result, Mapping):
             raise TypeError(f"infer answered a {type(result).__name__} instead of a dict of arrays")
         made: dict[str, Array] = {}
@@ -122,15 +153,10 @@ class PythonModelEngine:
         return self._model.infer(inputs, sequences=self.sequences)
 
     def shrink(self) -> None:
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        torch_memory.free_cache()
 
     def device_bytes(self) -> int:
-        torch = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_initialized():
-            return 0
-        return int(torch.cuda.memory_reserved())
+        return torch_memory.reserved_bytes()
 
     def offload(self) -> None:
         self._model.offload()
@@ -181,10 +207,10 @@ def _model_class(spec: ModelSpec) -> Any:  # a class of the user
     except ModuleNotFoundError as error:
         if error.name != TRITON_MODULE:
             raise
-        raise ModelError("config_mismatch", f"model '{spec.name}': {TRITON_MODEL_TEXT}") from error
+        raise ModelError("config_mismatch", f"model '{spec.name}': {TRITON_MODULE_TEXT}") from error
     kind = getattr(module, "Model", None)
     if kind is None and hasattr(module, TRITON_CLASS):
-        raise ModelError("config_mismatch", f"model '{spec.name}': {TRITON_MODEL_TEXT}")
+        raise ModelError("config_mismatch", f"model '{spec.name}': {TRITON_UNSEEN_TEXT.format(spec.artefact)}")
     if kind is None or not callable(getattr(kind, "infer", None)):
         text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
         raise ModelError("load_failed", text)
@@ -209,30 +235,50 @@ def as_text(name: str, array: Array) -> Array:
     return found
 
 
-def load_module(path: str) -> ModuleType:
+def load_module(path: str, *, is_in_package: bool = False) -> ModuleType:
     """Import the module in a file, writing no bytecode beside it. It is in `sys.modules`, where dataclasses and pickles
-    look for it. Its folder is last in `sys.path`, where its other files and children by `multiprocessing` find it."""
-    folder = os.path.dirname(path)
+    look for it. Its folder is last in `sys.path`, where its other files and children by `multiprocessing` find it.
+
+    `is_in_package`: its folder is a package, so that its relative imports find other files, and the folder above is in
+    `sys.path` too."""
     sys.dont_write_bytecode = True
-    with _hidden_modules({each for _, each in _loaded}):
-        return _import_file(path, folder)
+    with _hidden_modules({folder for each in _loaded for folder in each.folders}):
+        return _import_file(path, is_in_package=is_in_package)
 
 
-def _import_file(path: str, folder: str) -> ModuleType:
-    sys.path.append(folder)
-    name = module_name(path)
+def _import_file(path: str, *, is_in_package: bool) -> ModuleType:
+    folder = os.path.dirname(path)
+    folders = (folder, os.path.dirname(folder)) if is_in_package else (folder,)
+    sys.path += folders
+    if is_in_package:
+        package = _make_package(folder)
+        name = f"{package}.{os.path.basename(path).removesuffix('.py')}"
+        loaded = ImportedFile((name, package), folders)
+    else:
+        name = module_name(path)
+        loaded = ImportedFile((name,), folders)
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None, f"{path} does not end in .py"
     assert found.loader is not None, f"{path} has no loader"
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
-    _loaded.append((name, folder))
+    _loaded.append(loaded)
     try:
         found.loader.exec_module(module)
     except BaseException:
         forget_module(folder)
         raise
     return module
+
+
+def _make_package(folder: str) -> str:
+    """The name of a new package of the files in a folder: as the folder is called, if nothing else is."""
+    name = os.path.basename(folder)
+    name = next(each for each in itertools.chain((name,), _fallback_names()) if each not in sys.modules)
+    package = ModuleType(name)
+    package.__path__ = [folder]
+    sys.modules[name] = package
+    return name
 
 
 @contextlib.contextmanager
@@ -259,7 +305,7 @@ def _is_in(module: ModuleType, folders: set[str]) -> bool:
 def module_name(path: str) -> str:
     """The name under which a model's file is imported: its own, if an import by that name would find this file."""
     stem = os.path.basename(path).removesuffix(".py")
-    taken = {name for name, _ in _loaded}
+    taken = {name for each in _loaded for name in each.names}
     if stem in sys.modules or "." in stem or stem in taken:
         return next(name for name in _fallback_names() if name not in sys.modules and name not in taken)
     other = importlib.util.find_spec(stem)
@@ -280,12 +326,14 @@ def _fallback_names() -> Iterator[str]:
 
 def forget_module(of_folder: str = "") -> None:
     """Remove from `sys.modules` and `sys.path` what `load_module` has put there: first of one folder, or all."""
-    found = [each for each in _loaded if of_folder in ("", each[1])]
-    for name, folder in found[:1] if of_folder else found:
-        _loaded.remove((name, folder))
-        sys.modules.pop(name, None)
-        if folder in sys.path:
-            sys.path.remove(folder)
+    found = [each for each in _loaded if of_folder in ("", each.folders[0])]
+    for loaded in found[:1] if of_folder else found:
+        _loaded.remove(loaded)
+        for name in loaded.names:
+            sys.modules.pop(name, None)
+        for folder in loaded.folders:
+            if folder in sys.path:
+                sys.path.remove(folder)
 
 
 def _not_loaded(_: dict[str, Array]) -> Any:  # in the place of the user's method

@@ -34,6 +34,16 @@ class DeclaredOutputs:
                 return ModelFailure("inference_failed", text, is_contradiction=True)
         return None
 
+    def part_failure(self, part: Mapping[str, Array]) -> ModelFailure | None:
+        """The same for one of many responses: it may leave outputs out, and have as many rows as it likes."""
+        for name, array in part.items():
+            datatype, declared = datatype_of(array), self._datatypes.get(name)
+            text = f"is declared as {declared}, but is {datatype or array.dtype}" if datatype != declared else ""
+            if text:
+                text = f"model '{self._model}': output '{name}' {text}"
+                return ModelFailure("inference_failed", text, is_contradiction=True)
+        return None
+
     def _mismatch(self, name: str, array: Array, size: int) -> str:
         datatype, declared = datatype_of(array), self._datatypes.get(name)
         if datatype != declared:

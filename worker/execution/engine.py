@@ -11,20 +11,21 @@ of its own, and the caller copies. The expectation may be wrong: an engine check
 writes past the array, and returns the same values with buffers and without. After a run that raised, or that returned
 its own array, the content of the buffer is undefined.
 
-Three further Protocols are for some engines; `as_batching_engine`, `as_offloading_engine` and `pinned_memory_of` tell
-for which.
+Four further Protocols are for some engines; `as_batching_engine`, `as_offloading_engine`, `as_streaming_engine` and
+`pinned_memory_of` tell for which.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
 from mmsup.ipc.errors import ModelError
-from mmsup.ipc.specs import Metadata, ModelSpec
+from mmsup.ipc.specs import TRITON_PYTHON, Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
+from mmsup.worker.execution.model_errors import ModelFailure
 
 OutputBuffers = Mapping[str, Array]
 NO_BUFFERS: Final[OutputBuffers] = MappingProxyType({})
@@ -59,9 +60,16 @@ class BatchingEngine(Protocol):
 
     def run_batch(
         self, jobs: Sequence[Mapping[str, Array]], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
-    ) -> list[dict[str, Array]]:
+    ) -> Sequence[dict[str, Array] | ModelFailure]:
         """Run jobs together along their first axis; one result and one set of buffers for each, in order. It raises
         for the batch as a whole. When it returns, the jobs' memory may be reused."""
+
+
+class CompletingEngine(Protocol):
+    """An engine whose model says itself how it is to be run, where its configuration does not."""
+
+    completed_spec: ModelSpec | None
+    """Valid after `load`."""
 
 
 class OffloadingEngine(Protocol):
@@ -75,6 +83,27 @@ class OffloadingEngine(Protocol):
 
     def restore(self) -> None:
         """Undo `offload`: answers are the same as before."""
+
+
+Response = Mapping[str, Array]
+"""One response: outputs by name."""
+Responses = Response | Iterator[Response] | AsyncIterator[Response] | Awaitable[Response | None] | None
+"""What answers one request: one response, many one after the other, one that is awaited, or none."""
+
+
+class StreamingEngine(Protocol):
+    """An engine that may answer a request many times or not at all, or that awaits. `is_streaming` is valid after
+    `load`, and `Metadata.decoupled` says whether more or fewer than one response are allowed.
+
+    An Iterator gives its responses in the worker's own thread, one in each turn of its loop, beside those of others. An
+    AsyncIterator, and an Awaitable, runs in the worker's event loop for as long as it takes: it is what waits for
+    another thread, process or server. Each is closed (`close`, `aclose`, cancelling) as soon as nobody reads any more.
+    """
+
+    is_streaming: bool
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        """Answer a request. The inputs are valid until the last response; outputs are copied when they are given."""
 
 
 class PinnedMemoryRegistry(Protocol):
@@ -97,6 +126,16 @@ def as_offloading_engine(engine: Engine) -> OffloadingEngine | None:
     return cast("OffloadingEngine", engine) if getattr(engine, "can_offload", False) else None
 
 
+def as_streaming_engine(engine: Engine) -> StreamingEngine | None:
+    """The engine, if its requests are answered by `respond`. Valid after `load`."""
+    return cast("StreamingEngine", engine) if getattr(engine, "is_streaming", False) else None
+
+
+def completed_spec(engine: Engine, spec: ModelSpec) -> ModelSpec:
+    """The spec with what the model itself has added to it. Valid after `load`."""
+    return cast("ModelSpec | None", getattr(engine, "completed_spec", None)) or spec
+
+
 def min_buffer_bytes(engine: Engine) -> int | None:
     """The smallest output buffer that this engine writes into; None if it never does. Valid after `load`."""
     return cast("int | None", getattr(engine, "min_buffer_bytes", None))
@@ -113,6 +152,7 @@ _ENGINES: Final = {
     "ort": "ort.OrtEngine",
     "pytorch": "pytorch.PytorchEngine",
     "custom": "python_model.PythonModelEngine",
+    TRITON_PYTHON: "triton_python.engine.TritonPythonEngine",
 }
 """Module and class of each."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}
@@ -121,7 +161,7 @@ _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors"
 def open_engine(name: str) -> Engine:
     """The engine of this name, with its library imported; ModelError if it is not installed."""
     assert name in _ENGINES, f"no engine {name!r}"
-    module_name, class_name = _ENGINES[name].split(".")
+    module_name, _, class_name = _ENGINES[name].rpartition(".")
     try:
         module = importlib.import_module(f"mmsup.worker.engines.{module_name}")
     except ModuleNotFoundError as error:

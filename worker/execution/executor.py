@@ -172,16 +172,18 @@ class Executor:
                 return results
             self.engine.shrink()
             half = len(jobs) // 2
-            results = list[Arrays]()
+            results = list[Result]()
             for part in (slice(half), slice(half, None)):
                 self.mark_busy()
                 made = _infer_batch(engine, self.spec, jobs[part], names, buffers[part])
                 if isinstance(made, ModelFailure):
                     return made
                 results += made
-        for job, result in zip(jobs, results, strict=True):
-            self._learn_shapes(job, result)
-        return [self._declared.failure(each, wanted, job) or each for job, each in zip(jobs, results, strict=True)]
+        for at, (job, result) in enumerate(zip(jobs, results, strict=True)):
+            if not isinstance(result, ModelFailure):
+                self._learn_shapes(job, result)
+                results[at] = self._declared.failure(result, wanted, job) or result
+        return results
 
     def _learn_shapes(self, inputs: Arrays, result: Arrays) -> None:
         """Of large results; small ones need no buffer."""
@@ -230,9 +232,9 @@ def _infer_batch(
     jobs: Sequence[Arrays],
     wanted: Sequence[str],
     buffers: Sequence[OutputBuffers],
-) -> list[Arrays] | ModelFailure:
+) -> list[Result] | ModelFailure:
     try:
-        return engine.run_batch(jobs, wanted, buffers)
+        return [*engine.run_batch(jobs, wanted, buffers)]
     except BaseException as error:  # noqa: BLE001 - as in `_infer`
         return failure_of_run(error, spec)
 

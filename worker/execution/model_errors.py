@@ -46,6 +46,14 @@ class ModelFailure:
     """The model gave a result that contradicts its declared outputs."""
 
 
+class RequestRefused(Exception):  # noqa: N818 - an answer of the model, not a fault of its code
+    """Raised by an engine whose model answered a request with an error."""
+
+    def __init__(self, failure: ModelFailure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
 class DeviceLost(Exception):  # noqa: N818 - what happened to the device; the process ends by it
     """The CUDA context is lost. Raised for `__main__`, which ends the process."""
 
@@ -63,6 +71,8 @@ def caught(error: BaseException, spec: ModelSpec) -> ModelFailure:
     """The failure to report for an exception of model code, whose trace is printed here."""
     if issubclass(type(error), (SystemExit, KeyboardInterrupt)):
         raise error
+    if type(error) is RequestRefused:
+        return error.failure
     try:
         traceback.print_exception(error)
         failure = failure_of(error, spec)

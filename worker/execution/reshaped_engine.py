@@ -17,8 +17,13 @@ from mmsup.worker.execution.engine import (
     Engine,
     OffloadingEngine,
     OutputBuffers,
+    Response,
+    Responses,
     as_offloading_engine,
+    as_streaming_engine,
+    completed_spec,
 )
+from mmsup.worker.execution.responses import mapped
 from mmsup.worker.execution.sequence_view import SequenceView, as_sequence_aware
 
 Shape = tuple[int, ...]
@@ -47,12 +52,16 @@ class ReshapedEngine:
         self._inputs = inputs
         self._outputs = outputs
         self._batch_axes = 0
+        self.completed_spec: ModelSpec | None = None
 
     @property
     def can_offload(self) -> bool:
         return as_offloading_engine(self._engine) is not None
 
     @property
+    def is_streaming(self) -> bool:
+        return as_streaming_engine(self._engine) is not None
+
     def takes_sequences(self) -> bool:
         return as_sequence_aware(self._engine) is not None
 
@@ -68,24 +77,39 @@ class ReshapedEngine:
             engine.sequences = rows
 
     def load(self, spec: ModelSpec) -> Metadata:
-        self._batch_axes = 1 if spec.max_batch_size else 0
-        inner = replace(spec, inputs=_inner(spec.inputs, self._inputs), outputs=_inner(spec.outputs, self._outputs))
+        inner = replace(
+            spec, inputs=_with_inner(spec.inputs, self._inputs), outputs=_with_inner(spec.outputs, self._outputs)
+        )
         metadata = self._engine.load(inner)
+        self._batch_axes = 1 if metadata.max_batch_size else 0
+        completed = completed_spec(self._engine, inner)
+        self.completed_spec = replace(spec, max_batch_size=completed.max_batch_size, batching=completed.batching)
         return replace(
             metadata,
-            inputs=_outer(metadata.inputs, self._inputs),
-            outputs=_outer(metadata.outputs, self._outputs),
+            inputs=_with_outer(metadata.inputs, self._inputs),
+            outputs=_with_outer(metadata.outputs, self._outputs),
         )
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # they have the shapes of clients
+        return self._outer(self._engine.infer(self._inner(inputs), wanted))
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        engine = as_streaming_engine(self._engine)
+        assert engine is not None, "its engine answers once"
+        return mapped(engine.respond(self._inner(inputs), wanted), self._outer)
+
+    def _inner(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         given = dict(inputs)
         for name, (source, target) in self._inputs.items():
             if name in given:
                 given[name] = given[name].reshape(reshaped(given[name].shape, source, target, self._batch_axes))
-        made = dict(self._engine.infer(given, wanted))
+        return given
+
+    def _outer(self, response: Response) -> dict[str, Array]:
+        made = dict(response)
         for name, (target, source) in self._outputs.items():
             if name in made:
                 if made[name].ndim != len(source) + self._batch_axes:
@@ -127,9 +151,9 @@ def _reshapes(spec: ModelSpec, key: str, tensors: Iterable[TensorSpec]) -> Resha
     }
 
 
-def _inner(tensors: Iterable[TensorSpec], reshapes: Reshapes) -> tuple[TensorSpec, ...]:
+def _with_inner(tensors: Iterable[TensorSpec], reshapes: Reshapes) -> tuple[TensorSpec, ...]:
     return tuple(replace(each, shape=reshapes[each.name][1]) if each.name in reshapes else each for each in tensors)
 
 
-def _outer(tensors: Iterable[TensorSpec], reshapes: Reshapes) -> tuple[TensorSpec, ...]:
+def _with_outer(tensors: Iterable[TensorSpec], reshapes: Reshapes) -> tuple[TensorSpec, ...]:
     return tuple(replace(each, shape=reshapes[each.name][0]) if each.name in reshapes else each for each in tensors)

@@ -24,6 +24,7 @@ from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.execution.device_errors import DeviceFault
+from mmsup.worker.execution.engine import as_streaming_engine
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code
 from mmsup.worker.hosting.member_loop import MemberLoop
@@ -68,7 +69,7 @@ class Member:
         garbage.freeze_and_disable()
         imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
         self.poller.unregister(self._control.channel.fileno())  # the loop registers it again
-        self._loop = MemberLoop(self._control, found, self._page, self.poller)
+        self._loop = _member_loop(self._control, found, self._page, self.poller)
         self._control.send(WorkerReady(public_metadata(spec, found.metadata), time.monotonic() - began_s, imported))
         self._page.idle(time.monotonic_ns())
         return True
@@ -122,3 +123,15 @@ class Member:
         code = LOAD_CODES.get(failure.code, failure.code)
         self._control.send(LoadFailed(code, failure.text[:TEXT_LIMIT], failure.detail[:TEXT_LIMIT]))
         return False
+
+
+def _member_loop(
+    control: WorkerControlChannel, executor: Executor, page: StatusPageWriter, poller: SharedPoller
+) -> MemberLoop:
+    if as_streaming_engine(executor.engine) is None:
+        return MemberLoop(control, executor, page, poller)
+    from mmsup.worker.hosting.streaming_member_loop import (  # noqa: PLC0415 - imports asyncio, for these alone
+        StreamingMemberLoop,
+    )
+
+    return StreamingMemberLoop(control, executor, page, poller)

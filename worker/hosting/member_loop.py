@@ -7,7 +7,7 @@ from typing import Final
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.worker.execution.executor import Executor
-from mmsup.worker.sequences.handler_choice import handler_maker
+from mmsup.worker.sequences.handler_choice import handler_class
 from mmsup.worker.serving.loop import SEND_RETRY_MS, ServingLoop
 from mmsup.worker.serving.shared_poller import SharedPoller
 from mmsup.worker.startup.controller_channel import WorkerControlChannel
@@ -19,7 +19,7 @@ class MemberLoop(ServingLoop):
     def __init__(
         self, control: WorkerControlChannel, executor: Executor, page: StatusPageWriter, poller: SharedPoller
     ) -> None:
-        super().__init__(control, None, executor, page, poller=poller, make_handler=handler_maker(executor.spec))
+        super().__init__(control, None, executor, page, poller=poller, handler_class=handler_class(executor.spec))
         self._batch_due_ns = 0
 
     def turn(self) -> bool:
@@ -30,7 +30,7 @@ class MemberLoop(ServingLoop):
         """When it has to be turned again though nothing comes; None if a heartbeat is all that it owes."""
         if self._handler.queue.size or self._handler.known.waiting:
             return max(self._batch_due_ns, now_ns)
-        return now_ns + _SEND_RETRY_NS if self._is_finishing or self._outbox.replies else None
+        return now_ns + _SEND_RETRY_NS if self._steps.due or self._outbox.replies else None
 
     def close(self) -> None:
         """Nothing comes any more: give up the links to the gateways."""

@@ -44,9 +44,13 @@ def slots_of(batching: SequenceBatching, max_batch_size: int) -> int:
 
 
 class SequenceHandler(RequestHandler):
-    def __init__(self, executor: Executor, page: StatusPageWriter, outbox: Outbox, batching: SequenceBatching) -> None:
+    def __init__(
+        self, executor: Executor, page: StatusPageWriter, outbox: Outbox, *, use_known_requests: bool = False
+    ) -> None:
+        """No request of a sequence is a known one, whatever `use_known_requests` says."""
         super().__init__(executor, page, outbox, use_known_requests=False)
-        self._batching = batching
+        assert executor.spec.sequences is not None, "this model has no sequences"
+        self._batching = batching = executor.spec.sequences
         slots = slots_of(batching, executor.metadata.max_batch_size)
         self.table: SequenceTable[GatewayLink] = SequenceTable(slots, round(batching.idle_s * 1e9))
         self._rule = rule_of(batching, executor.metadata.max_batch_size, slots)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +46,6 @@ SEND_RETRY_MS: Final = 10
 """Sleep while a gateway does not take its replies."""
 SELECT_LIMIT: Final = 1024
 """`select` takes no descriptor from here on."""
-MakeHandler = Callable[[Executor, StatusPageWriter, Outbox], RequestHandler]
 PACKETS_LIMIT: Final = 256
 """Of each pair in one iteration: about what the kernel buffers, so that no gateway can put off the next run by sending
 on and on."""
@@ -64,11 +62,10 @@ class ServingLoop:
         page: StatusPageWriter,
         *,
         use_known_requests: bool = True,
+        handler_class: type[RequestHandler] = RequestHandler,
         poller: select.poll | SharedPoller | None = None,
-        make_handler: MakeHandler | None = None,
     ) -> None:
-        """`poller`: that of a member of a co-location group, whose loop never sleeps by itself. `make_handler`: of a
-        model whose requests are handled in another way."""
+        """`poller`: that of a member of a co-location group, whose loop never sleeps by itself."""
         self._control = control
         self._zeromq = zeromq
         self._page = page
@@ -76,14 +73,11 @@ class ServingLoop:
         self._links = GatewayLinks(self._poller, zeromq, executor.pinned_memory)
         self._housekeeping = Housekeeping(executor.engine, page)
         self._outbox = Outbox()
-        make = make_handler or partial(RequestHandler, use_known_requests=use_known_requests)
-        self._handler = make(executor, page, self._outbox)
+        self._handler = handler_class(executor, page, self._outbox, use_known_requests=use_known_requests)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
         close_links = partial(self._links.detach_all, self._handler.drop_link)
         self._steps = QueuedSteps(control, executor, page, close_links)
-        self._is_finishing = False
-        """No request is to come: `_steps` are due when all that have come are answered."""
         self._heartbeat_ms = min(HEARTBEAT_MS, max(int(executor.spec.hang_limit_s * 250), 1))
         self._poller.register(control.channel.fileno(), select.POLLIN)
         self._poller.register(control.lifeline, 0)  # only its hang-up matters
@@ -100,7 +94,7 @@ class ServingLoop:
         queue, known, policy = self._handler.queue, self._handler.known, self._handler.policy
         if queue.size or known.waiting:
             timeout_ms = 0
-        elif self._is_finishing or self._outbox.replies:
+        elif self._steps.due or self._outbox.replies:
             timeout_ms = 0 if self._is_done() else min(SEND_RETRY_MS, self._heartbeat_ms)
         else:
             timeout_ms = self._heartbeat_ms
@@ -112,7 +106,6 @@ class ServingLoop:
         elif received:
             self._on_idle()
         elif self._is_done():
-            self._is_finishing = False
             return self._steps.run()
         else:
             self._housekeeping.when_idle(time.monotonic_ns())
@@ -120,7 +113,7 @@ class ServingLoop:
         return True
 
     def _is_done(self) -> bool:
-        if not self._is_finishing or self._handler.replies.pending.results or self._outbox.replies:
+        if not self._steps.due or self._handler.replies.pending.results or self._outbox.replies:
             return False
         return not self._links.by_fd or self._handler.is_drained(time.monotonic_ns())
 
@@ -202,8 +195,7 @@ class ServingLoop:
                     case AttachGateway() as attach if len(fds) == 1 and not self._steps.is_offloaded:
                         self._links.attach(attach, fds.pop())
                     case OffloadModel() | RestoreModel() | StopWorker() as step:
-                        self._steps.add(step)
-                        self._is_finishing = True
+                        self._steps.due.append(step)
                         self._handler.begin_drain(time.monotonic_ns())
                     case other:
                         log.warning("ignored a %s with %d descriptors", type(other).__name__, len(fds))

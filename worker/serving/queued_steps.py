@@ -44,14 +44,12 @@ class QueuedSteps:
         self._page = page
         self._close_links = close_links
         self.is_offloaded = False
-        self._due: list[Step] = []
-
-    def add(self, step: Step) -> None:
-        self._due.append(step)
+        self.due: list[Step] = []
+        """No request is to come while there is any: they are done once all that have come are answered."""
 
     def run(self) -> bool:
         """Do what is due, in order; False after StopWorker."""
-        due, self._due = self._due, []
+        due, self.due = self.due, []
         for step in due:
             match step:
                 case OffloadModel():

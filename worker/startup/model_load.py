@@ -30,7 +30,7 @@ def load_model(
 
     spec = with_hidden_tensors(spec)
     send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
-    engine = call_model_code(lambda: with_reshapes(open_engine(spec.engine), spec), spec)
+    engine = call_model_code(lambda: with_reshapes(open_engine(spec.interface or spec.engine), spec), spec)
     if isinstance(engine, ModelFailure):
         return engine
     executor = _load(send, engine, spec, page)
@@ -42,6 +42,7 @@ def load_model(
 def _load(
     send: Callable[[object], None], engine: Engine, spec: ModelSpec, page: StatusPageWriter
 ) -> Executor | ModelFailure:
+    from mmsup.worker.execution.engine import as_streaming_engine, completed_spec  # noqa: PLC0415 - as above
     from mmsup.worker.execution.executor import Executor  # noqa: PLC0415 - as above
     from mmsup.worker.execution.initial_state import initial_states  # noqa: PLC0415
     from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
@@ -50,7 +51,13 @@ def _load(
     metadata = call_model_code(lambda: engine.load(spec), spec)
     if isinstance(metadata, ModelFailure):
         return metadata
+    if spec.decoupled and not metadata.decoupled:
+        text = f"model '{spec.name}' is configured as decoupled, and only a Python class can answer many times"
+        return ModelFailure("config_mismatch", text)
     if spec.sequences is not None:
+        if as_streaming_engine(engine) is not None:
+            text = f"model '{spec.name}' has sequences: its infer is to be a plain method that returns one response"
+            return ModelFailure("config_mismatch", text)
         for checked in (
             call_model_code(check_hidden_tensors, spec, spec, metadata),
             call_model_code(initial_states, spec, spec),
@@ -59,6 +66,7 @@ def _load(
                 return checked
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     send(LoadProgress("warming up", is_warm_up=True))
+    spec = completed_spec(engine, spec)
     executor = Executor(engine, spec, metadata, page)
     failure = call_model_code(lambda: warm_up(executor), spec)
     if isinstance(failure, ModelFailure):

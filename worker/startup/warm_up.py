@@ -11,6 +11,7 @@ that contradicts the declared outputs.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -19,9 +20,10 @@ from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.execution.batch_arrays import Arrays
-from mmsup.worker.execution.engine import bool_parameter
-from mmsup.worker.execution.executor import Executor
-from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.execution.engine import as_streaming_engine, bool_parameter
+from mmsup.worker.execution.executor import Executor, Result
+from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
+from mmsup.worker.execution.responses import first_response
 from mmsup.worker.startup.warm_up_samples import sample_inputs
 
 ADVICE: Final = "the parameter `warmup: false` leaves this run out, model_warmup in config.pbtxt gives it samples"
@@ -36,7 +38,7 @@ def warm_up(executor: Executor) -> ModelFailure | None:
     if not wants_warm_up(spec):
         return None
     executor.mark_busy()
-    result = executor.run_one(placeholder_inputs(metadata))
+    result = _run(executor, placeholder_inputs(metadata))
     if not isinstance(result, ModelFailure):
         return None
     is_unasked_refusal = "warmup" not in spec.parameters and not result.is_contradiction
@@ -58,11 +60,22 @@ def _run_samples(executor: Executor, samples: list[dict[str, Any]]) -> ModelFail
             raise ModelError("load_failed", f"model '{executor.spec.name}': {name}: {text}") from error
         for _ in range(max(sample.get("count", 0), 1)):
             executor.mark_busy()
-            result = executor.run_one(inputs)
+            result = _run(executor, inputs)
             if isinstance(result, ModelFailure):
                 text = f"in its warm-up sample {name}, {result.text}"
                 return ModelFailure(result.code, text, result.device_fault, result.detail)
     return None
+
+
+def _run(executor: Executor, inputs: Arrays) -> Result:
+    """Of a model that answers many times the first response; none of one that awaits, which has no event loop yet."""
+    engine = as_streaming_engine(executor.engine)
+    if engine is None:
+        return executor.run_one(inputs)
+    first = call_model_code(
+        partial(first_response, engine, inputs, [each.name for each in executor.metadata.outputs]), executor.spec
+    )
+    return first if isinstance(first, ModelFailure) else dict(first)
 
 
 def wants_warm_up(spec: ModelSpec) -> bool:

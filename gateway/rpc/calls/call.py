@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from mmsup.gateway.http2.header_blocks import Headers, block_of, literal
 from mmsup.gateway.http2.stream import Stream
-from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.rpc.calls import message_framing, status
-from mmsup.gateway.rpc.calls.message_framing import PREFIX_BYTES, MessageReader
-from mmsup.gateway.rpc.calls.receive_budget import ReceiveBudget
-from mmsup.ipc.errors import CallerError, MmsupError, ServerError
+from mmsup.gateway.rpc.calls.message_framing import MessageReader
+from mmsup.gateway.rpc.calls.message_receiver import MessageReceiver
+from mmsup.gateway.rpc.calls.receive_memory import ReceiveMemory
+from mmsup.ipc.errors import CallerError, MmsupError
 
-MESSAGE_LIMIT_S: Final = 60.0
-"""How long a client may take between two parts of one message."""
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS_NS: Final = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 10**9, b"m": 10**6, b"u": 1000, b"n": 1}
 OK_HEADERS: Final = (
@@ -50,16 +47,17 @@ class CallHandler(Protocol):
 class RpcCall:
     """The handler of its stream. `handler` is set before anything arrives."""
 
-    def __init__(self, stream: Stream, budget: ReceiveBudget, limit_bytes: int, window: int = 0) -> None:
+    # fmt: off
+    __slots__ = ("_has_headers", "_receiver", "_stream", "handler", "is_over", "metadata", "on_tick", "release")
+    # fmt: on
+
+    def __init__(self, stream: Stream, memory: ReceiveMemory, limit_bytes: int, window: int = 0) -> None:
         """`window`: what a client may send beyond a message that is being received; 0 for a method that takes one."""
         self._stream = stream
-        self._budget = budget
-        self._reader = MessageReader(limit_bytes, header(stream.headers, b"grpc-encoding") or b"identity")
-        self._window = window
-        self._received_bytes = 0
-        self._granted_bytes = STREAM_WINDOW
-        self._held_bytes = 0
-        self._last_part_s = time.monotonic()
+        reader = MessageReader(limit_bytes, header(stream.headers, b"grpc-encoding") or b"identity")
+        self._receiver = receiver = MessageReceiver(stream, self, memory, reader, window)
+        self.on_tick = receiver.on_tick
+        self.release = receiver.release
         self.handler: CallHandler
         self.metadata: list[tuple[bytes, bytes]] = []
         """More headers of the response; to be set before the first reply."""
@@ -67,37 +65,31 @@ class RpcCall:
         self.is_over = False
         """Nothing is sent any more."""
 
+    # What its receiver has for it.
+
+    def on_message(self, message: bytes) -> None:
+        self.handler.on_message(message)
+
+    def on_half_close(self) -> None:
+        self.handler.on_half_close()
+
+    def refuse(self, error: MmsupError) -> None:
+        """The client's messages are not what they should be: an answer, and the end of what is going on."""
+        self.fail(error)
+        self.handler.on_cancel()
+
     # The stream's events.
 
     def on_data(self, data: memoryview) -> None:
-        if self.is_over:
-            return
-        self._last_part_s = time.monotonic()
-        self._received_bytes += len(data)
-        try:
-            while len(data) and not self.is_over:
-                held = self._reader.held_bytes
-                message, data = self._reader.feed(data)
-                self._hold((self._reader.held_bytes if message is None else len(message)) - held)
-                if message is not None:
-                    self.handler.on_message(message)
-        except MmsupError as error:
-            self._refuse(error)
-        self._grant()
+        if not self.is_over:
+            self._receiver.on_data(data)
 
     def on_end(self) -> None:
-        if self.is_over:
-            return
-        if self._reader.is_between_messages:
-            self.handler.on_half_close()
-        else:
-            self._refuse(CallerError("bad_request", "the call ends within a message"))
+        self._receiver.on_end()
 
     def on_reset(self) -> None:
         if not self.is_over:
-            self.is_over = True
-            self._budget.give_back(self._held_bytes)
-            self._held_bytes = 0
+            self._close()
             self.handler.on_cancel()
 
     def on_retire(self) -> None:
@@ -106,37 +98,6 @@ class RpcCall:
 
     def on_sent(self) -> None:
         self.handler.on_sent()
-
-    def on_tick(self, now_s: float) -> None:
-        is_late = not self._stream.is_ended_by_peer and now_s > self._last_part_s + MESSAGE_LIMIT_S
-        if is_late and not self.is_over and (not self._reader.is_between_messages or not self._window):
-            self._refuse(CallerError("body_timeout", f"no part of the message came within {MESSAGE_LIMIT_S:g} s"))
-
-    # What is received.
-
-    def _hold(self, size: int) -> None:
-        """Hold as many bytes more; fewer where a message is smaller than it was when compressed."""
-        if size > 0 and not self._budget.take(size):
-            raise ServerError("no_buffer", "the gateway has no memory for this message", retry_after_s=1)
-        if size < 0:
-            self._budget.give_back(-size)
-        self._held_bytes += size
-
-    def release(self, size: int) -> None:
-        """A message of `size` bytes is not needed any more."""
-        size = min(size, self._held_bytes)  # less if the call is over
-        self._held_bytes -= size
-        self._budget.give_back(size)
-        self._grant()
-
-    def _grant(self) -> None:
-        """Let the client send the rest of its message, and as much more as the method takes while others wait."""
-        missing = self._reader.missing_bytes
-        ahead = max(self._window - self._held_bytes, 0)
-        wanted = self._received_bytes + missing + (PREFIX_BYTES if self._window else 0) + ahead
-        if wanted > self._granted_bytes and (missing or ahead >= self._window // 2):
-            self._stream.grant(wanted - self._granted_bytes)
-            self._granted_bytes = wanted
 
     # What is sent.
 
@@ -150,19 +111,16 @@ class RpcCall:
     def finish(self, trailers: bytes = status.OK_TRAILERS) -> None:
         """End the call, after what was sent before."""
         if not self.is_over:
-            self.is_over = True
+            self._close()
             self._send_headers()
             self._stream.end(trailers)
-            self._budget.give_back(self._held_bytes)
-            self._held_bytes = 0
+
+    def _close(self) -> None:
+        self.is_over = True
+        self._receiver.close()
 
     def fail(self, error: MmsupError) -> None:
         self.finish(status.error_trailers(error))
-
-    def _refuse(self, error: MmsupError) -> None:
-        """The client's messages are not what they should be: an answer, and the end of what is going on."""
-        self.fail(error)
-        self.handler.on_cancel()
 
     def _send_headers(self) -> None:
         if not self._has_headers:

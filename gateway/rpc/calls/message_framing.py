@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final
+from typing import Final, Protocol
 
 from mmsup.ipc.errors import CallerError
 
+SLICE_BYTES: Final = 1 << 18
+"""Of a compressed message, what is inflated at one time: 0.4 ms."""
 PREFIX_BYTES: Final = 5
 _PREFIX: Final = struct.Struct(">BI")
 ENCODINGS: Final = {b"identity": 0, b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
@@ -23,10 +25,31 @@ def prefix(size: int) -> bytes:
     return _PREFIX.pack(0, size)
 
 
-class MessageReader:
-    """Takes messages out of a body that comes in parts. `limit`: bytes of one message, also when it is inflated."""
+class Inflater(Protocol):
+    """As zlib makes them."""
 
-    __slots__ = ("_head", "_is_compressed", "_limit", "_message", "_window_bits", "size")
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    def decompress(self, data: bytearray, max_length: int) -> bytes: ...
+
+
+class MessageReader:
+    """Takes messages out of a body that comes in parts. `limit`: bytes of one message, also when it is inflated.
+
+    A compressed message may become a thousand times as large, so it is inflated in slices: while `is_inflating`, there
+    is no `feed`, and `inflate` is to be called until it returns the message.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "_head", "_inflated", "_inflated_to", "_inflater", "_is_compressed", "_limit", "_message", "_window_bits",
+        "size",
+    )
+    # fmt: on
 
     def __init__(self, limit: int, encoding: bytes = b"identity") -> None:
         """KeyError for an encoding that is not known."""
@@ -35,17 +58,25 @@ class MessageReader:
         self._head = bytearray()
         self._message = bytearray()
         self._is_compressed = False
+        self._inflater: Inflater | None = None
+        self._inflated = bytearray()
+        self._inflated_to = 0
+        """Bytes of the compressed message that have been read."""
         self.size = -1
         """Of the message that is being received; -1 before its length is known."""
 
     @property
     def is_between_messages(self) -> bool:
-        return self.size < 0 and not self._head
+        return self.size < 0 and not self._head and self._inflater is None
+
+    @property
+    def is_inflating(self) -> bool:
+        return self._inflater is not None
 
     @property
     def held_bytes(self) -> int:
         """Of the message that is being received, what has arrived; to announce more costs nothing."""
-        return len(self._message)
+        return len(self._message) + len(self._inflated)
 
     @property
     def missing_bytes(self) -> int:
@@ -74,24 +105,41 @@ class MessageReader:
             self._message += data[:missing]
             if len(self._message) < self.size:
                 return None, data[missing:]
-            message = self._inflated() if self._is_compressed else bytes(self._message)
+            if self._is_compressed:
+                if not self._window_bits:
+                    raise CallerError("bad_request", "a message is compressed, but no grpc-encoding was named")
+                self._inflater = zlib.decompressobj(self._window_bits)
+                return self.inflate(), data[missing:]
+            message = bytes(self._message)
             self._message = bytearray()
         self.size = -1
         return message, data[missing:]
 
-    def _inflated(self) -> bytes:
-        if not self._window_bits:
-            raise CallerError("bad_request", "a message is compressed, but no grpc-encoding was named")
+    def inflate(self) -> bytes | None:
+        """One slice more; the message if that was the last. CallerError for one that is broken or too large."""
+        inflater = self._inflater
+        assert inflater is not None, "no message is being inflated"
+        part = self._message[self._inflated_to : self._inflated_to + SLICE_BYTES]
         try:
-            inflater = zlib.decompressobj(self._window_bits)
-            made = inflater.decompress(self._message, self._limit + 1)
+            made = inflater.decompress(part, SLICE_BYTES)
         except zlib.error:
             raise CallerError("bad_request", "a message cannot be decompressed") from None
-        if len(made) > self._limit:
-            raise self._too_large(len(made))
+        self._inflated_to += len(part) - len(inflater.unconsumed_tail)
+        self._inflated += made
+        if len(self._inflated) > self._limit:
+            raise self._too_large(len(self._inflated))
         if not inflater.eof:
-            raise CallerError("bad_request", "a compressed message is cut off")
-        return made
+            if not part and not made:
+                raise CallerError("bad_request", "a compressed message is cut off")
+            return None
+        message = bytes(self._inflated)
+        self._inflated, self._message = bytearray(), bytearray()
+        self._inflater, self._inflated_to, self.size = None, 0, -1
+        return message
+
+    def clear(self) -> None:
+        """No more is received: free what is held."""
+        self._message, self._inflated, self._inflater = bytearray(), bytearray(), None
 
     def _too_large(self, size: int) -> CallerError:
         text = f"a message of {size} bytes exceeds the maximum allowed {self._limit} bytes"

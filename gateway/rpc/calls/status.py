@@ -17,6 +17,7 @@ CANCELLED: Final = 1
 INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4
 NOT_FOUND: Final = 5
+ALREADY_EXISTS: Final = 6
 PERMISSION_DENIED: Final = 7
 RESOURCE_EXHAUSTED: Final = 8
 FAILED_PRECONDITION: Final = 9
@@ -40,6 +41,8 @@ STATUS: Final[dict[str, int]] = {
     "unsupported_media": UNIMPLEMENTED,
     "request_quarantined": FAILED_PRECONDITION,
     "sequence_unknown": INVALID_ARGUMENT,
+    "not_found": NOT_FOUND,
+    "already_exists": ALREADY_EXISTS,
     "not_implemented": UNIMPLEMENTED,
     "http_version": INTERNAL,
     # the model's
@@ -50,6 +53,8 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": RESOURCE_EXHAUSTED,
     "model_failed": UNAVAILABLE,
     "crash_loop": UNAVAILABLE,
+    "unsupported": UNIMPLEMENTED,
+    "model_unavailable": UNAVAILABLE,
     # the worker's
     "worker_crashed": UNAVAILABLE,
     "worker_oom": UNAVAILABLE,

@@ -14,6 +14,7 @@ from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, methods
+from mmsup.gateway.rpc.services import settings_messages as settings
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.gateway_control import VersionState
 
@@ -21,11 +22,9 @@ Json = dict[str, Any]  # a JSON object
 _NOT_SERVED: Final = {
     "SystemSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
     "CudaSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
-    "TraceSetting": "tracing is not served yet",
-    "LogSettings": "log settings cannot be changed while the server runs: use --log-verbose and --log-format",
 }
-CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
-"""Answered to clients on this machine alone."""
+CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"})
+"""Answered to clients on this machine alone, unless they ask for settings and change none."""
 _ROWS: Final = ("model_stats", "models")
 Unary = Callable[[Message], Awaitable[Json]]
 
@@ -51,13 +50,15 @@ class InferenceService:
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
+            "TraceSetting": self._trace_settings,
+            "LogSettings": self._log_settings,
         }
 
     async def handle(self, method: str, request: Message, *, is_local: bool) -> Message:
         """The reply of one method."""
         if method in _NOT_SERVED:
             raise CallerError("not_implemented", _NOT_SERVED[method])
-        if method in CONTROL and not is_local:
+        if method in CONTROL and not is_local and getattr(request, "settings", True):
             raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
         reply = methods(INFERENCE)[method].reply()
         handler = self._handlers.get(method)
@@ -79,8 +80,7 @@ class InferenceService:
         return {"ready": metadata.readiness_document(request.name, state)[0]}
 
     async def _server_metadata(self, _: Message) -> Json:
-        configuration = self._router.configuration
-        return metadata.server_metadata(configuration.server_name, configuration.server_version)
+        return metadata.server_metadata(self._router.configuration)
 
     async def _model_metadata(self, request: Message) -> Json:
         state = await self._router.described_version(request.name, request.version)
@@ -109,6 +109,14 @@ class InferenceService:
 
     async def _unload(self, request: Message) -> Json:
         return await self._change("unload", request)
+
+    async def _log_settings(self, request: Message) -> Json:
+        shown = await ask_controller(self._call_controller, "log_settings", {"settings": settings.log_changes(request)})
+        return settings.log_reply(shown)
+
+    async def _trace_settings(self, request: Message) -> Json:
+        changes = {"settings": settings.trace_changes(request), "name": request.model_name}
+        return settings.trace_reply(await ask_controller(self._call_controller, "trace_settings", changes))
 
     async def _change(self, command: str, request: Message) -> Json:
         _check_repository(request.repository_name)

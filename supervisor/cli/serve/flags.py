@@ -58,6 +58,17 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "grpc_host": Flag("ADDRESS", "What the gRPC listener binds.", default="the address of --host"),
     "grpc_port": Flag("PORT", "Port of the gRPC listener; 0 is any free one, -1 none."),
     "grpc_unix": Flag("PATH", "A UNIX socket to serve gRPC on as well."),
+    "grpc_front": Flag("own|grpcio", "What serves gRPC: the gateways, or a process with the grpcio library."),
+    "grpc_keepalive_time_ms": Flag("MS", "Ping a gRPC client that is silent for so long; 0 is never."),
+    "grpc_keepalive_timeout_ms": Flag("MS", "How long its answer may take before the connection is closed."),
+    "grpc_keepalive_without_calls": Flag(BOOL, "Ping also while no call is open, and allow clients to."),
+    "grpc_max_pings_without_data": Flag("N", "Pings with no data in between; 0 is any number."),
+    "grpc_min_ping_interval_ms": Flag(
+        "MS", "Between two pings of a client with no data in between.", default="as many as are no flood"
+    ),
+    "grpc_max_ping_strikes": Flag("N", "Pings too soon that are forgiven; 0 is all."),
+    "grpc_max_connection_age_ms": Flag("MS", "Let gRPC connections end after so long; 0 is never."),
+    "grpc_max_connection_age_grace_ms": Flag("MS", "What open calls have then; 0 is as long as they take."),
     "metrics_host": Flag("ADDRESS", "What the metrics listener binds.", default="the address of --host"),
     "metrics_port": Flag("PORT", "Port of the metrics listener; -1 leaves /metrics to the HTTP port."),
     "gateways": Flag("N", "Gateway processes."),
@@ -90,7 +101,10 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "runtime_dir": Flag(_DIR, "Directory of the sockets and the lock, by which ctl finds the server."),
     "state_dir": Flag(_DIR, "Directory of what survives a restart."),
     "log_format": Flag("FORMAT", "auto, default (text) or json (lines)."),
-    "log_verbose": Flag("N", "Verbosity, from 1 on."),
+    "log_info": Flag(BOOL, "Log what an operator wants to know once."),
+    "log_warning": Flag(BOOL, "Log what went wrong and was mended."),
+    "log_error": Flag(BOOL, "Log what went wrong and was not."),
+    "log_verbose": Flag("N", "From 1 on, log each command, and each request that fails."),
 }
 """By field of Settings, in the order of the help."""
 

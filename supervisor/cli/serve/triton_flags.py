@@ -11,13 +11,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 _NO_EFFECT: Final = "it has no effect here"
 _OTHER_FLAGS: Final = """
-    grpc-header-forward-pattern grpc-infer-allocation-pool-size grpc-infer-thread-count grpc-keepalive-time
-    grpc-keepalive-timeout grpc-keepalive-permit-without-calls grpc-http2-max-pings-without-data
-    grpc-http2-min-recv-ping-interval-without-data grpc-http2-max-ping-strikes grpc-max-connection-age
-    grpc-max-connection-age-grace grpc-max-response-pool-size grpc-infer-response-compression-level
+    grpc-header-forward-pattern grpc-infer-allocation-pool-size grpc-infer-thread-count
+    grpc-max-response-pool-size grpc-infer-response-compression-level
     allow-cpu-metrics allow-gpu-metrics backend-config backend-directory buffer-manager-thread-count
     cache-config cache-directory cuda-memory-pool-byte-size disable-auto-complete-config
-    http-header-forward-pattern http-thread-count log-error log-file log-info log-warning metrics-config
+    http-header-forward-pattern http-thread-count log-file metrics-config
     metrics-interval-ms min-supported-compute-capability model-config-name model-load-retry-count
     pinned-memory-pool-byte-size rate-limit rate-limit-resource trace-config
 """

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from mmsup.ipc.python_models import CLASS_FILE
+from mmsup.ipc.python_models import CLASS_FILE, TRITON_CLASS
 from mmsup.supervisor.repository.contents.torchscript_signature import TensorNames, returned_names, torchscript_names
 
 SOURCE_LIMIT_BYTES: Final = 64 << 10
@@ -44,6 +44,8 @@ def _names_in(path: str, method: str) -> TensorNames:
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply
         return TensorNames()
     for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == TRITON_CLASS:
+            return _triton_names(node)
         if isinstance(node, ast.ClassDef) and node.name == "Model":
             for each in node.body:
                 if isinstance(each, ast.FunctionDef) and each.name == method:
@@ -72,6 +74,21 @@ def _keys_read(method: ast.FunctionDef, argument: str) -> Iterator[str]:
             key = node.args[0] if node.func.attr == "get" and _is_name(node.func.value, argument) else None
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
             yield key.value
+
+
+def _triton_names(kind: ast.ClassDef) -> TensorNames:
+    """Of `get_input_tensor_by_name(request, "x")` and `Tensor("y", array)`, in any method."""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    for node in ast.walk(kind):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            if called == "get_input_tensor_by_name":
+                inputs += texts[:1]
+            elif called in ("Tensor", "from_dlpack"):
+                outputs += texts[:1]
+    return TensorNames(tuple(dict.fromkeys(inputs)), tuple(dict.fromkeys(outputs)))
 
 
 def _is_name(node: ast.expr, name: str) -> bool:

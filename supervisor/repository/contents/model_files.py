@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.python_models import CLASS_FILE
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import TRITON_PYTHON, ModelSpec
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue
 from mmsup.supervisor.repository.contents import onnx_file, safetensors_file, torch_archive
 from mmsup.supervisor.repository.contents.interpreter import Interpreter
-from mmsup.supervisor.repository.contents.python_source import PythonSource, read_source
+from mmsup.supervisor.repository.contents.python_source import (
+    PLAIN_MODEL,
+    TORCH_MODEL,
+    TRITON_MODEL,
+    ModelClass,
+    PythonSource,
+    read_source,
+)
 
 LFS_HEAD: Final = b"version https://git-lfs"
 _READERS: Final[dict[str, Callable[[str], None]]] = {
@@ -57,23 +64,23 @@ class ContentReader:
             self._faults.append(ConfigError(self._place, f"cannot be read: {error.strerror}"))
         source = None
         if spec.engine == "custom":
-            source = self._source(spec, path, has_infer=True)
+            source = self._source(spec, path, TRITON_MODEL if spec.interface == TRITON_PYTHON else PLAIN_MODEL)
         elif path.endswith(".safetensors"):
-            source = self._source(spec, os.path.join(spec.directory, CLASS_FILE), has_infer=False)
+            source = self._source(spec, os.path.join(spec.directory, CLASS_FILE), TORCH_MODEL)
         self._check_interpreter(spec, source)
         return ContentFindings(tuple(self._faults), tuple(self._warnings))
 
-    def _source(self, spec: ModelSpec, path: str, *, has_infer: bool) -> PythonSource | None:
+    def _source(self, spec: ModelSpec, path: str, kind: ModelClass) -> PythonSource | None:
         place = f"{spec.name}/{spec.version}/{os.path.basename(path)}"
         try:
-            source = read_source(path, has_infer=has_infer)
+            source = read_source(path, kind)
         except InvalidValue as error:
             self._faults += [ConfigError(place, text) for _, text in error.problems]
             return None
         except OSError as error:
             self._faults.append(ConfigError(place, f"cannot be read: {error.strerror}"))
             return None
-        if has_infer and "strings" not in spec.parameters:
+        if kind is PLAIN_MODEL and "strings" not in spec.parameters:
             names = [each.name for each in spec.inputs if each.datatype == "BYTES"]
             if names:
                 self._warnings.append(ConfigError(place, _strings_text(names)))

@@ -8,13 +8,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODEL_TEXT, TRITON_MODULE
+from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODULE, TRITON_MODULE_TEXT
 from mmsup.supervisor.config.config_error import InvalidValue
 
 FILES_LIMIT: Final = 200
 """Files of a model's folder that are followed."""
 SIZE_LIMIT_BYTES: Final = 16 << 20
-_MODEL_CLASS: Final = "Model"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelClass:
+    """What a model's file must have. `method` is empty for a torch.nn.Module."""
+
+    name: str
+    method: str = ""
+    signature: str = ""
+
+
+PLAIN_MODEL: Final = ModelClass("Model", "infer", "infer(self, inputs)")
+TORCH_MODEL: Final = ModelClass("Model")
+TRITON_MODEL: Final = ModelClass(TRITON_CLASS, "execute", "execute(self, requests)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,8 @@ class _Walk:
     """What was found in a model's file and in files of its folder that it imports."""
 
     folder: str
+    is_package: bool = False
+    """Its folder is a package: it may import relatively."""
     imports: list[ImportLine] = field(default_factory=list[ImportLine])
     problems: list[str] = field(default_factory=list[str])
     seen: set[str] = field(default_factory=set[str])
@@ -62,7 +77,7 @@ class _Walk:
             elif isinstance(node, ast.ImportFrom):
                 if not node.level:
                     self._import(node.module or "", file, node.lineno)
-                elif os.sep not in file:
+                elif os.sep not in file and not self.is_package:
                     self.problems.append(
                         f"{_line(file, node.lineno)}a relative import finds no package: the model's folder is in "
                         f"sys.path, write `from {node.module or 'other'} import …` without the dots"
@@ -83,8 +98,8 @@ class _Walk:
         return None
 
     def _import(self, module: str, file: str, line: int) -> None:
-        if module == TRITON_MODULE:
-            self.problems.insert(0, TRITON_MODEL_TEXT)
+        if module == TRITON_MODULE:  # which each worker of such a model has
+            self.problems += [] if self.is_package else [TRITON_MODULE_TEXT]
             return
         top = module.partition(".")[0]
         own = os.path.join(self.folder, f"{top}.py")
@@ -94,42 +109,40 @@ class _Walk:
             self.imports.append(ImportLine(top, file, line))
 
 
-def read_source(path: str, *, has_infer: bool) -> PythonSource:
-    """What a model's file imports; InvalidValue with all that would fail its load. `has_infer`: its class Model has a
-    method `infer`, else it is a torch.nn.Module."""
-    walk = _Walk(os.path.dirname(path))
+def read_source(path: str, kind: ModelClass) -> PythonSource:
+    """What a model's file imports; InvalidValue with all that would fail its load."""
+    walk = _Walk(os.path.dirname(path), is_package=kind is TRITON_MODEL)
     tree = walk.follow(path)
-    if tree is not None and TRITON_MODEL_TEXT not in walk.problems:
-        problem = _class_problem(tree, has_infer=has_infer)
+    if tree is not None:
+        problem = _class_problem(tree, kind)
         walk.problems += [problem] if problem else []
     if walk.problems:
-        raise InvalidValue(*(walk.problems[:1] if walk.problems[0] == TRITON_MODEL_TEXT else walk.problems))
+        raise InvalidValue(*walk.problems)
     return PythonSource(tuple(walk.imports), walk.changes_path)
 
 
-def _class_problem(tree: ast.Module, *, has_infer: bool) -> str:
-    """What is wrong with the class Model; empty if nothing, or if that cannot be seen."""
+def _class_problem(tree: ast.Module, kind: ModelClass) -> str:
+    """What is wrong with the class; empty if nothing, or if that cannot be seen."""
     names: set[str] = set()
     model: ast.ClassDef | None = None
     for node in _statements(tree.body):
         if isinstance(node, ast.ClassDef):
             names.add(node.name)
-            model = node if node.name == _MODEL_CLASS else model
+            model = node if node.name == kind.name else model
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.FunctionDef):
             names.add(node.name)
         else:
             names |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-    if not names & {_MODEL_CLASS, "*"}:
-        if TRITON_CLASS in names:
-            return TRITON_MODEL_TEXT
-        wanted = "a method infer(self, inputs)" if has_infer else "a torch.nn.Module as its base"
-        return f"has no class Model with {wanted}"
-    if not has_infer or model is None or model.bases or model.keywords or model.decorator_list:
+    if not names & {kind.name, "*"}:
+        wanted = f"a method {kind.signature}" if kind.method else "a torch.nn.Module as its base"
+        return f"has no class {kind.name} with {wanted}"
+    if not kind.method or model is None or model.bases or model.keywords or model.decorator_list:
         return ""
     members = {name for each in _statements(model.body) for name in _bound_names(each)}
-    return "" if members & {"infer", "__getattr__", "*"} else "its class Model has no method infer(self, inputs)"
+    has_method = members & {kind.method, "__getattr__", "*"}
+    return "" if has_method else f"its class {kind.name} has no method {kind.signature}"
 
 
 def _bound_names(node: ast.stmt) -> Iterator[str]:

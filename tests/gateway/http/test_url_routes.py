@@ -34,6 +34,12 @@ def does(target: str, method: str = "GET") -> str | None:
         ("/v2/cudasharedmemory/region/a%20b/unregister", "POST", "unregister"),
         ("/v2/systemsharedmemory/status", "GET", "no_regions"),
         ("/livez", "GET", "live"),
+        ("/", "GET", "page"),
+        ("/?x", "HEAD", "page"),
+        ("http://host:8000/", "GET", "page"),
+        ("/v1/models/m", "GET", "v1_model"),
+        ("/v1/models/m:predict", "POST", "predict"),
+        ("/v1/models/m%3Apredict", "POST", "predict"),
         ("/metrics", "GET", "metrics"),
     ],
 )
@@ -44,10 +50,13 @@ def test_a_path_of_the_protocol_is_found(target: str, method: str, name: str) ->
 @pytest.mark.parametrize(
     "target",
     [
-        "/", "", "*", "/v2/", "/v2//models", "//v2", "/v3", "/v2/models/", "/v2/models/m/", "/v2/models/m/nope", "/V2",
+        "", "*", "//", "/x/", "/v2/", "/v2//models", "//v2", "/v3", "/v2/models/", "/v2/models/m/", "/v2/models/m/nope",
+        "/V2",
         "/v2/models/.m", "/v2/models/-m", "/v2/models/m%2Fversions", "/v2/models/%2e%2e", "/v2/models/m%00",
         "/v2/models/..%2fx", "/v2/models/" + "m" * 129, "/v2/models/m/versions/", "/v2/models/m%252e", "ftp://x/v2",
-        "/v2/models/m/versions/1/load", "/v2/models/ü", "/v2/models/%FF", "/v2/models/m%0a",
+        "/v2/models/m/versions/1/load", "/v2/models/ü", "/v1/models", "/v1/models/m:explain", "/v2/models/m:predict",
+        "/v1/models/:predict", "/v1/models/m:predict/", "/v1/models/m:predict:predict", "/v2/models/%FF",
+        "/v2/models/m%0a",
     ],
 )  # fmt: skip
 def test_any_other_path_does_not_exist(target: str) -> None:
@@ -62,7 +71,7 @@ def test_a_name_is_decoded_once() -> None:
 
 def test_routes_that_change_the_server_require_control_access() -> None:
     control = {(each.method, each.action) for each in HTTP_ROUTES if each.access is Access.CONTROL}
-    does = ("load", "unload", "sleep", "wake", "other_repository", "no_logging", "no_trace")
+    does = ("load", "unload", "sleep", "wake", "other_repository", "set_log", "set_trace")
     assert control == {("POST", each) for each in does}
 
 

@@ -305,3 +305,42 @@ def test_a_damaged_valid_request_is_parsed_or_refused(header: str | None, cut: i
         value = json_document.parse_json(space[layout.start : layout.blobs_start])
         infer_request.request_id(value)
         infer_request.parse_request(value, "M", PLAIN, binary_tensors.Blobs(space, layout.blobs_start, layout.space))
+
+
+B64 = {"content_type": "base64"}
+
+
+def test_strings_in_base64_are_the_bytes_that_they_stand_for() -> None:
+    strings = {"name": "S", "shape": [2], "datatype": "BYTES", "data": ["AP8=", ""], "parameters": B64}
+    wanted = [{"name": "S_out", "parameters": B64}]
+    request = {"inputs": [strings], "outputs": wanted, "parameters": {"binary_data_output": True}}
+    parsed = read(request, STRINGS)
+    assert bytes(parsed.inputs[0].data or b"") == b"\x02\0\0\0\0\xff" + bytes(4)
+    assert [(each.base64, each.binary) for each in parsed.outputs] == [(True, False)]
+
+
+@pytest.mark.parametrize(
+    ("strings", "wanted", "says"),
+    [
+        ({"data": ["AP8"]}, {}, "a string is not base64"),
+        ({"data": ["A P8="]}, {}, "a string is not base64"),
+        ({"data": [1]}, {}, "1 is not a string"),
+        ({"data": ["AP8="]}, {**B64, "binary_data": True}, "in base64 and as binary data"),
+        ({"parameters": {**B64, "binary_data_size": 4}}, {}, "base64 is for BYTES in JSON"),
+    ],
+)
+def test_what_is_not_base64_is_refused(strings: dict[str, Any], wanted: dict[str, Any], says: str) -> None:
+    given = {"name": "S", "shape": [1], "datatype": "BYTES", "parameters": B64, **strings}
+    with pytest.raises(CallerError) as caught:
+        read({"inputs": [given], "outputs": [{"name": "S_out", "parameters": wanted}]}, STRINGS)
+    assert says in caught.value.text
+
+
+def test_numbers_are_never_in_base64() -> None:
+    for changed in (
+        {"inputs": [{**X, "parameters": B64}, N]},
+        {**x(), "outputs": [{"name": "X_out", "parameters": B64}]},
+    ):
+        with pytest.raises(CallerError, match="is FP32: content_type base64 is for BYTES in JSON"):
+            read(changed)
+    assert read({"inputs": [{**X, "parameters": {"content_type": "np"}}, N]}).inputs[0].name == "X"

@@ -148,3 +148,11 @@ def test_nan_is_the_last_class() -> None:
 def test_an_empty_batch_has_no_classes() -> None:
     tensor = made("A", "FP32", [], (0, 5))
     assert classes.top_classes(tensor, 2, [], batched=True).shape[0] == 0
+
+
+def test_bytes_that_are_no_text_are_written_in_base64_where_that_is_wanted() -> None:
+    tensor = OutputTensor("A", "BYTES", (2,), memoryview(pack_strings([b"\0\xff", b""])))
+    requested = RequestedOutput(TensorSpec("A", "BYTES", (-1,)), binary=False, base64=True)
+    answer = infer_response.build_response(ORIGIN, [requested], [tensor])
+    (shown,) = json.loads(answer.head)["outputs"]
+    assert (shown["data"], shown["parameters"]) == (["AP8=", ""], {"content_type": "base64"})

@@ -10,7 +10,8 @@ import pytest
 from fake_router import FakeRouter, metadata
 from mmsup.gateway.protocol import metadata as describe
 from mmsup.ipc.errors import ModelError, WorkerError
-from mmsup.ipc.messages.gateway_control import Route, VersionState
+from mmsup.ipc.messages.gateway_control import ConfigureGateway, Route, VersionState
+from mmsup.ipc.messages.handshake import WIRE_VERSION
 
 
 def known(max_batch_size: int = 0, **spec: Any) -> tuple[Route, VersionState]:
@@ -91,9 +92,13 @@ def test_a_gpu_is_named_by_its_number() -> None:
 
 
 def test_only_implemented_extensions_are_announced() -> None:
-    extensions = describe.server_metadata("mmsup", "1")["extensions"]
-    assert "statistics" in extensions
-    assert not {"system_shared_memory", "trace", "logging", "schedule_policy"} & set(extensions)
+    configure = ConfigureGateway(WIRE_VERSION, 0, 1, "mmsup", "1", 1, 1, 1.0, 1, 1)
+    document = describe.server_metadata(configure)
+    assert (document["name"], document["version"]) == ("mmsup", "1")
+    extensions = document["extensions"]
+    assert {"statistics", "logging"} <= set(extensions)
+    assert len(set(extensions)) == len(extensions)
+    assert "trace" not in extensions, "settings are kept, and nothing is traced"
 
 
 def test_the_configuration_that_clients_get_has_nothing_of_the_environment_of_the_workers() -> None:

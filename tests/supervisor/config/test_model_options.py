@@ -37,6 +37,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "cold_start_timeout": "2min",
         "retry_on_crash": 0,
         "trusted": True,
+        "decoupled": True,
         "group": "small",
         "inputs": [{"name": "x", "datatype": "TYPE_STRING", "dims": [-1, 3], "optional": "true"}],
         "outputs": [{"name": "y", "datatype": "FP16", "shape": []}],

@@ -224,13 +224,13 @@ def test_every_configuration_that_ships_is_valid(path: Path) -> None:
 
 def test_the_default_configuration_shows_every_option_and_key_with_its_default() -> None:
     text = (CONFIGS / "default.yaml").read_text()
-    shown = parse_yaml(re.sub(r"(?m)^#( *[a-z_]+:)", r"\1", text), "default.yaml")
+    shown = parse_yaml(re.sub(r"(?m)^#( *[a-z_0-9]+:)", r"\1", text), "default.yaml")
     assert not shown.errors
     sections = {"defaults", "models"}
     assert shown.keys.keys() == {each.key for each in SERVER_OPTIONS} - {"runtime_dir", "state_dir"} | sections
     defaults = settings({"repositories": ("/srv/mmsup/models",)})
     for option in SERVER_OPTIONS:
-        if option.key in shown.keys:
+        if option.key in shown.keys and option.field != "grpc_min_ping_interval_ms":  # its default is no number
             value = option.parse(shown.keys[option.key])
             assert (tuple(value) if option.many else value) == getattr(defaults, option.field), option.key
     spec = ModelSpec("m", "1", "/d", "f", "ort", "p")

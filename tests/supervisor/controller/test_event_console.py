@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.supervisor.controller.event_console import EventConsole, LibraryLogHandler, one_line
 from mmsup.supervisor.observability.console import Console
 
@@ -21,7 +22,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_an_event_is_one_json_line_with_its_fields(pipe: tuple[int, int]) -> None:
     read, write = pipe
-    EventConsole(Console("json", write))(
+    EventConsole(Console(LogSettings(format="json"), write))(
         {"time": "t", "event": "worker_exit", "model": "bert", "instance": 7, "sig": 9, "tail": ["x"], "cap": None}
     )
     line = json.loads(os.read(read, 4096))
@@ -34,13 +35,13 @@ def test_an_event_is_one_json_line_with_its_fields(pipe: tuple[int, int]) -> Non
 def test_what_pythons_libraries_log_goes_the_same_way(pipe: tuple[int, int]) -> None:
     read, write = pipe
     logger = logging.Logger("asyncio")
-    logger.addHandler(LibraryLogHandler(Console("json", write)))
+    logger.addHandler(LibraryLogHandler(Console(LogSettings(format="json"), write)))
     logger.error("a task failed")
     assert json.loads(os.read(read, 4096))["text"] == "a task failed"
 
 
 def test_a_reader_who_does_not_read_stops_nobody(pipe: tuple[int, int]) -> None:
-    log = EventConsole(Console("json", pipe[1]))
+    log = EventConsole(Console(LogSettings(format="json"), pipe[1]))
     for _ in range(2000):
         log({"event": "backoff", "text": "x" * 200})
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmsup.supervisor.capacity.admission import Pool, RoomRequest
+from mmsup.supervisor.capacity.admission import Claim, Pool, RoomRequest
 from mmsup.supervisor.capacity.moves import SleepTier
 from mmsup.supervisor.capacity.victims import Candidate
 from mmsup.supervisor.eviction.evictor import RECHECK_S, ModelEvictor
@@ -133,3 +133,16 @@ def test_who_goes_for_the_next_loads_goes_for_none_of_them_and_nobody_does_where
     assert rig.evictor.keep_reserve(LOAD, pool, left_bytes) == gone
     assert rig.asleep == ([("old", "by others: room for the next loads")] if gone else [])
     assert all((each["event"], each["for_model"]) == ("model_asleep", "") for each in rig.events)
+
+
+@pytest.mark.parametrize(
+    ("used_bytes", "has_room", "gone"),
+    [(900, True, []), (901, True, ["old"]), (1000, True, ["old"]), (1001, False, [])],
+)
+def test_models_go_for_what_many_need_together_unless_there_is_no_room_even_then(
+    used_bytes: int, has_room: bool, gone: list[str]
+) -> None:
+    rig = Rig(OLD)
+    pool = Pool("host memory", "--memory-budget", 1000, is_configured=True, claims=(Claim("all", used_bytes),))
+    assert rig.evictor.room_for(pool, 100, "room for the zygote of torch") is has_room
+    assert [name for name, _ in rig.asleep] == gone

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from keeper_rig import wait_readable
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages.keeper_control import ChildExited, Heartbeat, KeeperInventory, ReloadRequested, ShutdownFinished
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.supervisor.keeper.controller_process import MOST_EXTENSION_S
@@ -53,7 +54,7 @@ class RestartRig:
         self.output = (folder / "said").open("w+b")
         argv = [sys.executable, "-S", "-c", PRELUDE + script] if script else ["/nowhere/program"]
         self.restart = ControllerRestart(
-            argv, {}, self.selector, Console("default", self.output.fileno()), self.listener
+            argv, {}, self.selector, Console(LogSettings(format="default"), self.output.fileno()), self.listener
         )
 
     def reap_controller(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mmsup.ipc.log_settings import LogSettings
 from mmsup.supervisor.observability.console import LINE_BYTES, Console
 
 
@@ -19,7 +20,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_off_a_terminal_a_line_is_one_json_object(pipe: tuple[int, int]) -> None:
-    Console("auto", pipe[1]).log("info", "brain_start", pid=7, text="a\nb")
+    Console(LogSettings(format="auto"), pipe[1]).log("info", "brain_start", pid=7, text="a\nb")
     line = json.loads(os.read(pipe[0], 10000))
     assert line.pop("time").endswith("Z")
     assert line == {"level": "info", "event": "brain_start", "pid": 7, "text": "a\nb"}
@@ -27,7 +28,7 @@ def test_off_a_terminal_a_line_is_one_json_object(pipe: tuple[int, int]) -> None
 
 def test_on_a_terminal_a_line_is_text() -> None:
     ours, theirs = pty.openpty()
-    Console("auto", theirs).log("warning", "brain_exit", pid=7, text="\x1b[2J\n")
+    Console(LogSettings(format="auto"), theirs).log("warning", "brain_exit", pid=7, text="\x1b[2J\n")
     line = os.read(ours, 10000).decode()
     assert 'warning brain_exit pid=7 text="\\u001b[2J\\n"' in line
     os.close(ours)
@@ -35,12 +36,12 @@ def test_on_a_terminal_a_line_is_text() -> None:
 
 
 def test_the_format_can_be_set(pipe: tuple[int, int]) -> None:
-    Console("default", pipe[1]).log("info", "stopped", code=0)
+    Console(LogSettings(format="default"), pipe[1]).log("info", "stopped", code=0)
     assert os.read(pipe[0], 10000).endswith(b"info    stopped code=0\n")
 
 
 def test_a_slow_reader_loses_lines_which_are_counted_and_never_blocks(pipe: tuple[int, int]) -> None:
-    console = Console("json", pipe[1])
+    console = Console(LogSettings(format="json"), pipe[1])
     for _ in range(3000):
         console.log("info", "brain_start", text="x" * 100)
     os.set_blocking(pipe[0], False)
@@ -58,12 +59,12 @@ def test_a_slow_reader_loses_lines_which_are_counted_and_never_blocks(pipe: tupl
 
 
 def test_a_line_is_never_longer_than_an_atomic_pipe_write(pipe: tuple[int, int]) -> None:
-    Console("json", pipe[1]).log("info", "x", text="y" * 10000)
+    Console(LogSettings(format="json"), pipe[1]).log("info", "x", text="y" * 10000)
     assert len(os.read(pipe[0], 100000)) == LINE_BYTES
 
 
 def test_a_closed_pipe_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
-    Console("json", write).log("info", "x")
+    Console(LogSettings(format="json"), write).log("info", "x")
     os.close(write)

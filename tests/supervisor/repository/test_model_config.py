@@ -103,11 +103,6 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         ),
         ("ensemble_scheduling {}", "m/config.pbtxt:1: ensemble_scheduling", "not supported"),
         (
-            "model_transaction_policy { decoupled: true }",
-            "m/config.pbtxt:1: model_transaction_policy.decoupled",
-            "stream",
-        ),
-        (
             'parameters { key: "mmsup_memori" value { string_value: "1" } }',
             "m/config.pbtxt:1: parameters.mmsup_memori",
             "the nearest is mmsup_memory",
@@ -148,6 +143,10 @@ def test_an_ignored_field_is_one_warning_and_no_error(word: str) -> None:
     assert [(each.place, each.text) for each in found.warnings] == [
         (f"m/config.pbtxt:1: {word}", "is read, and has no effect in this version")
     ]
+
+
+def test_a_model_that_answers_many_times_is_so_by_its_configuration() -> None:
+    assert interpreted("model_transaction_policy { decoupled: true }").options == {"decoupled": True}
 
 
 def test_a_field_that_is_switched_off_is_neither_refused_nor_warned_about() -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mmsup.ipc.specs import WARM_UP_STRINGS_BYTES, ModelSpec, TensorSpec
+from mmsup.ipc.specs import TRITON_PYTHON, WARM_UP_STRINGS_BYTES, ModelSpec, TensorSpec
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.scanner import (
     SPEC_LIMIT,
@@ -85,6 +87,58 @@ def test_a_file_without_tensor_names_needs_declared_ones(lay: Lay, file: str) ->
     assert entry(settings).invalid_versions == {"1": text.removeprefix("m/1: ")}
     settings = lay({"m/mmsup.yaml": IO_YAML})
     assert spec(settings).inputs == (TensorSpec("x", "FP32", (4,)),)
+
+
+def test_a_class_of_tritons_python_backend_may_declare_its_tensors_itself(lay: Lay) -> None:
+    silent = "class TritonPythonModel:\n    def execute(self, requests):\n        pb_utils.Tensor('z', 0)\n"
+    settings = lay({"m/1/model.py": silent})
+    assert "model.py does not name its inputs and outputs" in faults(entry(settings))[0]
+    assert 'outputs: [{name: "z", datatype: FP32, shape: [-1]}]' in entry(settings).paste
+    made = spec(lay({"m/1/model.py": silent + "    def auto_complete_config(config):\n        return config\n"}))
+    assert (made.engine, made.interface, made.inputs) == ("custom", TRITON_PYTHON, ())
+
+
+ENVIRONMENT = IO + 'parameters { key: "EXECUTION_ENV_PATH" value { string_value: "%s" } }\n'
+
+
+def test_an_unpacked_environment_in_a_models_folder_runs_its_workers(lay: Lay) -> None:
+    settings = lay({"m/1/model.py": "", "m/env/bin/python": "", "m/other/bin/python3": ""})
+    folder = Path(settings.repositories[0], "m")
+    for each in ("env/bin/python", "other/bin/python3"):
+        Path(folder, each).chmod(0o755)
+    lay({"m/config.pbtxt": ENVIRONMENT % "$$TRITON_MODEL_DIRECTORY/env"})
+    assert spec(settings).python == str(folder / "env/bin/python")
+    lay({"m/config.pbtxt": ENVIRONMENT % (folder / "other")})
+    assert spec(settings).python == str(folder / "other/bin/python3")
+    lay({"m/mmsup.yaml": f"python: {sys.executable}"})
+    assert spec(settings).python == sys.executable
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("$$TRITON_MODEL_DIRECTORY/../env", "leads out of the model's folder"),
+        ("env", "is neither absolute nor begins with $$TRITON_MODEL_DIRECTORY/"),
+        ("$$TRITON_MODEL_DIRECTORY/absent", "is not there"),
+        ("$$TRITON_MODEL_DIRECTORY/empty", "has no bin/python: it is no environment of Python"),
+        (
+            "$$TRITON_MODEL_DIRECTORY/env.tar.gz",
+            "is a file: environments are not unpacked here; unpack it once, `mkdir ",
+        ),
+    ],
+)
+def test_an_environment_that_cannot_be_used_says_what_to_do(lay: Lay, value: str, text: str) -> None:
+    files = {"m/1/model.py": "", "m/empty/x": "", "m/env.tar.gz": "", "m/config.pbtxt": ENVIRONMENT % value}
+    found = entry(lay(files))
+    assert text in faults(found)[0]
+    assert value not in found.public_reason
+
+
+def test_a_client_chooses_no_environment(lay: Lay) -> None:
+    settings = lay({"m/1/model.py": "", "m/env/bin/python": "", "m/config.pbtxt": IO})
+    sent = {"parameters": {"EXECUTION_ENV_PATH": {"string_value": "$$TRITON_MODEL_DIRECTORY/env"}}}
+    found = with_config(entry(settings), json.dumps(sent))
+    assert "is for the operator's files alone" in faults(found)[0]
 
 
 def test_weights_with_a_class_need_the_option_trusted(lay: Lay) -> None:

@@ -68,17 +68,18 @@ def test_a_word_that_is_neither_text_nor_bytes_fails_the_load(tmp_path: Path, en
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "text"),
     [
-        "import triton_python_backend_utils as pb_utils\n\n\nclass TritonPythonModel:\n    pass\n",
-        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n",
+        ("import triton_python_backend_utils as pb_utils\n" + IS_RED, "only a model with a class TritonPythonModel is"),
+        ("globals()['Triton' + 'PythonModel'] = object\n", "its text does not name it"),
     ],
 )
-def test_a_model_of_tritons_python_backend_says_what_it_is(
-    code: str, tmp_path: Path, engine: PythonModelEngine
+def test_a_model_of_tritons_python_backend_that_was_taken_for_another_says_so(
+    code: str, text: str, tmp_path: Path, engine: PythonModelEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "triton_python_backend_utils", raising=False)
     spec = write_python(tmp_path, "m", code, TEXTS, TEXTS)
-    with pytest.raises(ModelError, match=r"written for Triton's Python backend .* give it a class Model"):
+    with pytest.raises(ModelError, match=text):
         engine.load(spec)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsup.gateway.rpc.calls.message_framing import PREFIX_BYTES, MessageReader, prefix
+from mmsup.gateway.rpc.calls.message_framing import PREFIX_BYTES, SLICE_BYTES, MessageReader, prefix
 from mmsup.ipc.errors import CallerError
 
 LIMIT = 1000
@@ -25,6 +26,8 @@ def read(reader: MessageReader, *pieces: bytes) -> list[bytes]:
         data = memoryview(each)
         while data:
             message, data = reader.feed(data)
+            while reader.is_inflating:
+                message = reader.inflate()
             if message is not None:
                 found.append(message)
     return found
@@ -108,3 +111,22 @@ def test_a_first_byte_that_means_nothing_is_refused() -> None:
 def test_an_encoding_that_is_not_known_has_no_reader() -> None:
     with pytest.raises(KeyError):
         MessageReader(LIMIT, b"zstd")
+
+
+@pytest.mark.parametrize("size", [SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, 10 * SLICE_BYTES])
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_a_large_message_is_inflated_slice_by_slice(size: int, is_dense: bool) -> None:
+    message = random.Random(size).randbytes(size) if is_dense else bytes(size)
+    reader = MessageReader(1 << 30, b"gzip")
+    packed = framed(gzip.compress(message, 1), 1)
+    found, rest = reader.feed(memoryview(packed + b"next"))
+    slices = 1
+    while found is None:
+        before = reader.held_bytes
+        assert reader.is_inflating
+        assert not reader.is_between_messages
+        found = reader.inflate()
+        slices += 1
+        assert found is not None or reader.held_bytes <= before + SLICE_BYTES
+    assert (found == message, bytes(rest), reader.is_between_messages) == (True, b"next", True)
+    assert slices >= size // SLICE_BYTES

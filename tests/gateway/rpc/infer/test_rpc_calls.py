@@ -18,6 +18,8 @@ from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.header_blocks import Headers, block_of
 from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.protocol import infer_request as request_document
+from mmsup.gateway.rpc.calls import message_receiver
+from mmsup.gateway.rpc.calls.message_framing import SLICE_BYTES
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, message_class, methods
 from mmsup.gateway.rpc.infer import call_handlers, infer_messages
 from mmsup.ipc.errors import ModelError, ServerError
@@ -334,7 +336,7 @@ def test_a_message_larger_than_the_window_is_let_in() -> None:
 
 def test_messages_beyond_the_memory_of_the_gateway_are_refused_and_later_ones_served() -> None:
     async def check(session: RpcSession) -> None:
-        session.server._budget._limit = 3000
+        session.server._memory.budget._limit = 3000
         first = await session.open("ModelInfer")
         await session.send(data(first.number, framed(bytes(2000))[:-1]))
         second = await session.open("ModelInfer")
@@ -348,7 +350,7 @@ def test_messages_beyond_the_memory_of_the_gateway_are_refused_and_later_ones_se
 
 def test_messages_that_are_announced_and_do_not_come_deny_nobody_else_memory() -> None:
     async def check(session: RpcSession) -> None:
-        session.server._budget._limit = 3000
+        session.server._memory.budget._limit = 3000
         for _ in range(10):
             call = await session.open("ModelInfer")
             await session.send(data(call.number, framed(bytes(2000))[:10]))
@@ -367,7 +369,7 @@ def test_small_compressed_messages_of_a_long_stream_hold_no_memory_in_the_end() 
         for _ in range(20):
             await session.send(data(stream.number, framed(message, 1)[:9]), data(stream.number, framed(message, 1)[9:]))
         assert len(stream.messages()) == 20
-        assert session.server._budget.held_bytes == 0
+        assert session.server._memory.budget.held_bytes == 0
 
     run(check)
 
@@ -379,6 +381,52 @@ def test_a_client_that_stops_within_a_message_is_told_so() -> None:
         session.listener.on_tick(asyncio.get_running_loop().time() + 1000)
         await session.settle()
         assert (call.code, call.trailers["mmsup-code"]) == (DEADLINE, "body_timeout")
+
+    run(check)
+
+
+def test_a_message_that_drips_has_a_limit_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_receiver, "MESSAGE_LIMIT_S", 1e9)  # parts come all the time
+
+    async def check(session: RpcSession) -> None:
+        began_s = asyncio.get_running_loop().time()
+        stream = await session.open("ModelStreamInfer")
+        unary = await session.open("ModelInfer")
+        for each in (stream, unary):
+            await session.send(data(each.number, framed(bytes(100))[:50]))
+        session.listener.on_tick(began_s + message_receiver.MESSAGE_TOTAL_S - 1)
+        await session.settle()
+        assert not stream.is_over
+        assert not unary.is_over
+        session.listener.on_tick(began_s + message_receiver.MESSAGE_TOTAL_S + 10)
+        await session.settle()
+        for each in (stream, unary):
+            assert (each.code, each.trailers["mmsup-code"]) == (DEADLINE, "body_timeout")
+            assert "did not come within 600 s" in each.text
+
+    run(check)
+
+
+def test_a_message_that_inflates_far_is_inflated_between_the_calls_of_others() -> None:
+    async def check(session: RpcSession) -> None:
+        most = 1 << 30
+        await session.send(frames.settings({frames.INITIAL_WINDOW_SIZE: most}), frames.window_update(0, most))
+        values = [0.0] * (1 << 20)
+        big = infer_request([1.0])
+        big.inputs[0].ClearField("contents")
+        big.inputs[0].shape[0] = len(values)
+        big.raw_input_contents.append(bytes(4 * len(values)))
+        bomb = await session.open("ModelStreamInfer", [(b"grpc-encoding", b"gzip")])
+        small = framed(infer_request().SerializeToString())
+        packed = framed(gzip.compress(big.SerializeToString(), 1), 1) + small
+        session.pipe.send(data(bomb.number, packed, end=True))
+        turns = 0
+        while session.server._memory.inflate_queue._steps:
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > 4 * len(values) // SLICE_BYTES // 2
+        await session.ended(bomb)
+        assert (bomb.code, len(bomb.messages())) == (OK, 2)
 
     run(check)
 

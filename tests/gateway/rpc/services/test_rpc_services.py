@@ -141,9 +141,52 @@ def test_control_is_for_clients_on_this_machine_alone(method: str) -> None:
     run(check, is_local=False)
 
 
-@pytest.mark.parametrize(
-    "method", ["SystemSharedMemoryRegister", "CudaSharedMemoryRegister", "TraceSetting", "LogSettings"]
-)
+def test_log_settings_go_to_the_controller_and_back() -> None:
+    async def check(session: RpcSession) -> None:
+        session.router.answers["log_settings"] = {"log_info": False, "log_verbose_level": 2, "log_format": "json"}
+        change = request("LogSettings")
+        change.settings["log_info"].bool_param = False
+        change.settings["log_verbose_level"].uint32_param = 2
+        change.settings["log_error"].SetInParent()
+        shown = reply(await session.unary("LogSettings", change), "LogSettings").settings
+        changes = {"log_info": False, "log_verbose_level": 2, "log_error": None}
+        assert session.router.asked == [("log_settings", {"settings": changes})]
+        assert [shown[key].WhichOneof("choice") for key in session.router.answers["log_settings"]] == [
+            "bool_param", "uint32_param", "string_param",
+        ]  # fmt: skip
+        assert (shown["log_verbose_level"].uint32_param, shown["log_format"].string_param) == (2, "json")
+
+    run(check)
+
+
+def test_trace_settings_go_to_the_controller_and_back() -> None:
+    async def check(session: RpcSession) -> None:
+        session.router.answers["trace_settings"] = {"trace_level": ["OFF"], "trace_rate": "7"}
+        change = request("TraceSetting", model_name="m")
+        change.settings["trace_level"].value.append("OFF")
+        change.settings["trace_rate"].SetInParent()
+        shown = reply(await session.unary("TraceSetting", change), "TraceSetting").settings
+        changes = {"trace_level": ["OFF"], "trace_rate": None}
+        assert session.router.asked == [("trace_settings", {"settings": changes, "name": "m"})]
+        assert (list(shown["trace_level"].value), list(shown["trace_rate"].value)) == (["OFF"], ["7"])
+
+    run(check)
+
+
+@pytest.mark.parametrize("method", ["LogSettings", "TraceSetting"])
+def test_other_machines_may_see_settings_and_change_none(method: str) -> None:
+    async def check(session: RpcSession) -> None:
+        session.router.answers |= {"log_settings": {}, "trace_settings": {}}
+        await answer(session, method)
+        change = request(method)
+        change.settings["x"].SetInParent()
+        assert (await session.unary(method, change)).code == DENIED
+        assert len(session.router.asked) == 1
+
+    run(check, is_local=False)
+
+
+@pytest.mark.parametrize("method", ["SystemSharedMemoryRegister", "CudaSharedMemoryRegister"])
 def test_what_is_not_served_is_unimplemented_and_says_why(method: str) -> None:
     async def check(session: RpcSession) -> None:
         call = await session.unary(method)
@@ -163,7 +206,7 @@ def test_there_are_no_regions_and_to_unregister_them_is_no_error(kind: str) -> N
 
 def test_every_method_of_the_service_answers() -> None:
     async def check(session: RpcSession) -> None:
-        session.router.answers |= {"index": [], "load": {}, "unload": {}}
+        session.router.answers |= {"index": [], "load": {}, "unload": {}, "log_settings": {}, "trace_settings": {}}
         for method in methods(INFERENCE):
             if method != "ModelStreamInfer":
                 call = await session.unary(method)

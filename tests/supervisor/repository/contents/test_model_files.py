@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, external_data_helper, helper
 
-from mmsup.ipc.python_models import TRITON_MODEL_TEXT
+from mmsup.ipc.python_models import TRITON_MODULE_TEXT
 from mmsup.supervisor.cli.check.command import check
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.repository.contents.interpreter import Interpreter
@@ -113,6 +113,12 @@ def test_a_python_model_that_is_sound_has_no_faults(tmp_path: Path) -> None:
     assert found(tmp_path, "warnings") == []
 
 
+def test_a_model_of_tritons_python_backend_is_given_its_module_and_may_import_relatively(tmp_path: Path) -> None:
+    source = "from . import helper\nimport triton_python_backend_utils\n\n\nclass TritonPythonModel:\n"
+    lay(tmp_path, "model.py", source + "    def execute(self, requests):\n        return []\n", helper="import os\n")
+    assert found(tmp_path) == found(tmp_path, "warnings") == []
+
+
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
@@ -125,8 +131,8 @@ def test_a_python_model_that_is_sound_has_no_faults(tmp_path: Path) -> None:
         ("from . import helper\n" + ECHO, "m/1/model.py: model.py, line 1: a relative import finds no package"),
         ("class Modle:\n    pass\n", "m/1/model.py: has no class Model with a method infer(self, inputs)"),
         ("class Model:\n    def predict(self, x):\n        pass\n", "its class Model has no method infer"),
-        ("import triton_python_backend_utils\n", f"m/1/model.py: {TRITON_MODEL_TEXT}"),
-        ("class TritonPythonModel:\n    pass\n", f"m/1/model.py: {TRITON_MODEL_TEXT}"),
+        ("import triton_python_backend_utils\n" + ECHO, f"m/1/model.py: {TRITON_MODULE_TEXT}"),
+        ("class TritonPythonModel:\n    pass\n", "its class TritonPythonModel has no method execute(self, requests)"),
     ],
 )
 def test_what_fails_the_load_of_a_python_model_is_a_fault(source: str, fault: str, tmp_path: Path) -> None:

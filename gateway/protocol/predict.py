@@ -1,0 +1,140 @@
+"""KServe's first protocol: `instances` as the inputs of the second one, and outputs as `predictions`. Pure.
+
+Each instance is one row of every input: the value itself where the model has one input, else an object of its inputs by
+name. So the first axis of every input and output has to be the rows, whether the model has a batch axis or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from mmsup.gateway.protocol import base64_strings, json_tensors
+from mmsup.gateway.protocol.inference_job import OutputTensor
+from mmsup.gateway.protocol.json_document import as_list, as_object, parse_error
+from mmsup.gateway.protocol.large_json import NumberList
+from mmsup.ipc.errors import CallerError
+from mmsup.ipc.specs import Metadata, TensorSpec
+from mmsup.ipc.tensors.datatypes import RANK_LIMIT, element_count, unpack_strings
+
+Json = dict[str, Any]  # a JSON object
+BASE64: Final = "b64"
+"""The member of an object that stands for a string of bytes: `{"b64": "AP8="}`."""
+
+
+def infer_document(document: Any, model: str, metadata: Metadata) -> tuple[Json, int]:  # any JSON value
+    """The request of the second protocol that asks the same, and its number of rows; CallerError."""
+    whole = as_object(document)
+    if whole is None:
+        raise parse_error("it is not an object")
+    instances = whole.get("instances")
+    rows: list[Any] | None = instances.tolist() if isinstance(instances, NumberList) else as_list(instances)
+    if not rows:
+        raise parse_error("'instances' must be a list with one element or more")
+    names = [each.name for each in metadata.inputs]
+    is_named = all(isinstance(each, dict) and BASE64 not in each for each in rows)
+    if not is_named and len(names) != 1:
+        text = f"each of 'instances' must be an object with the inputs of model '{model}': {', '.join(names)}"
+        raise CallerError("bad_request", text, model=model)
+    columns = _columns(rows, names, model) if is_named else {names[0]: rows}
+    inputs = [
+        _input(each, columns[each.name], model, is_batched=metadata.max_batch_size > 0)
+        for each in metadata.inputs
+        if each.name in columns
+    ]
+    return {"inputs": inputs, "parameters": whole.get("parameters") or {}}, len(rows)
+
+
+def _columns(rows: list[Any], names: list[str], model: str) -> dict[str, list[Any]]:  # JSON objects; values by input
+    given = rows[0].keys()
+    strange = sorted(given - set(names))
+    if strange:
+        text = f"an instance for model '{model}' has '{strange[0]:.80}', its inputs are: {', '.join(names)}"
+        raise CallerError("bad_request", text, model=model)
+    if any(each.keys() != given for each in rows):
+        raise CallerError("bad_request", f"the instances for model '{model}' differ in their members", model=model)
+    return {name: [each[name] for each in rows] for name in given}
+
+
+def _input(spec: TensorSpec, values: list[Any], model: str, *, is_batched: bool) -> Json:  # JSON values
+    shape = _shape(values)
+    declared = (-1, *spec.shape) if is_batched else spec.shape
+    while len(shape) < len(declared) and declared[len(shape)] == 1:
+        shape.append(1)
+    if len(shape) != len(declared) or not declared:
+        text = f"input '{spec.name}' of model '{model}' has shape {list(declared)}, its instances make {shape}"
+        raise CallerError("bad_request", f"{text}: where the first axis is no row, ask at /v2", model=model)
+    made: Json = {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": values}
+    if spec.datatype == "BYTES" and _first_leaf(values).__class__ is dict:
+        made |= {"data": _unwrapped(values, spec.name, model), "parameters": {"content_type": "base64"}}
+    return made
+
+
+def _shape(values: Any) -> list[int]:  # JSON values, nested
+    shape: list[int] = []
+    while isinstance(values, list | NumberList) and len(shape) <= RANK_LIMIT:
+        shape.append(len(values))
+        values = values[0] if isinstance(values, list) and values else None
+    return shape
+
+
+def _first_leaf(values: Any) -> Any:  # JSON values, nested
+    while isinstance(values, list) and values:
+        values = values[0]
+    return values
+
+
+def _unwrapped(values: list[Any], name: str, model: str) -> list[Any]:  # JSON values, nested alike
+    """The strings of `{"b64": string}`, in the same nesting."""
+    made: list[Any] = []
+    for each in values:
+        if isinstance(each, list):
+            made.append(_unwrapped(each, name, model))
+        elif isinstance(each, dict) and each.keys() == {BASE64}:
+            made.append(each[BASE64])
+        else:
+            text = f"input '{name}' for model '{model}' has objects with '{BASE64}' and others"
+            raise CallerError("bad_request", text, model=model)
+    return made
+
+
+def predictions(model: str, outputs: Sequence[OutputTensor], rows: int) -> bytes:
+    """The reply: a list of rows; each is a value if there is one output, else an object of them by name. `outputs` have
+    been checked."""
+    columns = {each.name: _rows(model, each, rows) for each in outputs}
+    if len(columns) == 1:
+        (made,) = columns.values()
+    else:
+        names = [orjson.dumps(name) + b":" for name in columns]
+        made = [
+            b"{" + b",".join(map(b"".join, zip(names, row, strict=True))) + b"}"
+            for row in zip(*columns.values(), strict=True)
+        ]
+    return b'{"predictions":[' + b",".join(made) + b"]}"
+
+
+def _rows(model: str, tensor: OutputTensor, rows: int) -> list[bytes]:
+    """The JSON of each row of an output."""
+    if not tensor.shape or tensor.shape[0] != rows:
+        text = f"output '{tensor.name}' of model '{model}' has shape {list(tensor.shape)} for {rows} instances"
+        raise CallerError("bad_request", f"{text}, which is not one row for each: ask at /v2", model=model)
+    cells = _cells(tensor)
+    for axis in range(len(tensor.shape) - 1, 0, -1):
+        size = tensor.shape[axis]
+        starts = [at * size for at in range(element_count(tensor.shape[:axis]))]
+        cells = [b"[" + b",".join(cells[at : at + size]) + b"]" for at in starts]
+    return cells
+
+
+def _cells(tensor: OutputTensor) -> list[bytes]:
+    if not element_count(tensor.shape):
+        return []
+    if tensor.datatype != "BYTES":
+        return json_tensors.to_json(tensor.data, tensor.datatype, tensor.name)[1:-1].split(b",")
+    strings = list(unpack_strings(memoryview(tensor.data)))
+    try:
+        return [orjson.dumps(each.decode()) for each in strings]
+    except UnicodeDecodeError:
+        return [orjson.dumps({BASE64: each}) for each in base64_strings.encoded(strings)]
