@@ -87,7 +87,7 @@ class WorkerLink:
         self._signatures: BoundedCache[bytes, ValidatedSignature] = BoundedCache(
             SIGNATURES_LIMIT, SIGNATURES_LIMIT_BYTES, _cached_bytes
         )
-        self._process = _WorkerProcess(*descriptors, self.close)
+        self.process = _WorkerProcess(*descriptors, self.close)
 
     @property
     def closed(self) -> bool:
@@ -96,10 +96,6 @@ class WorkerLink:
     def load(self) -> int:
         """Requests in flight or still being received."""
         return len(self.in_flight.requests) + self.reserved_requests
-
-    def live_sequences(self) -> int:
-        """At the worker, whoever sends their requests."""
-        return self._process.live_sequences() if not self.closed else 0
 
     # Sending.
 
@@ -300,7 +296,7 @@ class WorkerLink:
         self.close_record = record = CloseRecord()
         self.is_unrestricted = False
         self.channel.close()
-        started, executing = self._process.close()
+        started, executing = self.process.close()
         record.ran_alone = len(executing) == 1
         record.lost_requests = self.in_flight.close(started, executing)
         self.memory.close()

@@ -13,7 +13,7 @@ from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.binary_tensors import Blobs, check_strings
 from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.gateway.protocol.json_document import as_list, as_object, parse_error
-from mmsup.gateway.protocol.sequence_parameters import SequenceFlags, sequence_flags
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags, sequence_flags
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import PRIORITY_LEVELS, Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, element_count, shape_matches

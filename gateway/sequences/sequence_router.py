@@ -13,6 +13,8 @@ sequence has to be started. It never goes on with another state.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -20,7 +22,7 @@ from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
-from mmsup.gateway.protocol.sequence_parameters import SequenceFlags, SequenceId
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags, SequenceId
 from mmsup.gateway.sequences.placement import Places, ordered
 from mmsup.gateway.sequences.sequence_turns import SequenceTurns, Turn
 from mmsup.ipc.errors import CallerError, MmsupError, WorkerError, make_error, sequence_start_text
@@ -46,20 +48,26 @@ class SequenceRouter:
 
     def keeps(self, link: WorkerLink) -> bool:
         """Whether a link that gets no new sequences is kept for those that are live at its worker."""
-        if link.spec.sequences is None or self._router.status.draining:
+        if link.spec.sequences is None or link.closed or self._router.status.draining:
             return False
-        return link.live_sequences() > 0 and link.spec.name in self._router.routes.defaults
+        return link.process.live_sequences() > 0 and link.spec.name in self._router.routes.defaults
 
-    def enter(self, model: str, version: str, flags: SequenceFlags) -> Turn:
-        """The turn of a request, in order of arrival; given to `infer`, or left."""
-        return self.turns.enter((model, version, flags.id))
+    @contextmanager
+    def turn(self, model: str, version: str, flags: SequenceFlags | None) -> Iterator[Turn | None]:
+        """The turn of a request in its sequence, if it has one, taken when it has come; for `infer`."""
+        turn = self.turns.enter((model, version, flags.id)) if flags is not None else None
+        try:
+            yield turn
+        finally:
+            if turn is not None:
+                turn.leave()
 
     async def infer(
         self, request: DispatchedRequest, job: InferenceJob, flags: SequenceFlags, turn: Turn | None = None
     ) -> InferenceResult:
         """The result, or the MmsupError that says whose fault it was."""
         version = request.requested_version
-        turn = turn or self.enter(request.spec.name, version, flags)
+        turn = turn or self.turns.enter((request.spec.name, version, flags.id))
         try:
             await turn.wait(request.deadline_ns, request.spec.name)
             step = _Step(self._router, self.places, request, job, (request.spec.name, version, flags.id), flags)

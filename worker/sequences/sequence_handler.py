@@ -45,7 +45,12 @@ def slots_of(batching: SequenceBatching, max_batch_size: int) -> int:
 
 class SequenceHandler(RequestHandler):
     def __init__(
-        self, executor: Executor, page: StatusPageWriter, outbox: Outbox, *, use_known_requests: bool = False
+        self,
+        executor: Executor,
+        page: StatusPageWriter,
+        outbox: Outbox,
+        *,
+        use_known_requests: bool = False,  # noqa: ARG002 - as the base has it
     ) -> None:
         """No request of a sequence is a known one, whatever `use_known_requests` says."""
         super().__init__(executor, page, outbox, use_known_requests=False)

@@ -21,7 +21,7 @@ from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
-from mmsup.gateway.protocol.sequence_parameters import sequence_flags
+from mmsup.gateway.protocol.sequences.sequence_parameters import sequence_flags
 from mmsup.gateway.rpc.calls.call import Parts
 from mmsup.gateway.rpc.calls.messages import Message
 from mmsup.gateway.rpc.infer import infer_messages
@@ -69,7 +69,7 @@ class InferContext:
 class InferCall:
     # fmt: off
     __slots__ = (
-        "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task", "_turn",
+        "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task",
         "client_deadline_ns", "client_id", "request", "timer",
     )
     # fmt: on
@@ -98,8 +98,6 @@ class InferCall:
         self._known: KnownMessage | bytes | None = None
         """The known message that this one is like; or its bytes, if it may become known."""
         self._task: asyncio.Task[None] | None = None
-        self._turn: Turn | None = None
-        """In its sequence, if it has taken it before it was sent."""
 
     def start(self, message: bytes) -> None:
         """Serve a serialised ModelInferRequest."""
@@ -255,34 +253,34 @@ class InferCall:
         self._take(request)
 
     async def _serve(self) -> None:
-        """Find a worker and memory, waiting for both, and serve the request."""
+        """Find a worker and memory, waiting for both, and serve the request. What comes behind it in its sequence
+        waits too."""
         request, size = self.request, self.request.blob_bytes
         flags = sequence_flags(request.document["parameters"])
-        if flags is not None:  # what comes behind it in its sequence waits too
-            self._turn = self._context.inference.sequences.enter(request.model, request.version, flags)
-        dispatched = self._dispatched
-        if dispatched is None:
-            body = RequestBody(self, size, self._on_cold)
-            dispatched = await self._context.inference.router.open(request.model, request.version, None, body)
-            self._dispatched = dispatched
-        buffer = await dispatched.allocate(size)
-        at = 0
-        for each in request.blobs:
-            await request_body.copy_in_steps(each, buffer[at : at + len(each)])
-            at += len(each)
-        if _is_slow_to_check(request, dispatched.metadata):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
-        else:
-            self._parse(dispatched, buffer)
-        await self._finish(None)
+        with self._context.inference.sequences.turn(request.model, request.version, flags) as turn:
+            dispatched = self._dispatched
+            if dispatched is None:
+                body = RequestBody(self, size, self._on_cold)
+                dispatched = await self._context.inference.router.open(request.model, request.version, None, body)
+                self._dispatched = dispatched
+            buffer = await dispatched.allocate(size)
+            at = 0
+            for each in request.blobs:
+                await request_body.copy_in_steps(each, buffer[at : at + len(each)])
+                at += len(each)
+            if _is_slow_to_check(request, dispatched.metadata):
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
+            else:
+                self._parse(dispatched, buffer)
+            await self._finish(None, turn)
 
-    async def _finish(self, event: RequestEvent | None) -> None:
+    async def _finish(self, event: RequestEvent | None, turn: Turn | None = None) -> None:
         """Wait for the rest; `event` is None if the request was not sent."""
         dispatched, parsed = self._dispatched, self._parsed
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before it is parsed"
-        result = await self._context.inference.infer(dispatched, parsed, event, self._turn)
+        result = await self._context.inference.infer(dispatched, parsed, event, turn)
         if _is_slow_to_build(parsed):
             loop = asyncio.get_running_loop()
             executor = self._context.inference.parser_executor
@@ -308,8 +306,6 @@ class InferCall:
         dispatched, self._dispatched = self._dispatched, None
         if dispatched is not None:
             dispatched.close()
-        if self._turn is not None:
-            self._turn.leave()
         self._deliver, self._refuse = _discard, _discard  # they refer back to this: the cycle would keep the message
         self._known = self._parsed = None
         self.request = _NO_REQUEST

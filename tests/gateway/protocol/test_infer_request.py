@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fake_router import metadata
 from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
-from mmsup.gateway.protocol.sequence_parameters import SequenceFlags
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmsup.gateway.protocol.sequence_parameters import SequenceFlags, sequence_flags
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags, sequence_flags
 from mmsup.ipc.errors import CallerError
 
 

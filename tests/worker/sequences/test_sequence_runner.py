@@ -57,9 +57,8 @@ class Adder:
 
 class Scene:
     def __init__(self, batching: SequenceBatching, rows: int = 4, engine: str = "ort") -> None:
-        tensors = (TensorSpec("y", "FP32", (1,)),)
-        if batching.states:
-            tensors = (*tensors, TensorSpec("NEW_SUM", "FP32", (1,)))
+        names = ("y", "NEW_SUM") if batching.states else ("y",)
+        tensors = tuple(TensorSpec(name, "FP32", (1,)) for name in names)
         spec = ModelSpec("m", "1", "/nowhere", "f", engine, "p", rows, sequences=batching)
         self.model = Adder()
         metadata = Metadata("p", rows, (TensorSpec("x", "FP32", (1,)),), tensors)

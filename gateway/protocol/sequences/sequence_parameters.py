@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mmsup.gateway.protocol.json_document import parse_error
+from mmsup.ipc.errors import CallerError
 from mmsup.ipc.messages.data import SEQUENCE_END, SEQUENCE_ID, SEQUENCE_NO_WAIT, SEQUENCE_START
 
 ID_CHARACTERS: Final = 128
@@ -34,10 +34,14 @@ def sequence_flags(parameters: dict[str, Any]) -> SequenceFlags | None:  # value
     number = parameters.get(SEQUENCE_ID, 0)
     if isinstance(number, str):
         if len(number) > ID_CHARACTERS:
-            raise parse_error(f"parameter '{SEQUENCE_ID}' must have at most {ID_CHARACTERS} characters")
+            raise _error(f"'{SEQUENCE_ID}' must have at most {ID_CHARACTERS} characters")
     elif type(number) is not int or not 0 <= number <= _LARGEST_ID:
-        raise parse_error(f"parameter '{SEQUENCE_ID}' must be a string, or an integer of 0 to {_LARGEST_ID}")
+        raise _error(f"'{SEQUENCE_ID}' must be a string, or an integer of 0 to {_LARGEST_ID}")
     flags = [parameters.get(key, False) for key in (SEQUENCE_START, SEQUENCE_END)]
     if not all(isinstance(each, bool) for each in flags):
-        raise parse_error(f"parameters '{SEQUENCE_START}' and '{SEQUENCE_END}' must be true or false")
+        raise _error(f"'{SEQUENCE_START}' and '{SEQUENCE_END}' must be true or false")
     return SequenceFlags(number, *flags) if number else None
+
+
+def _error(reason: str) -> CallerError:
+    return CallerError("bad_request", f"failed to parse the request: parameter {reason}")
