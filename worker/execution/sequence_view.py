@@ -29,4 +29,5 @@ class SequenceAwareEngine(Protocol):
 
 
 def as_sequence_aware(engine: Engine) -> SequenceAwareEngine | None:
+    engine = getattr(engine, "inner", engine)  # reshaped_engine.py has nothing to do with sequences
     return cast("SequenceAwareEngine", engine) if getattr(engine, "takes_sequences", False) else None
