@@ -50,6 +50,11 @@ def examples() -> Iterator[Example]:
             lines.append(line[4:])
 
 
+def files() -> Iterator[Example]:
+    """Those of models."""
+    return (each for each in examples() if each.path.startswith("models/"))
+
+
 def questions() -> list[tuple[str, str, list[list[float]]]]:
     """Path, body and the data of each output, of each `curl` in the document."""
     found = re.findall(r"^    (curl .*)\n    # (\[.*\])$", TEXT, re.MULTILINE)
@@ -67,6 +72,8 @@ def write(folder: Path, config: str, *, only_names: bool = False) -> Path:
     shown = {each.path for each in examples()}
     for path, _, _ in questions():
         (folder / "models" / path.split("/")[2] / "1").mkdir(parents=True)
+    for each in files():
+        (folder / each.path).parent.mkdir(parents=True, exist_ok=True)
     for each in examples():
         if each.path == "make.py" and only_names:
             (folder / re.findall(r"models/\w+/1/[\w.]+", each.text)[0]).touch()
@@ -110,7 +117,8 @@ def test_every_model_of_the_document_is_sound_and_answers_as_it_says(tmp_path: P
 def test_both_files_declare_the_same(tmp_path: Path) -> None:
     by_yaml = specs(write(tmp_path / "yaml", "mmsup.yaml", only_names=True))
     by_pbtxt = specs(write(tmp_path / "pbtxt", "config.pbtxt", only_names=True))
-    assert by_yaml.keys() == by_pbtxt.keys() == {path.split("/")[2] for path, _, _ in questions()}
+    shown = {path.split("/")[2] for path, _, _ in questions()} | {Path(each.path).parts[1] for each in files()}
+    assert by_yaml.keys() == by_pbtxt.keys() == shown
     for name, spec in by_yaml.items():
         other = by_pbtxt[name]
         for field in ("engine", "artefact", "inputs", "outputs", "max_batch_size", "parameters", "trusted"):

@@ -12,7 +12,7 @@ from typing import Final
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name, from_config_name
-from mmsup.worker.engines.triton_python.model_config import Document, Tensor
+from mmsup.worker.engines.triton_python.api.model_config import Document, Tensor
 
 OPERATOR_PREFIX: Final = "mmsup_"
 """Parameters of the file that are options of the worker."""
@@ -40,6 +40,8 @@ def config_document(spec: ModelSpec) -> Document:
         "output": _tensors(file.get("output", []), spec.outputs),
         "parameters": parameters,
     }
+    if spec.decoupled:
+        in_force["model_transaction_policy"] = {"decoupled": True}
     return {**defaults, **file, **in_force}
 
 

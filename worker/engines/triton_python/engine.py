@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -26,22 +27,29 @@ from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.python_model import forget_module, load_module
-from mmsup.worker.engines.triton_python.backend_utils import install_backend_utils
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException, failure_of_error
+from mmsup.worker.engines.triton_python.api.model_config import (
+    BackendModelConfig,
+    using_decoupled_model_transaction_policy,
+)
+from mmsup.worker.engines.triton_python.api.module import install_backend_utils
+from mmsup.worker.engines.triton_python.api.request import InferenceRequest, received
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.response_sender import InferenceResponseSender
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 from mmsup.worker.engines.triton_python.config_document import (
     arguments,
     completed_metadata,
     completed_spec,
     config_document,
 )
-from mmsup.worker.engines.triton_python.errors import TritonModelException, failure_of_error
+from mmsup.worker.engines.triton_python.decoupled_execution import DecoupledExecution
+from mmsup.worker.engines.triton_python.decoupled_sender import DecoupledSender
 from mmsup.worker.engines.triton_python.event_loop import EventLoopThread
-from mmsup.worker.engines.triton_python.model_config import BackendModelConfig
-from mmsup.worker.engines.triton_python.request import InferenceRequest, received
-from mmsup.worker.engines.triton_python.response import InferenceResponse
-from mmsup.worker.engines.triton_python.response_sender import InferenceResponseSender
-from mmsup.worker.engines.triton_python.tensor import BackendTensor
+from mmsup.worker.engines.triton_python.execute_thread import ExecuteThread
+from mmsup.worker.engines.triton_python.sent_responses import SentResponses
 from mmsup.worker.execution.batch_arrays import Arrays
-from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, bool_parameter
+from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.model_errors import ModelFailure, RequestRefused
 
 NO_RESPONSES: Final = "execute returned None, and no response sender was asked for: it returns a list of responses"
@@ -60,8 +68,11 @@ class TritonPythonEngine:
         self._folder = ""
         self._converted: set[str] = set()
         """Outputs of which a conversion was logged."""
+        self._thread = ExecuteThread()
+        self._is_async = False
+        self.is_streaming = False
         self.completed_spec: ModelSpec | None = None
-        """Valid after `load`."""
+        """Valid after `load`, as `is_streaming`."""
 
     def load(self, spec: ModelSpec) -> Metadata:
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
@@ -78,7 +89,9 @@ class TritonPythonEngine:
             self._model.initialize(arguments(spec, json.dumps(document)))
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._execute = self._model.execute
-        return metadata
+        self._is_async = inspect.iscoroutinefunction(self._execute)
+        self.is_streaming = using_decoupled_model_transaction_policy(document)
+        return replace(metadata, decoupled=self.is_streaming, runs_side_by_side=self.is_streaming)
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
@@ -103,6 +116,18 @@ class TritonPythonEngine:
             for sender in senders:
                 sender.close()
         return [self._result(each, wanted) for each in responses]
+
+    def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
+        """Of a decoupled model: `execute` is called with the one request, and what it sends comes one by one."""
+        stream = SentResponses()
+        sender = DecoupledSender(stream, lambda response: self._copied_result(response, wanted))
+        request = self._request(inputs, wanted, sender)
+        execution = DecoupledExecution(stream, lambda: self._execute([request]))
+        return execution.in_loop() if self._is_async else execution.in_thread(self._thread)
+
+    def _copied_result(self, response: InferenceResponse, wanted: Sequence[str]) -> Arrays | ModelFailure:
+        made = self._result(response, wanted)
+        return made if isinstance(made, ModelFailure) else {name: each.copy() for name, each in made.items()}
 
     def _request(
         self, job: Mapping[str, Array], wanted: Sequence[str], sender: InferenceResponseSender
@@ -148,6 +173,7 @@ class TritonPythonEngine:
                 model.finalize()
         finally:
             self._loop.stop()
+            self._thread.stop()
             forget_module(self._folder)
 
 

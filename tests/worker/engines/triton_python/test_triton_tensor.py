@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from mmsup.ipc.tensors.numpy_arrays import NUMPY
-from mmsup.worker.engines.triton_python.datatypes import (
+from mmsup.worker.engines.triton_python.api.datatypes import (
     numpy_to_triton_type,
     triton_string_to_numpy,
     triton_to_numpy_type,
 )
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.request import InferenceRequest
-from mmsup.worker.engines.triton_python.response import InferenceResponse
-from mmsup.worker.engines.triton_python.tensor import BackendTensor
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.request import InferenceRequest
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 
 
 @pytest.mark.parametrize("datatype", sorted(NUMPY))
@@ -69,6 +69,7 @@ def test_a_read_only_input_is_given_by_dlpack_too() -> None:
     assert np.from_dlpack(BackendTensor("x", array)).tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_capsule", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tensors_of_torch_are_exchanged(is_capsule: bool, dtype: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
 
 log = logging.getLogger("mmsup.worker.model")
 NOT_EXPORTED: Final = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.response import Parameters, parameters_text
-from mmsup.worker.engines.triton_python.tensor import BackendTensor
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.response import Parameters, parameters_text
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 
 
 class PreferredMemory:

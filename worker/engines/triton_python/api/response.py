@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmsup.worker.engines.triton_python.errors import TritonError, TritonModelException
-from mmsup.worker.engines.triton_python.tensor import BackendTensor
+from mmsup.worker.engines.triton_python.api.errors import TritonError, TritonModelException
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 
 Parameters = Mapping[str, Any]  # of bool, int or str
 

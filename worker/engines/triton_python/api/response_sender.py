@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
 
 RESPONSE_COMPLETE_FINAL: Final = 1
 _FLAGS: Final = (0, RESPONSE_COMPLETE_FINAL)
@@ -17,8 +17,7 @@ _FLAGS: Final = (0, RESPONSE_COMPLETE_FINAL)
 
 class InferenceResponseSender:
     def __init__(self) -> None:
-        self.is_taken = False
-        """The model has it."""
+        self._is_taken = False
         self._response: InferenceResponse | None = None
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -36,6 +35,14 @@ class InferenceResponseSender:
                 if self._response is None:
                     raise TritonModelException("a model that is not decoupled sends a response for each request")
                 self._closed.set()
+
+    def take(self) -> None:
+        """The model has it."""
+        self._is_taken = True
+
+    @property
+    def is_taken(self) -> bool:
+        return self._is_taken
 
     def is_cancelled(self) -> bool:
         return False

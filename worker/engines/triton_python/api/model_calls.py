@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.request_content import RequestContent
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.request_content import RequestContent
 
 NOT_THERE: Final = "this version does not let a model call another one: call both from the client"
 

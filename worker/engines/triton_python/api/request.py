@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from mmsup.worker.engines.triton_python import model_calls
-from mmsup.worker.engines.triton_python.errors import TritonModelException
-from mmsup.worker.engines.triton_python.request_content import RequestContent
-from mmsup.worker.engines.triton_python.response_sender import InferenceResponseSender
+from mmsup.worker.engines.triton_python.api import model_calls
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.request_content import RequestContent
+from mmsup.worker.engines.triton_python.api.response_sender import InferenceResponseSender
 
 RELEASE_ALL: Final = 1
 RELEASE_RESCHEDULE: Final = 2
@@ -35,7 +35,7 @@ class InferenceRequest(RequestContent):
         sender: InferenceResponseSender | None = getattr(self, "_sender", None)
         if sender is None:
             raise TritonModelException(NO_SENDER)
-        sender.is_taken = True
+        sender.take()
         return sender
 
     def is_cancelled(self) -> bool:

@@ -11,14 +11,14 @@ from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from mmsup.ipc.python_models import TRITON_MODULE
-from mmsup.worker.engines.triton_python import datatypes, model_config, request
-from mmsup.worker.engines.triton_python.errors import TritonError, TritonModelException
-from mmsup.worker.engines.triton_python.logger import BackendLogger
-from mmsup.worker.engines.triton_python.metrics import MetricFamily
-from mmsup.worker.engines.triton_python.request_content import PreferredMemory
-from mmsup.worker.engines.triton_python.response import InferenceResponse
-from mmsup.worker.engines.triton_python.response_sender import RESPONSE_COMPLETE_FINAL, InferenceResponseSender
-from mmsup.worker.engines.triton_python.tensor import BackendTensor
+from mmsup.worker.engines.triton_python.api import datatypes, model_config, request
+from mmsup.worker.engines.triton_python.api.errors import TritonError, TritonModelException
+from mmsup.worker.engines.triton_python.api.logger import BackendLogger
+from mmsup.worker.engines.triton_python.api.metrics import MetricFamily
+from mmsup.worker.engines.triton_python.api.request_content import PreferredMemory
+from mmsup.worker.engines.triton_python.api.response import InferenceResponse
+from mmsup.worker.engines.triton_python.api.response_sender import RESPONSE_COMPLETE_FINAL, InferenceResponseSender
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 
 MODEL_CONTROL: Final = "a model does not load, unload or ask for other models here: that is for an operator or a client"
 

@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from mmsup.ipc.tensors.numpy_arrays import Array, datatype_of
-from mmsup.worker.engines.triton_python.datatypes import numpy_to_triton_type
-from mmsup.worker.engines.triton_python.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.datatypes import numpy_to_triton_type
+from mmsup.worker.engines.triton_python.api.errors import TritonModelException
 
 DEVICE_CPU: Final = 1
 """DLPack's number of host memory."""
