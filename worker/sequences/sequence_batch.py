@@ -11,7 +11,8 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from mmsup.ipc.specs import SequenceBatching
-from mmsup.worker.sequences.sequence_table import L, Sequence, SequenceTable
+from mmsup.worker.sequences.live_sequence import L, Sequence
+from mmsup.worker.sequences.sequence_table import SequenceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def next_sequences(table: SequenceTable[L], now_ns: int, rule: SequenceRule) -> 
     alike = [each for each in ready if each.pending[0].signature.batch_key is key][: rule.max_rows]
     until_ns = _arrived_ns(ready[0]) + rule.delay_ns
     if rule.delay_ns and now_ns < until_ns:
-        size = _size_before_delay(len(alike), rule, sum(1 for _ in table.in_slots()))
+        size = _size_before_delay(len(alike), rule, table.slots.used)
         if not size:
             return (), min(until_ns, table.next_event_ns())
         alike = alike[:size]

@@ -20,11 +20,12 @@ from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.sequences import control_inputs
+from mmsup.worker.sequences.live_sequence import Sequence as Live
+from mmsup.worker.sequences.live_sequence import SequencedRequest, SequenceMemory
 from mmsup.worker.sequences.sequence_batch import next_sequences, rule_of
 from mmsup.worker.sequences.sequence_runner import SequenceRunner
 from mmsup.worker.sequences.sequence_signature import SequenceSignatures, SequenceStep
-from mmsup.worker.sequences.sequence_table import Refusal, SequencedRequest, SequenceMemory, SequenceTable
-from mmsup.worker.sequences.sequence_table import Sequence as Live
+from mmsup.worker.sequences.sequence_table import Refusal, SequenceTable
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.outbox import Outbox
 from mmsup.worker.serving.pending_results import RunTimes
@@ -62,6 +63,7 @@ class SequenceHandler(RequestHandler):
         self._steps = SequenceSignatures()
         self._runner = SequenceRunner(executor, batching)
         self._drain_until_ns = 0
+        """Until when a worker that is to stop waits for its sequences; 0 before that."""
 
     # Messages of a gateway.
 
@@ -148,15 +150,16 @@ class SequenceHandler(RequestHandler):
         self._count()
         return len(chosen), until_ns
 
-    def on_idle(self, now_ns: int) -> None:
-        if self.table.end_idle(now_ns):
+    def flush(self) -> None:
+        """As the base has it. The loop calls it while nothing runs, too."""
+        if self.table.end_idle(time.monotonic_ns()):
             self._count()
-
-    def begin_drain(self, now_ns: int) -> None:
-        self._drain_until_ns = now_ns + round(min(self._executor.spec.deadline_s / 2, DRAIN_LIMIT_S) * 1e9)
+        super().flush()
 
     def is_drained(self, now_ns: int) -> bool:
         """Whether no live sequence is waited for any more."""
+        if not self._drain_until_ns:
+            self._drain_until_ns = now_ns + round(min(self._executor.spec.deadline_s / 2, DRAIN_LIMIT_S) * 1e9)
         return not self.table.live or now_ns >= self._drain_until_ns
 
     def _count(self) -> None:

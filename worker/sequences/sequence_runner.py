@@ -14,8 +14,8 @@ from mmsup.worker.execution.initial_state import initial_states
 from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
 from mmsup.worker.execution.sequence_view import SequenceView, as_sequence_aware
 from mmsup.worker.sequences import control_inputs
+from mmsup.worker.sequences.live_sequence import SequenceMemory
 from mmsup.worker.sequences.sequence_signature import SequenceStep
-from mmsup.worker.sequences.sequence_table import SequenceMemory
 
 Step = tuple[int, SequenceStep, SequenceMemory]
 """Slot, step, what is kept for its sequence."""

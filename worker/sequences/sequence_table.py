@@ -12,23 +12,16 @@ where its own START was cancelled, was late, or failed.
 from __future__ import annotations
 
 import enum
-import heapq
-from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic
 
 from mmsup.ipc.bounded_cache import BoundedCache
-from mmsup.ipc.messages.data import Infer
-from mmsup.ipc.tensors.numpy_arrays import Array
-from mmsup.worker.batching.priority_queue import QueuedRequest
-from mmsup.worker.batching.request_signature import RequestSignature
-from mmsup.worker.sequences.sequence_signature import SequenceId, SequenceStep
+from mmsup.worker.sequences.live_sequence import NO_SLOT, L, Sequence, SequencedRequest, SequenceMemory
+from mmsup.worker.sequences.sequence_signature import SequenceId
+from mmsup.worker.sequences.sequence_slots import SequenceSlots
 
-NO_SLOT: Final = -1
 NEVER_NS: Final = 1 << 63
 EXPIRED_LIMIT: Final = 4096
 """Ids of sequences that were idle for too long, remembered for the text of an error."""
-L = TypeVar("L", bound=Hashable)
 
 
 class Refusal(enum.Enum):
@@ -36,61 +29,15 @@ class Refusal(enum.Enum):
     FULL = "no slot is free, and the request does not wait for one"
 
 
-class SequencedRequest(QueuedRequest[L]):
-    __slots__ = ("is_last", "step")
-
-    def __init__(
-        self, link: L, message: Infer, signature: RequestSignature, step: SequenceStep, arrived_ns: int
-    ) -> None:
-        super().__init__(link, message, signature, arrived_ns, 0)
-        self.step = step
-        self.is_last = step.is_end
-        """Its sequence is over behind it: it has the END flag, or a START that followed it was given up."""
-
-
-class SequenceMemory:
-    """What is kept for a sequence from one of its requests to the next."""
-
-    __slots__ = ("for_model", "tensors")
-
-    def __init__(self) -> None:
-        self.for_model: dict[str, Any] = {}
-        """Of a user's class."""
-        self.tensors: dict[str, Array] = {}
-        """The implicit state, by input."""
-
-
-class Sequence(Generic[L]):
-    __slots__ = ("has_begun", "id", "last_ns", "memory", "pending", "slot")
-
-    def __init__(self, number: SequenceId) -> None:
-        self.id = number
-        self.slot = NO_SLOT
-        self.pending: deque[SequencedRequest[L]] = deque()
-        self.has_begun = False
-        """A START has run, and no END since."""
-        self.last_ns = 0
-        """When its last request ended."""
-        self.memory = SequenceMemory()
-
-    def takes(self, step: SequenceStep) -> bool:
-        """Whether a request may follow those that are here."""
-        return step.is_start or (not self.pending[-1].is_last if self.pending else self.has_begun)
-
-
 class SequenceTable(Generic[L]):
     def __init__(self, slots: int, idle_ns: int) -> None:
-        self.slots = slots
         self._idle_ns = idle_ns
-        self._free = list(range(slots))
-        """A heap: the lowest is taken first, so that batches by slot stay short."""
+        self.slots: SequenceSlots[L] = SequenceSlots(slots)
         self.live: dict[SequenceId, Sequence[L]] = {}
-        self.waiting: OrderedDict[SequenceId, Sequence[L]] = OrderedDict()
-        """Of `live`, those without a slot, in order of arrival."""
-        self.ready: dict[SequenceId, Sequence[L]] = {}
+        self.waiting = self.slots.waiting
+        """Of `live`, those without a slot."""
+        self.ready = self.slots.ready
         """Of `live`, those with a slot and a request."""
-        self._idle: OrderedDict[SequenceId, Sequence[L]] = OrderedDict()
-        """Of `live`, those with a slot and without a request, the one first that is so for longest."""
         self._expired: BoundedCache[SequenceId, bool] = BoundedCache(EXPIRED_LIMIT)
         self._next_deadline_ns = NEVER_NS
         """No request has an earlier one."""
@@ -106,18 +53,18 @@ class SequenceTable(Generic[L]):
         if sequence is None:
             if not step.is_start:
                 return Refusal.UNKNOWN
-            if not step.may_wait and not self._free:
+            if not step.may_wait and self.slots.used == self.slots.count:
                 return Refusal.FULL
             sequence = self.live[step.id] = Sequence(step.id)
             self._expired.recent.pop(step.id, None)
-            self.waiting[step.id] = sequence
             sequence.pending.append(request)
-            self._fill_slots()
+            self.slots.place(sequence)
+            self.slots.fill()
         elif not sequence.takes(step):
             return Refusal.UNKNOWN
         else:
             sequence.pending.append(request)
-            self._place(sequence)
+            self.slots.place(sequence)
         self.size += 1
         self._next_deadline_ns = min(self._next_deadline_ns, request.message.deadline_ns)
         return None
@@ -147,12 +94,12 @@ class SequenceTable(Generic[L]):
             sequence.has_begun = False
         if not sequence.has_begun:
             sequence.memory = SequenceMemory()
-            self._free_slot(sequence)
+            self.slots.release(sequence)
         if sequence.has_begun or sequence.pending:
-            self._place(sequence)
+            self.slots.place(sequence)
         else:
             del self.live[sequence.id]
-        self._fill_slots()
+        self.slots.fill()
         return lost
 
     def cancel(self, link: L, number: int) -> list[SequencedRequest[L]]:
@@ -192,15 +139,13 @@ class SequenceTable(Generic[L]):
     def end_idle(self, now_ns: int) -> int:
         """End the sequences that had no request for the idle time; how many."""
         ended = 0
-        while self._idle:
-            sequence = next(iter(self._idle.values()))
+        while self.slots.idle:
+            sequence = next(iter(self.slots.idle.values()))
             if now_ns - sequence.last_ns < self._idle_ns:
                 break
             self._expired.add(sequence.id, True)  # noqa: FBT003 - a set
             self._remove(sequence)
             ended += 1
-        if ended:
-            self._fill_slots()
         return ended
 
     def forget(self, number: SequenceId) -> list[SequencedRequest[L]]:
@@ -212,7 +157,6 @@ class SequenceTable(Generic[L]):
         self.size -= len(lost)
         sequence.pending.clear()
         self._remove(sequence)
-        self._fill_slots()
         return lost
 
     def was_idle(self, number: SequenceId) -> bool:
@@ -221,7 +165,7 @@ class SequenceTable(Generic[L]):
 
     def next_event_ns(self) -> int:
         """When `end_idle` or `pop_late` may have something to do for requests that wait."""
-        idle = next(iter(self._idle.values()), None) if self.waiting else None
+        idle = next(iter(self.slots.idle.values()), None) if self.waiting else None
         return min(self._next_deadline_ns, NEVER_NS if idle is None else idle.last_ns + self._idle_ns)
 
     # Inside.
@@ -239,10 +183,9 @@ class SequenceTable(Generic[L]):
             else:
                 sequence.has_begun, sequence.memory = False, SequenceMemory()
         if sequence.pending or (sequence.has_begun and sequence.slot != NO_SLOT):
-            self._place(sequence)
+            self.slots.place(sequence)
         else:
             self._remove(sequence)
-            self._fill_slots()
         return lost
 
     def _remove_followers(self, sequence: Sequence[L], at: int) -> list[SequencedRequest[L]]:
@@ -254,36 +197,7 @@ class SequenceTable(Generic[L]):
         self.size -= len(lost)
         return lost
 
-    def _place(self, sequence: Sequence[L]) -> None:
-        """Put it where it belongs by its slot and its requests."""
-        if sequence.slot == NO_SLOT:
-            self.waiting.setdefault(sequence.id, sequence)
-        elif sequence.pending:
-            self._idle.pop(sequence.id, None)
-            self.ready[sequence.id] = sequence
-        else:
-            self.ready.pop(sequence.id, None)
-            self._idle[sequence.id] = sequence
-            self._idle.move_to_end(sequence.id)
-
     def _remove(self, sequence: Sequence[L]) -> None:
-        self._free_slot(sequence)
-        self.waiting.pop(sequence.id, None)
+        self.slots.release(sequence)
         del self.live[sequence.id]
-
-    def _free_slot(self, sequence: Sequence[L]) -> None:
-        if sequence.slot != NO_SLOT:
-            heapq.heappush(self._free, sequence.slot)
-            sequence.slot = NO_SLOT
-        self.ready.pop(sequence.id, None)
-        self._idle.pop(sequence.id, None)
-
-    def _fill_slots(self) -> None:
-        while self._free and self.waiting:
-            _, sequence = self.waiting.popitem(last=False)
-            sequence.slot = heapq.heappop(self._free)
-            self._place(sequence)
-
-    def in_slots(self) -> Iterator[Sequence[L]]:
-        """The sequences that have a slot."""
-        return (each for each in self.live.values() if each.slot != NO_SLOT)
+        self.slots.fill()

@@ -121,7 +121,6 @@ class ServingLoop:
         now_ns = time.monotonic_ns()
         self._page.heartbeat(now_ns)
         self._handler.replies.expire_pending(now_ns)
-        self._handler.on_idle(now_ns)
         self._handler.flush()
 
     # Receiving.
@@ -196,7 +195,6 @@ class ServingLoop:
                         self._links.attach(attach, fds.pop())
                     case OffloadModel() | RestoreModel() | StopWorker() as step:
                         self._steps.due.append(step)
-                        self._handler.begin_drain(time.monotonic_ns())
                     case other:
                         log.warning("ignored a %s with %d descriptors", type(other).__name__, len(fds))
                 close_fds(fds)

@@ -108,15 +108,8 @@ class RequestHandler:
         for closed in self._outbox.flush():
             self.drop_link(closed)
 
-    # What models with sequences do beside (sequences/sequence_handler.py).
-
-    def on_idle(self, now_ns: int) -> None:
-        """Called now and then while nothing runs."""
-
-    def begin_drain(self, now_ns: int) -> None:
-        """The worker is to stop, or its model to move out of memory, when `is_drained` says so."""
-
     def is_drained(self, now_ns: int) -> bool:  # noqa: ARG002 - as models with sequences have it
+        """Whether the worker may stop, or its model move out of memory, where nothing is left to run."""
         return True
 
     # Runs.

@@ -7,9 +7,10 @@ import pytest
 from mmsup.ipc.messages.data import Infer, InferSignature
 from mmsup.ipc.specs import SequenceBatching
 from mmsup.worker.batching.request_signature import BatchKey, RequestSignature
+from mmsup.worker.sequences.live_sequence import SequencedRequest
 from mmsup.worker.sequences.sequence_batch import SequenceRule, next_sequences, rule_of
 from mmsup.worker.sequences.sequence_signature import SequenceStep
-from mmsup.worker.sequences.sequence_table import NEVER_NS, SequencedRequest, SequenceTable
+from mmsup.worker.sequences.sequence_table import NEVER_NS, SequenceTable
 
 ALIKE = RequestSignature(InferSignature((), (), {}), BatchKey())
 OTHER = RequestSignature(InferSignature((), (), {}), BatchKey())

@@ -17,9 +17,9 @@ from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor, Result
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.sequences.control_inputs import control_arrays, id_problem
+from mmsup.worker.sequences.live_sequence import SequenceMemory
 from mmsup.worker.sequences.sequence_runner import SequenceRunner, Step
 from mmsup.worker.sequences.sequence_signature import SequenceStep
-from mmsup.worker.sequences.sequence_table import SequenceMemory
 
 START = SequenceControl("START", "start", "INT32")
 END = SequenceControl("END", "end", "BOOL")

@@ -9,14 +9,9 @@ import pytest
 
 from mmsup.ipc.messages.data import Infer, InferSignature
 from mmsup.worker.batching.request_signature import BatchKey, RequestSignature
+from mmsup.worker.sequences.live_sequence import NO_SLOT, SequencedRequest, SequenceMemory
 from mmsup.worker.sequences.sequence_signature import SequenceStep
-from mmsup.worker.sequences.sequence_table import (
-    NEVER_NS,
-    Refusal,
-    SequencedRequest,
-    SequenceMemory,
-    SequenceTable,
-)
+from mmsup.worker.sequences.sequence_table import NEVER_NS, Refusal, SequenceTable
 
 S = 1_000_000_000
 IDLE_NS = 10 * S
@@ -177,14 +172,14 @@ def test_a_sequence_that_begins_elsewhere_is_forgotten_with_its_requests() -> No
     assert found.size == 1
 
 
-def check(of: SequenceTable[str]) -> None:
+def check(of: SequenceTable[str], slots_there: int) -> None:
     """What holds at any time."""
-    slots = [each.slot for each in of.in_slots()]
-    assert len(set(slots)) == len(slots) <= of.slots
-    assert all(0 <= each < of.slots for each in slots)
-    assert not of.waiting or len(slots) == of.slots, "a sequence waits beside a free slot"
+    slots = [each.slot for each in of.live.values() if each.slot != NO_SLOT]
+    assert len(set(slots)) == len(slots) <= slots_there
+    assert all(0 <= each < slots_there for each in slots)
+    assert not of.waiting or len(slots) == slots_there, "a sequence waits beside a free slot"
     assert of.size == sum(len(each.pending) for each in of.live.values())
-    with_slot = {each.id: each for each in of.in_slots()}
+    with_slot = {each.id: each for each in of.live.values() if each.slot != NO_SLOT}
     assert set(of.waiting) | set(with_slot) == set(of.live)
     assert not set(of.waiting) & set(with_slot)
     assert {number for number, each in with_slot.items() if each.pending} == set(of.ready)
@@ -194,7 +189,8 @@ def check(of: SequenceTable[str]) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_each_request_meets_the_state_of_the_start_before_it(seed: int) -> None:
     chance, now_ns = random.Random(seed), 0
-    found = table(chance.randint(1, 3))
+    slots_there = chance.randint(1, 3)
+    found = table(slots_there)
     starts: dict[int, int] = {}  # by sequence: the last START that its client has sent
     expected: dict[tuple[str, int], int] = {}  # by request: that START
     answered: set[tuple[str, int]] = set()
@@ -239,6 +235,6 @@ def test_whatever_happens_each_request_meets_the_state_of_the_start_before_it(se
             case 7 if chance.random() < 0.2:
                 mine = [each for live in found.live.values() for each in live.pending if each.link is LINKS[1]]
                 answer(*mine, *found.drop_link(LINKS[1]))
-        check(found)
+        check(found, slots_there)
     waiting = {each.key for live in found.live.values() for each in live.pending}
     assert answered | waiting == {each.key for each in sent}
