@@ -9,10 +9,13 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from mmsup.gateway import self_test
 from mmsup.gateway.api.app import HttpApp
+from mmsup.gateway.composition.composer import Composer
+from mmsup.gateway.composition.worker_calls import attach_calls
 from mmsup.gateway.connections.acceptor import ConnectionAcceptor
 from mmsup.gateway.connections.connection_state import IDLE_S
 from mmsup.gateway.connections.context import ConnectionContext
@@ -48,6 +51,8 @@ class GatewayServer:
         cold_starts = router.waiters.cold_starts
         cold_starts.on_waited, cold_starts.on_started = self.counters.record_cold_wait, self.counters.record_cold_start
         self._infer_handler = InferHandler(router, self.counters, self._parser_executor)
+        composer = Composer(self._infer_handler)
+        router.links.on_added = partial(attach_calls, composer)
         self._app = HttpApp(self._infer_handler, call_controller)
         self._rpc = RpcServer(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None

@@ -72,6 +72,7 @@ class ModelError(MmsupError):
         "does_not_fit": False,
         "model_failed": False,
         "crash_loop": True,
+        "call_loop": False,
         "unsupported": False,
         "model_unavailable": True,
     }

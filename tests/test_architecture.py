@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api connections dispatch http infer observability rpc; ipc memory messages transport",
+    "gateway": "api composition connections dispatch http infer observability rpc; ipc memory messages transport",
     "gateway/api": "api/description dispatch http infer observability protocol streaming; ipc",
     "gateway/api/description": "dispatch http; ipc messages tensors",
+    "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
     "gateway/dispatch/streams": "protocol; messages",
@@ -87,16 +88,17 @@ MAY_IMPORT = {
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution hosting sequences serving startup streaming; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
-    "worker/engines": "engines/device execution; ipc tensors",
+    "worker/calls": "execution; ipc messages tensors transport",
+    "worker/engines": "calls engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
     "worker/engines/triton_python": "engines engines/triton_python/api execution; ipc tensors",
     "worker/engines/triton_python/api": "execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/hosting": "execution sequences serving startup streaming; ipc memory messages transport",
     "worker/sequences": "batching execution serving; ipc memory messages tensors transport",
-    "worker/serving": "batching execution startup; ipc memory messages tensors transport",
+    "worker/serving": "batching calls execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
-    "worker/streaming": "execution serving startup; memory messages transport",
+    "worker/streaming": "calls execution serving startup; memory messages transport",
     "worker/zygote": "; ipc memory messages transport",
 }
 """Sub-package to those that it may import: of its own process folder; of ipc (`ipc`: the files of the folder itself).

@@ -13,6 +13,7 @@ from mmsup.gateway.dispatch.streams.part_queue import PartQueue
 from mmsup.ipc.errors import ServerError
 from mmsup.ipc.memory.arena import Slot
 from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
+from mmsup.ipc.transport.codec import CallRecord
 
 
 class WorkerExited(Exception):  # noqa: N818 - an event; whose fault it was is in the verdict
@@ -127,6 +128,20 @@ class CloseRecord:
     """The batch that was running was a single request."""
 
 
+class CallsOfWorker(Protocol):
+    """What the requests in flight at one worker have asked of other models."""
+
+    def on_record(self, record: CallRecord) -> str:
+        """Something that the worker sent; what is wrong with it, or an empty text."""
+        ...
+
+    def on_abandoned(self, number: int) -> None:
+        """Nobody waits for this request any more, nor for what it has asked for."""
+
+    def close(self) -> None:
+        """The worker has ended."""
+
+
 @dataclass(slots=True)
 class InFlightTable:
     """The requests at one worker, by id, oldest first."""
@@ -136,6 +151,8 @@ class InFlightTable:
     """Ids rise from a random start, so that a reply to another gateway process matches no request."""
     expiry_timer: asyncio.TimerHandle | None = None
     unexpected_replies: int = 0
+    calls: CallsOfWorker | None = None
+    """None where models may not call others."""
 
     def close(self, started: Set[int], executing: Set[int]) -> list[LostRequest]:
         """The worker exited: end every request and return all, oldest first. `started`: ids that started to execute
@@ -143,6 +160,8 @@ class InFlightTable:
         asked for a larger grant has run before, however long ago."""
         if self.expiry_timer is not None:
             self.expiry_timer.cancel()
+        if self.calls is not None:
+            self.calls.close()
         requests = {number: each.materialise() for number, each in list(self.requests.items())}
         self.requests = {}
         ran = {number for number, each in requests.items() if number in started or each.larger_grants}

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mmsup.gateway.dispatch.reading_budget import FREE_FRAME_BYTES, ReadingBudget
+from mmsup.ipc.messages.calls import CallInputs, CallModel, EndCall
 from mmsup.ipc.messages.data import InferReply
-from mmsup.ipc.transport.codec import DataRecord, join_records, pack_record, read_records, unpack_records
+from mmsup.ipc.transport.codec import CallRecord, DataRecord, join_records, pack_record, read_records, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed
 from mmsup.ipc.transport.data_channel import FRAME_LIMIT_BYTES, DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -144,8 +145,8 @@ class LinkChannel:
         self._on_records(some)
         return True
 
-    def decode(self, raw: Any) -> InferReply | None:  # a msgpack value
-        """A reply of the worker; None, after the error was reported, if it is none."""
+    def decode(self, raw: Any) -> InferReply | CallRecord | None:  # a msgpack value
+        """A reply of the worker, or a call of another model; None, after the error was reported, if it is none."""
         began_s = time.monotonic()
         try:
             (record,) = read_records([raw])
@@ -155,7 +156,7 @@ class LinkChannel:
         if not self.charge(began_s):
             self._refuse(TOO_SLOW)
             return None
-        if not isinstance(record, InferReply):
+        if not isinstance(record, InferReply | CallModel | CallInputs | EndCall):
             self._refuse(f"a worker sent a {type(record).__name__}")
             return None
         return record

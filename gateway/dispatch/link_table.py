@@ -83,6 +83,8 @@ class LinkTable:
         self._draining: dict[WorkerId, WorkerLink] = {}
         self.ended: deque[EndedLink] = deque(maxlen=ENDED_LIMIT)
         """Of models with sequences, the last one last."""
+        self.on_added: Callable[[WorkerLink], None] = lambda _: None
+        """Called with each new link."""
 
     def add(self, link: WorkerLink) -> None:
         for other in self.by_worker.values():
@@ -91,6 +93,7 @@ class LinkTable:
         self.by_worker[link.worker_id] = link
         self.serving.setdefault(_version_key(link.spec), []).append(link)
         self.plain_routes.clear(link.spec.name)
+        self.on_added(link)
 
     def stop_routing(self, worker_id: WorkerId) -> None:
         """Send no new requests to this worker; its link is closed when nothing is in flight on it."""

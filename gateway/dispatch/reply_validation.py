@@ -103,7 +103,7 @@ def validate_reply(reply: InferReply, signature: ValidatedSignature | None, gran
     for index, location in enumerate(locations):
         size = sizes[index]
         if isinstance(location, tuple):
-            error = _location_error(location, size, granted)
+            error = location_error(location, size, granted)
         elif size is None or len(location) == size:
             continue
         else:
@@ -113,7 +113,8 @@ def validate_reply(reply: InferReply, signature: ValidatedSignature | None, gran
     return ""
 
 
-def _location_error(location: tuple[int, int, int], expected: int | None, granted: Slot | None) -> str:
+def location_error(location: tuple[int, int, int], expected: int | None, granted: Slot | None) -> str:
+    """What is wrong with where a worker says to have written; `expected`: bytes, None if only the data can tell."""
     segment, offset, size = location
     if size < 0:
         return "its size is negative"

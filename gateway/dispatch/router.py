@@ -140,6 +140,8 @@ class Router:
             while True:
                 state = self.routes.version(name, version)
                 link = self.links.least_loaded(name, state.version)
+                if link is not None and wait.choose is not None:
+                    link = wait.choose(self.links.serving[name, state.version])
                 if link is not None:
                     return link
                 if state.wake_wait_s and not wait.cold_since_ns:

@@ -142,6 +142,8 @@ class WorkerLink:
         if not self.closed and not request.abandoned:
             request.abandoned = True
             self.channel.send(Cancel(request.message.id))
+            if self.in_flight.calls is not None:
+                self.in_flight.calls.on_abandoned(request.message.id)
 
     def grant(self, request: InFlightRequest, slot: Slot) -> None:
         """Give the worker a larger output buffer for a result that it holds, unless it has given up holding it."""
@@ -206,8 +208,13 @@ class WorkerLink:
                 known[0][0].finish(known)
                 known.clear()
             reply = self.channel.decode(raw)
-            if reply is not None:
+            if isinstance(reply, InferReply):
                 self._on_reply(reply)
+            elif reply is not None:
+                calls = self.in_flight.calls
+                error = calls.on_record(reply) if calls is not None else "it calls another model"
+                if error:
+                    self.channel.on_protocol_error(error)
             if self.closed:
                 return
         if known:
@@ -323,6 +330,12 @@ class _WorkerProcess:
 
     def live_sequences(self) -> int:
         return self._page.sequences()
+
+    @property
+    def pid(self) -> int:
+        """Models of a co-location group have the same."""
+        with open(f"/proc/self/fdinfo/{self._pidfd}") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
 
     def close(self) -> tuple[frozenset[int], frozenset[int]]:
         """Close both. The ids of the requests that started to execute last, and of those in the running batch."""

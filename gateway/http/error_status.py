@@ -37,6 +37,7 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": 507,
     "model_failed": 503,
     "crash_loop": 503,
+    "call_loop": 500,
     "unsupported": 501,
     "model_unavailable": 503,
     # the worker's

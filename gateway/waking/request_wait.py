@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmsup.ipc.errors import MmsupError
 
@@ -49,6 +50,8 @@ class RequestWait:
     held_bytes: int = 0
     """Counted against `max_cold_bytes`."""
     start: ColdStart | None = None
+    choose: Callable[[Sequence[Any]], Any] | None = None  # of links, and one of them
+    """Takes one of the links that serve, None where each may be taken."""
 
     def has_asked(self) -> bool:
         """Whether the controller has been asked for its model, and has not answered that it serves."""

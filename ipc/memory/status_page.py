@@ -54,7 +54,8 @@ HEARTBEAT: Final = 2
 BATCHES: Final = 3
 REQUESTS: Final = 4
 STARTED: Final = 6
-_DEVICE, _REFUSED, _SEQUENCES = 5, 7, 9
+_DEVICE, _REFUSED = 5, 7
+SEQUENCES: Final = 9
 _STEPPING: Final = 8
 STREAMS_INDEX: Final = 16
 STREAM_PLACES: Final = RING_INDEX - STREAMS_INDEX
@@ -72,8 +73,12 @@ class Activity(enum.IntEnum):
     """A gateway that has no configuration yet."""
     LEFT = 7
     """A member of a co-location group that has given back what it held; its process goes on."""
+    CALLING = 8
+    """In a run that waits for another model, which it has called."""
 
 
+RUNNING: Final = frozenset({Activity.BUSY, Activity.CALLING})
+"""In a run."""
 IDLE: Final = int(Activity.IDLE)
 BUSY: Final = int(Activity.BUSY)
 """As ints: storing a member of an enum takes longer."""
@@ -138,6 +143,23 @@ class StatusPageWriter:
             self.request_started(request)
         self.set_activity(Activity.BUSY, now_ns)
 
+    def calling(self, now_ns: int) -> int:
+        """The run waits for another model from now on. Returns the time by which it counts as begun."""
+        since_ns = self.words[SINCE]
+        self.set_activity(Activity.CALLING, now_ns)
+        return since_ns
+
+    def called(self, since_ns: int, now_ns: int) -> None:
+        """The run goes on, as if it had begun then: what it has waited for others is not its own time."""
+        self.words[SINCE] = since_ns
+        self.words[HEARTBEAT] = now_ns
+        self.words[ACTIVITY] = BUSY
+
+    def executing(self) -> frozenset[int]:
+        """Ids of the requests of the current batch, of all gateways."""
+        begun = self.started
+        return frozenset([self.words[RING_INDEX + each % RING] for each in range(self.words[REQUESTS], begun)])
+
     def batch_executed(self, requests: int) -> None:
         self.words[BATCHES] += 1
         self.words[REQUESTS] += requests
@@ -157,9 +179,6 @@ class StatusPageWriter:
     def request_refused(self) -> None:
         """One request was answered with `gpu_oom`."""
         self.words[_REFUSED] += 1
-
-    def set_sequences(self, live: int) -> None:
-        self.words[_SEQUENCES] = live
 
     def set_device_bytes(self, size_bytes: int) -> None:
         self.words[_DEVICE] = size_bytes
@@ -181,13 +200,13 @@ class StatusPageReader:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.LEFT else Activity.BUSY
-        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[_SEQUENCES]
+        activity = Activity(raw) if raw <= Activity.CALLING else Activity.BUSY
+        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[SEQUENCES]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 
     def sequences(self) -> int:
         """How many are live."""
-        return int(self._words[_SEQUENCES])
+        return int(self._words[SEQUENCES])
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""

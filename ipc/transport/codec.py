@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import msgpack
 
+from mmsup.ipc.messages.calls import CallInputs, CallModel, CallReply, EndCall, GrantCall
 from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
@@ -87,9 +88,10 @@ RESULT: Final = 3
 PART: Final = 7
 _GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _CREDIT, _END_SEQUENCE = 1, 2, 4, 5, 6, 8, 9
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
-DataRecord = (
-    Infer | GrantBuffer | Cancel | EndSequence | InferReply | ResponsePart | StreamCredit | AttachExtent | DetachExtent
-)
+_CALL, _CALL_INPUTS, _END_CALL, _GRANT_CALL, _CALL_REPLY = 20, 21, 22, 23, 24
+CallRecord = CallModel | CallInputs | EndCall | GrantCall | CallReply
+GatewayRecord = Infer | GrantBuffer | Cancel | EndSequence | StreamCredit | AttachExtent | DetachExtent
+DataRecord = GatewayRecord | InferReply | ResponsePart | CallRecord
 RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
 """Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
 follow the locations of its outputs."""
@@ -108,6 +110,11 @@ def _pack_reply(record: InferReply) -> tuple[object, ...]:
     if record.signature:
         return (RESULT, record.id, record.signature, *times, *record.locations)
     return (_REPLY, record.id, record.code, record.text, record.needed_bytes, *times)
+
+
+def _pack_call(record: CallModel) -> tuple[object, ...]:
+    named = (record.model, record.version, record.deadline_ns, record.signature, record.needed_bytes)
+    return (_CALL, record.id, record.parents, record.is_shared, record.blocks, *named, *record.locations)
 
 
 _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes its own class of record
@@ -129,6 +136,14 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each tak
     StreamCredit: lambda record: (_CREDIT, record.id, record.taken),
     AttachExtent: lambda record: (_ATTACH, record.segment, record.size, record.writable),
     DetachExtent: lambda record: (_DETACH, record.segment),
+    CallModel: _pack_call,
+    CallInputs: lambda record: (_CALL_INPUTS, record.id, *record.locations),
+    EndCall: lambda record: (_END_CALL, record.id),
+    GrantCall: lambda record: (_GRANT_CALL, record.id, record.segment, record.offset, record.size),
+    CallReply: lambda record: (
+        *(_CALL_REPLY, record.id, record.code, record.text, record.retryable, record.signature),
+        *record.locations,
+    ),
 }
 
 
@@ -260,6 +275,21 @@ def _unpack_checked(kind: type[Any]) -> Decoder:
     return lambda raw: read(raw[1:])
 
 
+def _unpack_located(kind: Callable[..., CallRecord], *types: type[Any]) -> Decoder:
+    """Of a record with fields of these types, after which its locations follow; a list holds numbers."""
+    count = len(types) + 1
+
+    def read(raw: list[Any]) -> CallRecord:
+        fields, locations = raw[1:count], raw[count:]
+        if [*map(_type, fields)] != [*types] or any(
+            type(each) is list and {*map(_type, each)} - {int} for each in fields
+        ):
+            raise WireError("a call: a field of another type")
+        return kind(*[tuple(each) if type(each) is list else each for each in fields], _tensor_locations(locations))
+
+    return read
+
+
 _UNPACKERS: Final[dict[int, Decoder]] = {
     INFER: _unpack_infer,
     _GRANT: _unpack_checked(GrantBuffer),
@@ -269,6 +299,11 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),
     _DETACH: _unpack_checked(DetachExtent),
+    _CALL: _unpack_located(CallModel, int, list, bool, bool, str, str, int, bytes, int),
+    _CALL_INPUTS: _unpack_located(CallInputs, int),
+    _END_CALL: _unpack_checked(EndCall),
+    _GRANT_CALL: _unpack_checked(GrantCall),
+    _CALL_REPLY: _unpack_located(CallReply, int, str, str, bool, bytes),
     PART: _unpack_part,
     _CREDIT: _unpack_checked(StreamCredit),
 }
@@ -299,6 +334,11 @@ def is_about_extents(records: list[Any]) -> bool:  # of `unpack_records`
     """Whether the first of these records attaches or detaches an extent."""
     first = records[0] if records else None
     return type(first) is list and bool(first) and first[0] in _EXTENT_KINDS
+
+
+def is_about_calls(record: Any) -> bool:  # of `unpack_records`
+    """Whether this record is a gateway's word on a call of the worker's own."""
+    return type(record) is list and bool(record) and record[0] in (_GRANT_CALL, _CALL_REPLY)
 
 
 def unpack_frame(data: bytes | memoryview) -> list[Any]:  # DataRecords; the caller checks their class

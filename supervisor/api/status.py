@@ -214,6 +214,7 @@ def _instance(instance: Instance) -> Json:
         "pid": instance.process.pid if instance.process else None,
         "generation": instance.generation,
         "state": str(instance.state),
+        "activity": instance.process.progress().activity.name.lower() if instance.process else "",
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
         "sequences": _live_sequences(instance),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from mmsup.ipc.memory.status_page import Activity
+from mmsup.ipc.memory.status_page import RUNNING
 from mmsup.supervisor.capacity import victims
 from mmsup.supervisor.capacity.moves import SleepTier
 from mmsup.supervisor.capacity.victims import Candidate
@@ -129,5 +129,5 @@ def _running_times_s(instances: list[Instance]) -> Iterator[float]:
     for each in instances:
         if each.state is InstanceState.READY and each.process is not None:
             progress = each.process.progress()
-            if progress.activity is Activity.BUSY:
+            if progress.activity in RUNNING:
                 yield (now_ns - progress.since_ns) / NS

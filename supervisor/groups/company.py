@@ -10,10 +10,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from mmsup.ipc.memory.status_page import Activity, Progress
+from mmsup.ipc.memory.status_page import RUNNING, Activity, Progress
 from mmsup.ipc.specs import GROUP_KEYS, ModelSpec
 
-ACTIVE: Final = frozenset({Activity.LOADING, Activity.WARMING, Activity.BUSY, Activity.STOPPING})
+ACTIVE: Final = frozenset({Activity.LOADING, Activity.WARMING, Activity.STOPPING}) | RUNNING
 """A model in one of these has the process to itself."""
 
 _Member = TypeVar("_Member", bound=Hashable)

@@ -6,6 +6,8 @@
     busy, first run of a life    the load's limit in the place of both: it compiles, allocates, fetches. Not after a
                                  life whose first run was quick, or hung
     idle                         the loop iterates at least every 500 ms; a request pending at an idle loop is stuck
+    calling                      it waits for another model, which is judged in its place; its loop iterates as an idle
+                                 one does
     stopping                     the drain has its own timer
 
 The status page is written by the worker, so the age of the gateways' oldest pending request is a second source. A time
@@ -28,6 +30,8 @@ MISSED_HEARTBEATS: Final = 2
 NS: Final = 1_000_000_000
 _LOADING: Final = frozenset({Activity.STARTING, Activity.LOADING, Activity.WARMING})
 _IDLE: Final = frozenset({Activity.IDLE, Activity.STANDBY})
+_BEATING: Final = _IDLE | {Activity.CALLING}
+"""The loop comes round, whatever else it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def suspected_since_ns(progress: Progress, limits: LivenessLimits, now_ns: int) 
     if progress.activity is Activity.BUSY:
         return progress.since_ns
     is_silent = now_ns - progress.heartbeat_ns > MISSED_HEARTBEATS * min(HEARTBEAT_S, limits.hang_s / 4) * NS
-    return progress.heartbeat_ns if progress.activity in _IDLE and is_silent else None
+    return progress.heartbeat_ns if progress.activity in _BEATING and is_silent else None
 
 
 def judge(
@@ -123,6 +127,8 @@ def judge(
         return _judge_load(progress, limits, now_ns)
     if progress.activity is Activity.BUSY:
         return _judge_run(progress, limits, now_ns, stalled_s)
+    if progress.activity is Activity.CALLING:
+        return _judge_idle(progress, limits, None, now_ns, stalled_s, "it waited for another model")
     if progress.activity in _IDLE:
         return _judge_idle(progress, limits, oldest_pending_s, now_ns, stalled_s)
     return Alive()
@@ -173,12 +179,17 @@ def _raise(key: str) -> str:
 
 
 def _judge_idle(
-    progress: Progress, limits: LivenessLimits, oldest_pending_s: float | None, now_ns: int, stalled_s: float
+    progress: Progress,
+    limits: LivenessLimits,
+    oldest_pending_s: float | None,
+    now_ns: int,
+    stalled_s: float,
+    doing: str = "it ran nothing",
 ) -> Liveness:
     silent_ns = now_ns - progress.heartbeat_ns
     if silent_ns > _stale_ns(limits):
         if stalled_s >= limits.hang_s or silent_ns > limits.run_s(progress) * NS:
-            return Hung(f"it ran nothing, and its loop has not come round for {silent_ns / NS:.1f} s")
+            return Hung(f"{doing}, and its loop has not come round for {silent_ns / NS:.1f} s")
         return Alive()
     pending_s = oldest_pending_s or 0.0
     is_silent = suspected_since_ns(progress, limits, now_ns) is not None

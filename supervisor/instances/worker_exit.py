@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import failpoint
-from mmsup.ipc.memory.status_page import Activity, Progress
+from mmsup.ipc.memory.status_page import RUNNING, Activity, Progress
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild
 from mmsup.ipc.paths import WorkerId, worker_socket
 from mmsup.ipc.specs import ModelSpec
@@ -52,7 +52,7 @@ class WorkerExit:
 
     @property
     def executing(self) -> bool:
-        return self.progress is not None and self.progress.activity is Activity.BUSY
+        return self.progress is not None and self.progress.activity in RUNNING
 
     @property
     def failure(self) -> WorkerFailure:

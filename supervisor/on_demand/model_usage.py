@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsup.ipc.memory.status_page import Activity
+from mmsup.ipc.memory.status_page import RUNNING
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
 from mmsup.supervisor.models.model import Model
@@ -26,7 +26,7 @@ class ModelUsage:
             assert instance.process is not None, f"instance {instance.id} has no process"
             progress = instance.process.progress()
             counted[instance.worker_id] = progress.requests
-            is_used |= progress.activity is Activity.BUSY or progress.requests != before.get(instance.worker_id, 0)
+            is_used |= progress.activity in RUNNING or progress.requests != before.get(instance.worker_id, 0)
             is_used |= progress.sequences > 0  # their states would be lost
         self._counted[model.name] = counted
         if is_used:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from mmsup.ipc.memory.status_page import Activity, Progress, StatusPageReader
+from mmsup.ipc.memory.status_page import RUNNING, Activity, Progress, StatusPageReader
 from mmsup.ipc.transport.control_channel import ControlChannel
 from mmsup.ipc.transport.message_channel import MessageChannel
 
@@ -129,7 +129,7 @@ class ChildProcess:
     @property
     def has_served(self) -> bool:
         """Whether it is ready by its status page, be that received as a message or not."""
-        return self.progress().activity in (Activity.IDLE, Activity.BUSY)
+        return self.progress().activity in RUNNING | {Activity.IDLE}
 
     def drain_and_close(self) -> None:
         """It was reaped: read what it left, then close everything."""

@@ -79,6 +79,9 @@ ROWS: Final = {
     "F71": "a worker that dies, or is replaced, while sequences are live in it",
     "F72": "SIGKILL of the gateways while sequences are live",
     "F73": "SIGKILL of the controller while sequences are live",
+    "F74": "SIGKILL of a worker that another model has called",
+    "F75": "SIGKILL of a worker that waits for another model",
+    "F76": "SIGKILL of a gateway, and of the controller, while models call each other",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
 }
 

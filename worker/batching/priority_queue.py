@@ -56,6 +56,8 @@ class PriorityQueue(Generic[L]):
         self._queues: dict[int, RequestQueue[L]] = {}
         """Invariant: ordered by priority. Empty queues stay, since priorities are few."""
         self.size = 0
+        self.running: Sequence[QueuedRequest[L]] = ()
+        """Taken from here, and in the run now or in the last one."""
         self.ran_starving = False
         """Whether the last run went ahead of a higher priority."""
 

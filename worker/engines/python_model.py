@@ -2,8 +2,8 @@
 
     class Model:
         def load(self, context): ...     # name, version, directory, device, parameters; may be left out
-        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out; in a model with sequences it may take
-                                         # `sequences` too: a SequenceView for each row
+        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out; may be `async def`; in a model with
+                                         # sequences it may take `sequences` too: a SequenceView for each row
         def unload(self): ...            # may be left out
         def offload(self): ...           # both or none: give memory back while nobody asks for the model,
         def restore(self): ...           # and make again what was given
@@ -16,6 +16,8 @@ Elements of a BYTES input are `bytes`; with the parameter `strings: text` they a
 input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
 true, so a model that expects text has to say so.
 
+`context.infer("other", {...})` runs another model of this server and returns its outputs, as does
+`await context.infer_async("other", {...})` in an `async def infer`; without a result they raise `context.CallError`.
 `infer` may be a generator, or an async generator: each dict that it yields is a response, and it may yield as many as
 it likes, or none. So may a plain `infer` that returns an iterator or None, where the model is configured as
 `decoupled`. An `async def infer` answers once, and awaits beside others. When nobody reads any more, the generator is
@@ -39,9 +41,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -49,9 +51,11 @@ from mmsup.ipc.errors import CallerError, ModelError
 from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODULE, TRITON_MODULE_TEXT, TRITON_UNSEEN_TEXT
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.tensor_metadata import configured_metadata
+from mmsup.worker.execution.call_error import CallError
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.responses import mapped
 from mmsup.worker.execution.sequence_view import SequenceView
@@ -80,12 +84,43 @@ log = logging.getLogger("mmsup.worker")
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
+    """What the user's class gets to know, and may ask for."""
+
+    CallError: ClassVar[type[CallError]] = CallError
+    """Raised by calls of other models: `code`, `text`, `model`, `retryable`."""
     name: str
     version: str
     directory: str
     device: str
     """`cpu`, or `cuda:0`: a worker sees only its own device."""
     parameters: Mapping[str, str]
+    calls: ModelCalls = field(repr=False)
+    strings: bool = False
+    """Elements of BYTES outputs of other models are `str`."""
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],  # arrays, or lists
+        **options: Any,  # as ModelCalls has them
+    ) -> dict[str, Array]:
+        """Run another model of this server and wait for its outputs. `options`: version, outputs (names), parameters,
+        timeout_s. CallError if there is no result."""
+        return self._told(self.calls.infer(model, inputs, **options))
+
+    async def infer_async(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],  # as above
+        **options: Any,
+    ) -> dict[str, Array]:
+        """The same in an `async def infer`, so that several models can run at a time."""
+        return self._told(await self.calls.infer_async(model, inputs, **options))
+
+    def _told(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        if not self.strings:
+            return outputs
+        return {name: as_text(name, each) if each.dtype.kind == "O" else each for name, each in outputs.items()}
 
 
 class PythonModelEngine:
@@ -96,9 +131,9 @@ class PythonModelEngine:
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._texts = False
         self._folder = ""
+        self.calls = ModelCalls()
         self.can_offload = False
-        self.takes_sequences = False
-        self.sequences: Sequence[SequenceView | None] = ()
+        self.sequences: Sequence[SequenceView | None] | None = None
         self.is_streaming = False
 
     def load(self, spec: ModelSpec) -> Metadata:
@@ -113,10 +148,12 @@ class PythonModelEngine:
         if hasattr(self._model, "load"):
             device = "cpu" if spec.device == "cpu" else "cuda:0"
             parameters = MappingProxyType(dict(spec.parameters))
-            self._model.load(ModelContext(spec.name, spec.version, spec.directory, device, parameters))
+            own = spec.name, spec.version, spec.directory, device, parameters
+            self._model.load(ModelContext(*own, self.calls, self._texts))
             enforce_gpu_memory(spec)  # it may have imported torch only now
-        self.takes_sequences = has_parameter(self._model.infer, SEQUENCES)
-        self._infer = self._infer_with_sequences if self.takes_sequences else self._model.infer
+        self._infer = self._model.infer
+        if has_parameter(self._infer, SEQUENCES):
+            self.sequences, self._infer = (), self._infer_with_sequences
         self.can_offload = can_be_offloaded(self._model)
         is_generator = inspect.isgeneratorfunction(self._infer) or inspect.isasyncgenfunction(self._infer)
         decoupled = spec.decoupled or is_generator

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.specs import ModelSpec
+from mmsup.worker.execution.call_error import CallError
 from mmsup.worker.execution.device_errors import DeviceFault, device_fault, message_of
 
 T = TypeVar("T")
@@ -97,6 +98,8 @@ def detail_of(error: BaseException, spec: ModelSpec, told: str) -> str:
 def failure_of(error: BaseException, spec: ModelSpec) -> ModelFailure:
     if isinstance(error, MmsupError):
         return ModelFailure(error.code, scrub(error.text))
+    if isinstance(error, CallError):
+        return ModelFailure(error.own_code, scrub(error.text))
     device = device_fault(error, spec.device)
     if device is DeviceFault.LOST:
         text = f"the device of model '{spec.name}' failed: {message_of(error)}"

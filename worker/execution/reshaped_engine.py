@@ -58,6 +58,10 @@ class ReshapedEngine:
         return as_offloading_engine(self.inner) is not None
 
     @property
+    def calls(self) -> object:
+        return getattr(self.inner, "calls", None)
+
+    @property
     def is_streaming(self) -> bool:
         return as_streaming_engine(self.inner) is not None
 

@@ -21,13 +21,12 @@ class SequenceView:
 
 
 class SequenceAwareEngine(Protocol):
-    """An engine whose model is told the sequences of a run. `takes_sequences` is valid after `load`."""
+    """An engine whose model is told the sequences of a run."""
 
-    takes_sequences: bool
-    sequences: Sequence[SequenceView | None]
-    """Of the rows of the next run; set before each."""
+    sequences: Sequence[SequenceView | None] | None
+    """Of the rows of the next run; set before each. None after `load`: the model does not take them."""
 
 
 def as_sequence_aware(engine: Engine) -> SequenceAwareEngine | None:
     engine = getattr(engine, "inner", engine)  # reshaped_engine.py has nothing to do with sequences
-    return cast("SequenceAwareEngine", engine) if getattr(engine, "takes_sequences", False) else None
+    return cast("SequenceAwareEngine", engine) if getattr(engine, "sequences", None) is not None else None

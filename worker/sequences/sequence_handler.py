@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from mmsup.ipc.errors import SEQUENCE_ID_NEEDED, sequence_start_text
-from mmsup.ipc.memory.status_page import StatusPageWriter
+from mmsup.ipc.memory.status_page import SEQUENCES, StatusPageWriter
 from mmsup.ipc.messages.data import Cancel, EndSequence, Infer, InferReply
 from mmsup.ipc.specs import SequenceBatching
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -164,7 +164,7 @@ class SequenceHandler(RequestHandler):
 
     def _count(self) -> None:
         self.queue.size = self.table.size  # the loop asks the queue whether something waits
-        self._page.set_sequences(len(self.table.live))
+        self._page.words[SEQUENCES] = len(self.table.live)
 
     # Runs.
 

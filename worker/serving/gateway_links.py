@@ -12,7 +12,7 @@ import logging
 import select
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mmsup.ipc.memory.arena import AttachedExtents
 from mmsup.ipc.messages.data import AttachExtent, DetachExtent
@@ -21,6 +21,7 @@ from mmsup.ipc.transport.codec import is_about_extents, read_records, unpack_rec
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
 from mmsup.ipc.transport.dataclass_codec import WireError
+from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.execution.engine import PinnedMemoryRegistry
 from mmsup.worker.serving.shared_poller import SharedPoller
 
@@ -46,6 +47,12 @@ class GatewayLink:
         self._zeromq = zeromq
         self._pinned_memory = pinned_memory
         self._arena = AttachedExtents()
+        self.model_calls: ModelCalls | None = None
+        """Gets what comes about calls beside requests."""
+
+    def fileno(self) -> int:
+        """Of the pair."""
+        return self._pair.fileno()
 
     def receive(self) -> list[Any] | None:
         """The records of the next packet, not yet read; None if no packet waits. Extents that came with it are mapped;
@@ -116,6 +123,12 @@ class GatewayLink:
         self._pair.close()
 
 
+class DeferringLinks(Protocol):
+    def take_deferred(self) -> list[tuple[GatewayLink, list[Any]]]:
+        """Records that came while a run waited for another model."""
+        ...
+
+
 class GatewayLinks:
     def __init__(
         self,
@@ -124,14 +137,18 @@ class GatewayLinks:
         pinned_memory: PinnedMemoryRegistry | None,
     ) -> None:
         self._poller = poller
-        self._zeromq = zeromq
+        self.zeromq = zeromq
         self._pinned_memory = pinned_memory
         self.by_identity: dict[bytes, GatewayLink] = {}
         self.by_fd: dict[int, GatewayLink] = {}
         """By the descriptor of the pair."""
+        self.model_calls: ModelCalls | None = None
+        self.calls: DeferringLinks | None = None
+        """Of a model whose code may call others."""
 
     def attach(self, message: AttachGateway, fd: int) -> None:
-        link = GatewayLink(message.identity, DataChannel(fd), self._zeromq, self._pinned_memory)
+        link = GatewayLink(message.identity, DataChannel(fd), self.zeromq, self._pinned_memory)
+        link.model_calls = self.model_calls
         self.by_identity[message.identity] = self.by_fd[fd] = link
         self._poller.register(fd, select.POLLIN)
 

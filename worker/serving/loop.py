@@ -26,7 +26,9 @@ from mmsup.ipc.transport.codec import decode, unpack_records
 from mmsup.ipc.transport.control_channel import ChannelClosed, close_fds
 from mmsup.ipc.transport.dataclass_codec import WireError
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS
+from mmsup.worker.calls.model_calls import calls_of
 from mmsup.worker.execution.executor import Executor
+from mmsup.worker.serving.call_links import connect_calls
 from mmsup.worker.serving.gateway_links import GatewayLink, GatewayLinks
 from mmsup.worker.serving.housekeeping import Housekeeping
 from mmsup.worker.serving.outbox import Outbox
@@ -76,6 +78,9 @@ class ServingLoop:
         self._handler = handler_class(executor, page, self._outbox, use_known_requests=use_known_requests)
         self._unexpected = 0
         """Frames and messages that were ignored: of unknown gateways, malformed, or of a kind not sent to workers."""
+        calls = calls_of(executor.engine)
+        lifeline, model = control.lifeline, executor.spec.name
+        connect_calls(calls, model, self._handler, self._outbox, page, self._links, lifeline)
         close_links = partial(self._links.detach_all, self._handler.drop_link)
         self._steps = QueuedSteps(control, executor, page, close_links)
         self._heartbeat_ms = min(HEARTBEAT_MS, max(int(executor.spec.hang_limit_s * 250), 1))
@@ -241,6 +246,9 @@ class ServingLoop:
     def _end_runs(self, now_ns: int, ran: int) -> None:
         """After the last run of an iteration, in which `ran` requests took part: send the replies."""
         handler = self._handler
+        if self._links.calls is not None:
+            for link, records in self._links.calls.take_deferred():
+                self._on_other_records(link, records, now_ns)
         if ran and handler.policy.can_delay:
             self._receive_all(0)  # before the replies go out: what is here now is of other callers
             handler.policy.concurrency.record(ran + handler.queue.size + len(handler.known.waiting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from mmsup.ipc.messages.data import InferReply
@@ -26,6 +27,16 @@ class Outbox:
     def unsent(self, link: GatewayLink) -> list[PlainReply]:
         """The unsent replies to a link, to which others may be appended until the next flush."""
         return self.replies.setdefault(link, [])
+
+    def send_some(self) -> None:
+        """Send what the gateways take now, in the middle of a run that may last: all lists stay."""
+        for link, replies in self.replies.items():
+            with contextlib.suppress(ChannelClosed):  # `flush` meets it again
+                while replies:
+                    frame, count = pack_records(replies, FRAME_LIMIT_BYTES)
+                    if not link.send(frame):
+                        break
+                    del replies[:count]
 
     def flush(self) -> list[GatewayLink]:
         """Send what the gateways take now; returns the links that turned out to be closed."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
+from mmsup.ipc.messages.calls import CallReply, GrantCall
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 from mmsup.ipc.transport.codec import read_records
@@ -71,6 +72,8 @@ class RequestHandler:
                 self.replies.on_grant(link, message)
             elif isinstance(message, Cancel):
                 self._on_cancel(link, message)
+            elif isinstance(message, GrantCall | CallReply) and link.model_calls is not None:
+                link.model_calls.on_records(link, [message])
             else:
                 rejected.append(type(message).__name__)
         return rejected
@@ -170,6 +173,7 @@ class RequestHandler:
             self.replies.reply_failure(request, inputs)
             return
         message, signature, executor = request.message, request.signature, self._executor
+        self.queue.running = (request,)
         if signature.runs_alone:
             self.flush()
         buffers = self._output_buffers(request, inputs) if executor.uses_output_buffers else NO_BUFFERS
@@ -195,6 +199,7 @@ class RequestHandler:
         for request in batch:
             self.queue.remove(request)
         self.queue.on_run_start(batch[0])
+        self.queue.running = batch
         if len(batch) == 1:
             self._run_one(batch[0], started_ns)
             return

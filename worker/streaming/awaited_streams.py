@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any, cast
 
 from mmsup.ipc.memory.status_page import STEPPING_ALL, StatusPageWriter
+from mmsup.worker.calls.caller import CALLER
+from mmsup.worker.calls.model_calls import calls_of
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import Response
 from mmsup.worker.execution.executor import Executor, failure_of_run
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.streaming.event_loop import TurnedEventLoop
-from mmsup.worker.streaming.open_stream import OpenStream
+from mmsup.worker.streaming.open_stream import OpenStream, caller_of
 from mmsup.worker.streaming.part_writer import PartWriter
 
 
@@ -37,6 +39,7 @@ class AwaitedStreams:
         self._page = page
         self._writer = writer
         self._on_end = on_end
+        self._calls = calls_of(executor.engine)
 
     def start(self, stream: OpenStream, answer: Any, inputs: Arrays) -> None:  # of the model
         stream.room = asyncio.Event()
@@ -51,11 +54,15 @@ class AwaitedStreams:
         self._page.stepped()
 
     def is_silent(self, stream: OpenStream, now_ns: int) -> bool:
-        """Only after its first response: until then the request has its deadline."""
+        """Only after its first response: until then the request has its deadline. A model that it has called is judged
+        in its place."""
+        if stream.silent_since_ns and self._calls is not None and self._calls.is_waiting(stream.request.message.id):
+            stream.silent_since_ns = now_ns
         silent_ns = now_ns - stream.silent_since_ns if stream.silent_since_ns and stream.window.sent else 0
         return silent_ns > int(self._spec.hang_limit_s * 1e9)
 
     async def _run(self, stream: OpenStream, answer: Any, inputs: Arrays) -> None:  # of the model
+        CALLER.set(caller_of(stream.request, asyncio.get_running_loop()))
         if not hasattr(answer, "__anext__"):
             await self._run_once(stream, cast("Awaitable[Response | None]", answer), inputs)
             return

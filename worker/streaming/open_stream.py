@@ -6,10 +6,16 @@ import asyncio
 from collections.abc import Iterator
 
 from mmsup.ipc.messages.stream_window import StreamWindow
+from mmsup.worker.calls.caller import Caller
 from mmsup.worker.execution.engine import Response
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.execution.outputs import OutputBytes
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
+
+
+def caller_of(request: WorkerRequest, loop: asyncio.AbstractEventLoop | None = None) -> Caller:
+    """Who calls other models while this request runs, in this loop if it awaits."""
+    return Caller(request.link, request.message.id, request.signature.priority, loop)
 
 
 class OpenStream:

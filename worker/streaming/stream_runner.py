@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from mmsup.ipc.memory.status_page import STREAM_PLACES, StatusPageWriter
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, StreamCredit
+from mmsup.worker.calls.caller import CALLER
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import Response, as_streaming_engine, int_parameter
 from mmsup.worker.execution.executor import Executor, failure_of_run
@@ -24,7 +25,7 @@ from mmsup.worker.execution.responses import close, is_awaited
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
 from mmsup.worker.streaming.awaited_streams import AwaitedStreams
-from mmsup.worker.streaming.open_stream import OpenStream
+from mmsup.worker.streaming.open_stream import OpenStream, caller_of
 from mmsup.worker.streaming.part_writer import PartWriter
 from mmsup.worker.streaming.stream_table import StreamTable
 
@@ -83,6 +84,7 @@ class StreamRunner:
         times = RunTimes(began_ns - request.arrived_ns, now_ns - began_ns, 0, 0, 1, rows)
         stream = self.table.add(request, times)
         self._page.batch_started((request.message.id,), now_ns)
+        CALLER.set(caller_of(request))
         try:
             answer = self._engine.respond(inputs, self._writer.names(stream))
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too
@@ -132,6 +134,7 @@ class StreamRunner:
         began_ns = time.monotonic_ns()
         self._page.step(stream.request.message.id, began_ns)
         assert stream.iterator is not None, "a stream that awaits is not stepped"
+        CALLER.set(caller_of(stream.request))
         try:
             made = next(stream.iterator)
         except StopIteration:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
+from mmsup.ipc.messages.calls import CallReply, GrantCall
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.serving.gateway_links import GatewayLink
@@ -41,6 +42,8 @@ class StreamingHandler(RequestHandler):
 
     def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
         others = [each for each in messages if not self.streams.on_message(link, each)]
+        if any(isinstance(each, GrantCall | CallReply) for each in others):
+            self.streams.awaited.events.wake()
         return super()._on_messages(link, others, now_ns)
 
     def drop_link(self, link: GatewayLink) -> None:
@@ -100,6 +103,9 @@ class StreamingLoop(ServingLoop):
 
     def turn(self) -> bool:
         handler, streams = self._streaming, self._streaming.streams
+        if self._links.calls is not None:
+            for link, records in self._links.calls.take_deferred():
+                self._on_other_records(link, records, time.monotonic_ns())
         received = self._receive_all(self._wait_ms())
         began_ns = time.monotonic_ns()
         started = handler.start_waiting(began_ns) if handler.queue.size else 0

@@ -53,6 +53,7 @@ STATUS: Final[dict[str, int]] = {
     "does_not_fit": RESOURCE_EXHAUSTED,
     "model_failed": UNAVAILABLE,
     "crash_loop": UNAVAILABLE,
+    "call_loop": INTERNAL,
     "unsupported": UNIMPLEMENTED,
     "model_unavailable": UNAVAILABLE,
     # the worker's

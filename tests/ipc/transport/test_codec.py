@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from mmsup.ipc.messages.calls import CallInputs, CallModel, CallReply, EndCall, GrantCall
 from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
@@ -91,7 +92,8 @@ def test_each_control_message_round_trips(kind: type[Any]) -> None:
         assert decode(encode(message), [kind]) == message
 
 
-RECORDS = (Infer, GrantBuffer, Cancel, InferReply, AttachExtent, DetachExtent)
+CALLS = (CallModel, CallInputs, EndCall, GrantCall, CallReply)
+RECORDS = (Infer, GrantBuffer, Cancel, InferReply, AttachExtent, DetachExtent, *CALLS)
 
 
 def any_place(rng: random.Random) -> TensorLocation:
@@ -110,6 +112,14 @@ def any_data(rng: random.Random) -> DataRecord:
         return InferReply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
     if kind is InferReply:
         return InferReply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
+    if kind is CallModel:
+        parents = tuple(rng.getrandbits(62) for _ in range(rng.randrange(3)))
+        named = ("other", "1", rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(40))
+        return CallModel(rng.getrandbits(30), parents, rng.random() < 0.5, rng.random() < 0.5, *named, places)
+    if kind is CallInputs:
+        return CallInputs(rng.getrandbits(30), places)
+    if kind is CallReply:
+        return CallReply(rng.getrandbits(30), "", "té", rng.random() < 0.5, rng.randbytes(9), places)
     return any_record(kind, rng)  # type: ignore[no-any-return] # of that kind
 
 

@@ -51,6 +51,8 @@ CASES: list[tuple[Progress, float | None, float, type[Liveness]]] = [
     (page(Activity.IDLE, since_s=60, beat_s=0.1), 0.6, 0.0, Hung),
     (page(Activity.IDLE, since_s=60, beat_s=1.1), 0.6, 0.3, Alive),
     (page(Activity.IDLE, since_s=0.1, beat_s=0.1), 0.6, 0.0, Alive),
+    (page(Activity.CALLING, since_s=60, beat_s=0.4), 60, 0.0, Alive),
+    (page(Activity.CALLING, since_s=60, beat_s=1.6), None, 1.6, Hung),
     (page(Activity.STOPPING, since_s=60, beat_s=60), 60, 0.0, Alive),
     (page(Activity.STARTING), None, 0.0, LoadTimeout),
     (page(Activity.LOADING, since_s=1), None, 0.0, LoadTimeout),

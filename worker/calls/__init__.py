@@ -1,0 +1,1 @@
+"""Calls of other models by the code of this one."""
