@@ -48,6 +48,7 @@ class CallerError(MmsupError):
         "unknown_version": False,
         "bad_version": False,
         "unknown_path": False,
+        "unknown_region": False,
         "method_not_allowed": False,
         "forbidden": False,
         "conflict": True,

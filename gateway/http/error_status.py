@@ -18,6 +18,7 @@ STATUS: Final[dict[str, int]] = {
     "unknown_version": 404,
     "bad_version": 404,
     "unknown_path": 404,
+    "unknown_region": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "conflict": 409,

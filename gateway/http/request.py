@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 
@@ -15,6 +17,8 @@ from mmsup.gateway.protocol.json_document import parse_error
 from mmsup.ipc.errors import CallerError
 
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_CREDENTIALS: Final = struct.Struct("iII")
+"""`struct ucred`: process, user, group."""
 ID_HEADER: Final = "X-Request-Id"
 
 
@@ -22,6 +26,13 @@ def echoed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Request headers that are copied into the response."""
     given = headers.get(ID_HEADER, "")
     return {ID_HEADER: given} if _ID.fullmatch(given) else {}
+
+
+def socket_peer_uid(sock: Any) -> int | None:  # a transport's socket, of asyncio or uvloop
+    """The user of the process at the other end of a UNIX socket; None for any other socket."""
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1])
 
 
 class _ListenerConnection(Protocol):
@@ -53,6 +64,17 @@ class HttpRequest:
     def _connection(self) -> _ListenerConnection:
         return cast("_ListenerConnection", self.raw.protocol)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach its listener."""
+        return self._connection.is_local
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The user of its client on a UNIX socket; None over TCP."""
+        transport = self.raw.transport
+        return socket_peer_uid(transport.get_extra_info("socket")) if transport is not None else None
+
     def check_host(self) -> None:
         """CallerError if its listener does not answer to the host that it is for."""
         raw = self.raw
@@ -62,6 +84,10 @@ class HttpRequest:
         """CallerError if what it changes may not be changed by whoever sent it."""
         if not self._connection.is_local:
             raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        self.check_origin()
+
+    def check_origin(self) -> None:
+        """CallerError if a web page of another site may have sent it."""
         host_policy.check_change(self._connection.hosts, self.raw.headers, has_body=self.raw.can_read_body)
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object

@@ -17,6 +17,10 @@ def _always(_: ConfigureGateway) -> bool:
     return True
 
 
+def _shares_memory(configuration: ConfigureGateway) -> bool:
+    return configuration.client_memory != "none"
+
+
 _EXTENSIONS: Final[dict[str, Condition]] = {
     "classification": _always,
     "sequence": _always,
@@ -24,6 +28,8 @@ _EXTENSIONS: Final[dict[str, Condition]] = {
     "model_repository": _always,
     "schedule_policy": _always,
     "model_configuration": _always,
+    "system_shared_memory": _shares_memory,
+    "cuda_shared_memory": _shares_memory,
     "binary_tensor_data": _always,
     "parameters": _always,
     "statistics": _always,

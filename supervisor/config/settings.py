@@ -35,6 +35,10 @@ class Settings:
     """A UNIX socket on which HTTP is served too; empty: none."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    client_memory: str = "local"
+    """Whose clients may share memory: `local` (of loopback and UNIX listeners), `all` or `none`."""
+    client_memory_uids: tuple[int, ...] = ()
+    """Users whose files clients of a TCP listener may register, beside the server's own."""
     grpc_host: str = "127.0.0.1"
     grpc_port: int = 8001
     """0: any free one; -1: none."""

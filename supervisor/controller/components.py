@@ -38,6 +38,7 @@ from mmsup.supervisor.eviction.pressure_watch import PressureWatch, read_facts
 from mmsup.supervisor.eviction.room_reserve import RoomReserve
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
+from mmsup.supervisor.gateways.client_regions import ClientRegions, machine_limits
 from mmsup.supervisor.gateways.gateway_checks import GatewayChecks
 from mmsup.supervisor.gateways.gateway_events import GatewayEvents
 from mmsup.supervisor.gateways.gateway_process import GatewayContext
@@ -173,6 +174,7 @@ class Gateways:
             self.broadcast,
             model_set,
             self.poison_requests,
+            ClientRegions(pool, self.barriers.add, machine_limits()),
             self.crash_collector,
             self.readiness.readiness,
         )

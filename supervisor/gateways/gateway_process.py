@@ -38,7 +38,13 @@ from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, gateway_spawn, gateway_token
 
 CHANNEL_CLOSED_GRACE_S: Final = 1.0
-_FOR_EARLIER_CONTROLLER: Final = (gateway_control.CommandRequest, gateway_control.Pong, gateway_control.GatewayDrained)
+_FOR_EARLIER_CONTROLLER: Final = (
+    gateway_control.CommandRequest,
+    gateway_control.RegisterRegion,
+    gateway_control.UnregisterRegions,
+    gateway_control.Pong,
+    gateway_control.GatewayDrained,
+)
 """Ignored before its Hello: they belong to the controller before. Its clients got an error for their requests."""
 
 
@@ -55,8 +61,13 @@ class GatewayOwner(Protocol):
     def on_configured(self, gateway: GatewayProcess) -> None:
         """It has been sent its configuration, and nothing else yet."""
 
-    def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
+    def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but the next and Hello
         """It has sent a message."""
+
+    def on_region(
+        self, gateway: GatewayProcess, message: gateway_control.RegisterRegion, descriptors: list[int]
+    ) -> None:
+        """It has sent a region that a client registers, with descriptors, which are the owner's now."""
 
     def on_exited(self, gateway: GatewayProcess) -> None:
         """Its process has exited; nothing is to be awaited from it."""
@@ -235,13 +246,17 @@ class GatewayListener:
         self._context = context
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        close_fds(descriptors)
         gateway = self._gateway
         try:
             message = decode(data, gateway_control.FROM_GATEWAY)
         except WireError as error:
+            close_fds(descriptors)
             gateway.kill(f"it sent an invalid message: {error}")
             return
+        if isinstance(message, gateway_control.RegisterRegion) and gateway.has_answered:
+            self._context.owner.on_region(gateway, message, descriptors)
+            return
+        close_fds(descriptors)
         if isinstance(message, Hello):
             gateway.has_answered = True
             if message.wire_version != WIRE_VERSION:
@@ -283,4 +298,6 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_cold_bytes=settings.max_cold_bytes,
         allow_hosts=settings.allow_hosts,
         grpc_keepalive=settings.grpc_keepalive,
+        client_memory=settings.client_memory,
+        client_memory_uids=settings.client_memory_uids,
     )

@@ -34,6 +34,7 @@ STATUS: Final[dict[str, int]] = {
     "unknown_version": NOT_FOUND,
     "bad_version": INVALID_ARGUMENT,
     "unknown_path": UNIMPLEMENTED,
+    "unknown_region": NOT_FOUND,
     "method_not_allowed": UNIMPLEMENTED,
     "body_timeout": DEADLINE_EXCEEDED,
     "conflict": ABORTED,

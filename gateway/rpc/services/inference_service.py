@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
+from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.observability import statistics
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus, ask_controller
@@ -14,15 +15,13 @@ from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, methods
+from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.services import settings_messages as settings
+from mmsup.gateway.rpc.services.memory_service import MemoryService
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.gateway_control import VersionState
 
 Json = dict[str, Any]  # a JSON object
-_NOT_SERVED: Final = {
-    "SystemSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
-    "CudaSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
-}
 CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"})
 """Answered to clients on this machine alone, unless they ask for settings and change none."""
 _ROWS: Final = ("model_stats", "models")
@@ -33,7 +32,12 @@ class InferenceService:
     """Each handler takes the request's message and returns its reply as JSON; it raises MmsupError."""
 
     def __init__(
-        self, router: Router, counters: RequestCounters, status: ControllerStatus, call_controller: CallController
+        self,
+        router: Router,
+        counters: RequestCounters,
+        status: ControllerStatus,
+        call_controller: CallController,
+        regions: RegionTable,
     ) -> None:
         self._router = router
         self._counters = counters
@@ -53,16 +57,17 @@ class InferenceService:
             "TraceSetting": self._trace_settings,
             "LogSettings": self._log_settings,
         }
+        self._memory = MemoryService(regions)
 
-    async def handle(self, method: str, request: Message, *, is_local: bool) -> Message:
+    async def handle(self, method: str, request: Message, peer: RpcPeer) -> Message:
         """The reply of one method."""
-        if method in _NOT_SERVED:
-            raise CallerError("not_implemented", _NOT_SERVED[method])
-        if method in CONTROL and not is_local and getattr(request, "settings", True):
+        if method in CONTROL and not peer.is_local and getattr(request, "settings", True):
             raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
         reply = methods(INFERENCE)[method].reply()
         handler = self._handlers.get(method)
-        if handler is not None:  # else it is about regions of shared memory: there are none
+        if handler is None:  # about regions of shared memory
+            await self._memory.handle(method, request, reply, peer)
+        else:
             await _fill(reply, await handler(request))
         return reply
 

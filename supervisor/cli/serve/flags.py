@@ -55,6 +55,12 @@ FLAGS: Final[Mapping[str, Flag]] = {
         many=True,
     ),
     "max_body_bytes": Flag("BYTES", "Largest request body."),
+    "client_memory": Flag(
+        BOOL, "Let clients share memory with the server.", default="those of loopback and UNIX listeners"
+    ),
+    "client_memory_uids": Flag(
+        "UID", "A user whose memory clients of a TCP listener may share; may be given again.", many=True
+    ),
     "grpc_host": Flag("ADDRESS", "What the gRPC listener binds.", default="the address of --host"),
     "grpc_port": Flag("PORT", "Port of the gRPC listener; 0 is any free one, -1 none."),
     "grpc_unix": Flag("PATH", "A UNIX socket to serve gRPC on as well."),
