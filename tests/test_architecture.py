@@ -19,7 +19,8 @@ FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 MAY_IMPORT = {
     "gateway": "api client_memory composition connections dispatch http infer observability rpc; "
     "ipc memory messages transport",
-    "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; ipc messages",
+    "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; "
+    "ipc messages tensors",
     "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/client_memory": "; ipc messages",
     "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "ipc/transport": "; ipc messages",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
-    "runtime_settings zygotes; ipc messages transport",
+    "runtime_settings uploads zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
@@ -68,7 +69,7 @@ MAY_IMPORT = {
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
     "supervisor/config": "; ipc messages tensors transport",
     "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
-    "on_demand postmortem processes repository resources runtime_settings state zygotes; "
+    "on_demand postmortem processes repository resources runtime_settings state uploads zygotes; "
     "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
     "supervisor/gateways": "config instances linux models observability postmortem processes; "
@@ -89,6 +90,7 @@ MAY_IMPORT = {
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
     "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
+    "supervisor/uploads": "config models repository; ipc messages",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
     "worker": "execution hosting sequences serving startup streaming; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",

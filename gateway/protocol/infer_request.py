@@ -241,7 +241,7 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         return _shared_data(span, spec, shape, model)
     if "data" in given:
         try:
-            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, base64=base64)
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, is_base64=base64)
         except json_tensors.TensorDataError as error:
             raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
         return InputTensor(spec.name, spec.datatype, shape, data=data)
