@@ -13,7 +13,8 @@ One 4 KiB memfd per process, created and held by the keeper, written by the proc
     6            started         requests started so far
     7            refused         requests answered with `gpu_oom` so far: the device had no memory for them
     8            stepping        id of the stream whose next part is being made; 0: none, STEPPING_ALL: any of them
-    9            open_streams    how many they are
+    9            sequences       that are live: they have a slot, or wait for one
+    10           open_streams    how many they are
     16 ... 63    streams         ids of the streams that are open; 0: a free place
     64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
@@ -55,7 +56,8 @@ BATCHES: Final = 3
 REQUESTS: Final = 4
 STARTED: Final = 6
 _DEVICE, _REFUSED = 5, 7
-_STEPPING, _OPEN_STREAMS = 8, 9
+SEQUENCES: Final = 9
+_STEPPING, _OPEN_STREAMS = 8, 10
 STREAMS_INDEX: Final = 16
 STREAM_PLACES: Final = RING_INDEX - STREAMS_INDEX
 STEPPING_ALL: Final = (1 << 64) - 1
@@ -96,6 +98,7 @@ class Progress:
     requests: int
     device_bytes: int
     refused: int = 0
+    sequences: int = 0
     open_streams: int = 0
 
 
@@ -203,8 +206,12 @@ class StatusPageReader:
         words = self._words
         raw = words[ACTIVITY]
         activity = Activity(raw) if raw <= Activity.MOVING else Activity.BUSY
-        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[_OPEN_STREAMS]
+        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[SEQUENCES], words[_OPEN_STREAMS]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
+
+    def sequences(self) -> int:
+        """How many are live."""
+        return int(self._words[SEQUENCES])
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""
