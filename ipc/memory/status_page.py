@@ -206,7 +206,14 @@ class StatusPageReader:
         words = self._words
         raw = words[ACTIVITY]
         activity = Activity(raw) if raw <= Activity.MOVING else Activity.BUSY
-        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[SEQUENCES], words[_OPEN_STREAMS]
+        counts = (
+            words[BATCHES],
+            words[REQUESTS],
+            words[_DEVICE],
+            words[_REFUSED],
+            words[SEQUENCES],
+            words[_OPEN_STREAMS],
+        )
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 
     def sequences(self) -> int:
