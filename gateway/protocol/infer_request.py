@@ -102,7 +102,12 @@ def parse_request(
     all_binary = _flag(parameters, "binary_data_output", default=False)
     outputs = _outputs(_tensors(document, "outputs"), model, metadata, all_binary)
     for_model, client_id = _model_parameters(parameters), request_id(document)
-    return InferRequest(inputs, outputs, client_id, _count(parameters, "timeout"), for_model, _priority(parameters))
+    timeout_us, priority = _count(parameters, "timeout"), _priority(parameters)
+    request = InferRequest(inputs, outputs, client_id, timeout_us, for_model, priority)
+    if metadata.decoupled and request.uses_regions:
+        text = f"model '{model}' is decoupled, for which no shared memory of clients is used: send and take the tensors"
+        raise CallerError("not_implemented", text, model=model)
+    return request
 
 
 def decoupled_error(model: str) -> CallerError:
@@ -235,7 +240,7 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         return _shared_data(span, spec, shape, model)
     if "data" in given:
         try:
-            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, base64=base64)
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, is_base64=base64)
         except json_tensors.TensorDataError as error:
             raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
         return InputTensor(spec.name, spec.datatype, shape, data=data)

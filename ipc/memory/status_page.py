@@ -73,6 +73,8 @@ class Activity(enum.IntEnum):
     """A member of a co-location group that has given back what it held; its process goes on."""
     CALLING = 8
     """In a run that waits for another model, which it has called."""
+    MOVING = 9
+    """A model leaves the memory that it serves from, or comes back. No request runs."""
 
 
 RUNNING: Final = frozenset({Activity.BUSY, Activity.CALLING})
@@ -197,7 +199,7 @@ class StatusPageReader:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.CALLING else Activity.BUSY
+        activity = Activity(raw) if raw <= Activity.MOVING else Activity.BUSY
         counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
 
