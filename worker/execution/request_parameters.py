@@ -1,4 +1,5 @@
-"""The parameters of the requests that run now, which share a run only if they have the same."""
+"""The parameters of the requests that run now, which share a run only if they have the same. Set for models with an
+interface that shows them (`ModelSpec.interface`)."""
 
 from __future__ import annotations
 
@@ -10,8 +11,3 @@ from typing import Any, Final
 Parameters = Mapping[str, Any]  # scalars
 NONE: Final[Parameters] = MappingProxyType({})
 PARAMETERS: Final[ContextVar[Parameters]] = ContextVar("parameters", default=NONE)
-
-
-def shows_parameters(engine: object) -> bool:
-    """Whether its models see the parameters of a request."""
-    return bool(getattr(engine, "shows_parameters", False))

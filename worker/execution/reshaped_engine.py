@@ -23,7 +23,6 @@ from mmsup.worker.execution.engine import (
     as_streaming_engine,
     completed_spec,
 )
-from mmsup.worker.execution.request_parameters import shows_parameters
 from mmsup.worker.execution.responses import mapped
 
 Shape = tuple[int, ...]
@@ -53,7 +52,6 @@ class ReshapedEngine:
         self._outputs = outputs
         self._batch_axes = 0
         self.completed_spec: ModelSpec | None = None
-        self.shows_parameters = shows_parameters(engine)
 
     @property
     def can_offload(self) -> bool:

@@ -59,7 +59,6 @@ log = logging.getLogger("mmsup.worker")
 
 class TritonPythonEngine:
     assembles_batches = True
-    shows_parameters = True
 
     def __init__(self) -> None:
         self._model: Any = None  # an instance of the user's class

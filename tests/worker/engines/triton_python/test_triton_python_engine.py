@@ -472,9 +472,7 @@ def test_each_request_runs_with_its_own_parameters() -> None:
         seen.append(dict(PARAMETERS.get()))
         return {"y": inputs["x"]}
 
-    with InProcessWorker(infer, X, Y) as worker:
-        worker.loop._handler._shows_parameters = True
-        worker.loop._handler.known._is_enabled = False
+    with InProcessWorker(infer, X, Y, interface=TRITON_PYTHON) as worker:
         for number, parameters in enumerate(({"a": 1}, {}, {"a": 2}, {"a": 2}), start=1):
             signature = pack_signature(InferSignature((TensorSpec("x", "FP32", (1,)),), (), parameters))
             end = worker.ends[0]
