@@ -170,7 +170,6 @@ def test_the_rules_of_a_request_are_those_of_http(client: Client) -> None:
     text = refused("NOT_FOUND", client.infer, "no", [x])
     assert text.startswith("Request for unknown model: 'no' is not found")
     assert "version 9 is not found" in refused("NOT_FOUND", client.infer, "add", [x, y], "9")
-    assert "sequence" in refused("UNIMPLEMENTED", client.infer, "add", [x, y], sequence_id=5)
 
 
 def test_parameters_priority_and_headers_are_taken(client: Client) -> None:

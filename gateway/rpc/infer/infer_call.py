@@ -21,11 +21,13 @@ from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
+from mmsup.gateway.protocol.sequences.sequence_parameters import sequence_flags
 from mmsup.gateway.rpc.calls.call import Parts
 from mmsup.gateway.rpc.calls.messages import Message
 from mmsup.gateway.rpc.infer import infer_messages, stream_replies
 from mmsup.gateway.rpc.infer.infer_messages import RpcRequest
 from mmsup.gateway.rpc.infer.known_messages import KnownMessage, KnownMessages, ReplyTemplate
+from mmsup.gateway.sequences.sequence_turns import Turn
 from mmsup.gateway.streaming.response_stream import ResponseStream
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError
@@ -177,7 +179,7 @@ class InferCall:
             buffer[at : at + len(each)] = each
             at += len(each)
         parsed = self._parse(dispatched, buffer)
-        if parsed.uses_regions or not dispatched.try_infer(parsed.job, self._on_event):
+        if not parsed.is_cacheable or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
@@ -193,7 +195,9 @@ class InferCall:
                 ),
                 metadata,
             )
-            if isinstance(known, bytes):
+            if parsed.request.sequence is not None:
+                self._known = None
+            elif isinstance(known, bytes):
                 self._known = self._context.known.add(known, request, parsed, version)
             elif known is not None:
                 known.renew(parsed, version)
@@ -278,26 +282,29 @@ class InferCall:
         self._take(request)
 
     async def _serve(self) -> None:
-        """Find a worker and memory, waiting for both, and serve the request."""
+        """Find a worker and memory, waiting for both, and serve the request. What comes behind it in its sequence
+        waits too."""
         request, size = self.request, self.request.blob_bytes
-        dispatched = self._dispatched
-        if dispatched is None:
-            body = RequestBody(self, size, self._receiver.on_cold)
-            dispatched = await self._context.inference.router.open(request.model, request.version, None, body)
-            self._dispatched = dispatched
-        buffer = await dispatched.allocate(size)
-        at = 0
-        for each in request.blobs:
-            await request_body.copy_in_steps(each, buffer[at : at + len(each)])
-            at += len(each)
-        if _is_slow_to_check(request, dispatched.metadata):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
-        else:
-            self._parse(dispatched, buffer)
-        if not dispatched.metadata.decoupled:
-            await self._finish(None)
-            return
+        flags = sequence_flags(request.document["parameters"])
+        with self._context.inference.sequences.turn(request.model, request.version, flags) as turn:
+            dispatched = self._dispatched
+            if dispatched is None:
+                body = RequestBody(self, size, self._receiver.on_cold)
+                dispatched = await self._context.inference.router.open(request.model, request.version, None, body)
+                self._dispatched = dispatched
+            buffer = await dispatched.allocate(size)
+            at = 0
+            for each in request.blobs:
+                await request_body.copy_in_steps(each, buffer[at : at + len(each)])
+                at += len(each)
+            if _is_slow_to_check(request, dispatched.metadata):
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
+            else:
+                self._parse(dispatched, buffer)
+            if not dispatched.metadata.decoupled:
+                await self._finish(None, turn)
+                return
         receiver, parsed, verdicts = self._receiver, self._parsed, self._context.inference.router.verdicts
         assert parsed is not None, "a request was opened and not parsed"
         responses = ResponseStream(dispatched, parsed.job, verdicts, self.timer)
@@ -308,16 +315,16 @@ class InferCall:
         else:
             receiver.end(self)
 
-    async def _finish(self, event: RequestEvent | None) -> None:
+    async def _finish(self, event: RequestEvent | None, turn: Turn | None = None) -> None:
         """Wait for the rest; `event` is None if the request was not sent."""
         dispatched, parsed = self._dispatched, self._parsed
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before it is parsed"
+        inference = self._context.inference
         if parsed.uses_regions:
-            inference = self._context.inference
-            result = await inference.infer_with_regions(dispatched, parsed, is_local=self._context.is_local)
+            result = await inference.infer_with_regions(dispatched, parsed, turn, is_local=self._context.is_local)
         else:
-            result = await dispatched.resume(parsed.job, event)
+            result = await inference.infer(dispatched, parsed, event, turn)
         if _is_slow_to_build(parsed):
             loop = asyncio.get_running_loop()
             executor = self._context.inference.parser_executor
