@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.ipc.ensembles import EnsembleStep
+
 INLINE_LIMIT_BYTES: Final = 4096
 """Tensors up to this size travel in the message. Measured: at 8 KiB a slot in shared memory is already cheaper."""
 INLINE_TENSORS: Final = 64
@@ -147,11 +149,16 @@ class ModelSpec:
     trusted: bool = False
     decoupled: bool = False
     """It answers a request any number of times. A class whose `infer` is a generator does so without being asked."""
+    steps: tuple[EnsembleStep, ...] = ()
+    """Of an ensemble, which has no worker; empty for every other model."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
     """Content of `config.pbtxt`, for `/config`; completed by the gateway."""
 
     def is_on_demand(self, control_mode: str) -> bool:
-        """Whether the model is asleep until somebody asks for it. One that is pinned is not, unless it says else."""
+        """Whether the model is asleep until somebody asks for it. One that is pinned is not, unless it says else; nor
+        an ensemble, whose steps may be."""
+        if self.steps:
+            return False
         return self.load == "on-demand" or (not self.load and not self.pin and control_mode == "on-demand")
 
     def is_evictable(self, control_mode: str) -> bool:
