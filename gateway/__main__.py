@@ -24,6 +24,7 @@ from typing import Final
 
 import uvloop
 
+from mmsup.gateway.client_memory.region_table import make_region_table
 from mmsup.gateway.composition.ensemble_router import EnsembleRouter
 from mmsup.gateway.controller_channel import ControllerClient, check_wire_version, exit_parent_lost
 from mmsup.gateway.dispatch.router import Router
@@ -87,8 +88,9 @@ async def serve(
     with ThreadPoolExecutor(1, "extents") as executor:
         router = EnsembleRouter(configure, executor)
         failpoint("gateway.configured")
-        controller = ControllerClient(channel, configure, router, zeromq)
-        server = GatewayServer(router, controller.calls.call, counter_tables(inherited), configure.seat)
+        regions = make_region_table(configure)
+        controller = ControllerClient(channel, configure, router, zeromq, regions)
+        server = GatewayServer(router, controller.calls.call, counter_tables(inherited), configure.seat, regions)
         await server.start(configure.front)
         # A client that connected before would get `unknown_model`; in the queue of the listening socket it can wait.
         await wait_for_any(controller.synced, stop)

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
+from mmsup.gateway.client_memory.region_table import RegionTable, make_region_table
 from mmsup.gateway.dispatch.link_memory import LinkMemory
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
@@ -27,6 +28,7 @@ from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.packed_result import unpack
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -41,23 +43,51 @@ LOST_DETAILS_LIMIT: Final = 64
 ID_CHARACTERS: Final = 64
 CALL_TIMEOUT_S: Final = 3600.0
 """A load may take as long as its model's own limit; this only bounds a command that the controller lost."""
+REGION_WAIT_S: Final = 10.0
+"""For the controller and all gateways to take a region; a gateway that hangs is not waited for so long."""
 
 
 class ControllerCalls:
     """Commands to the controller that wait for their replies."""
 
-    def __init__(self, send: Callable[[messages.CommandRequest], None]) -> None:
+    def __init__(self, send: Callable[..., None]) -> None:
+        """`send` takes a message and the descriptors that go with it."""
         self._send = send
         self._pending: dict[int, asyncio.Future[Any]] = {}  # results are JSON, by command
         self._last_id = 0
 
     async def call(self, command: str, arguments: dict[str, Any]) -> Any:  # arguments and result: JSON, by command
         """The controller's result. MmsupError as the controller reports it, or `unavailable` if it does not answer."""
+        upload = arguments.get("upload")
+        descriptors: tuple[int, ...] = ()
+        if isinstance(upload, UploadedFiles):
+            arguments, descriptors = {**arguments, "upload": upload.sizes}, (upload.fd,)
+        return await self._ask(lambda number: messages.CommandRequest(number, command, arguments), descriptors)
+
+    async def register_region(self, region: messages.MemoryRegion, fd: int) -> None:
+        """Returns when all gateways have it. Errors as those of `call`."""
+        await self._ask_soon(lambda number: messages.RegisterRegion(number, region), (fd,) if fd >= 0 else ())
+
+    async def unregister_regions(self, kind: str, name: str) -> None:
+        """Returns when no gateway has it any more."""
+        await self._ask_soon(lambda number: messages.UnregisterRegions(number, kind, name))
+
+    async def _ask_soon(self, message: Callable[[int], object], descriptors: tuple[int, ...] = ()) -> None:
+        try:
+            async with asyncio.timeout(REGION_WAIT_S):
+                await self._ask(message, descriptors)
+        except TimeoutError:
+            raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
+
+    async def _ask(self, message: Callable[[int], object], descriptors: tuple[int, ...] = ()) -> Any:  # as `call`
         self._last_id = number = self._last_id + 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # as above
         self._pending[number] = future
         try:
-            self._send(messages.CommandRequest(number, command, arguments))
+            if descriptors:
+                self._send(message(number), descriptors)
+            else:
+                self._send(message(number))
             failpoint("gateway.asked")
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return await future
@@ -89,11 +119,17 @@ class ControllerClient:
     """One per gateway process; applies the controller's messages to its router."""
 
     def __init__(
-        self, channel: ControlChannel, configure: messages.ConfigureGateway, router: Router, zeromq: ZmqContext
+        self,
+        channel: ControlChannel,
+        configure: messages.ConfigureGateway,
+        router: Router,
+        zeromq: ZmqContext,
+        regions: RegionTable | None = None,
     ) -> None:
         self._channel = MessageChannel(channel, self._on_message, exit_parent_lost, exit_channel_overflow)
         self._configure = configure
         self._router = router
+        self._regions = regions or make_region_table(configure)
         self._zeromq = zeromq
         self._links_in_sync: set[tuple[int, int]] | None = set()
         """The workers that a new controller has named so far; None once it has named all."""
@@ -102,6 +138,7 @@ class ControllerClient:
         """A controller has sent everything once."""
         self.calls = ControllerCalls(self._send)
         router.waiters.cold_starts.call = self.calls.call
+        self._regions.announce, self._regions.withdraw = self.calls.register_region, self.calls.unregister_regions
         router.poison_requests.send = self._send
         router.send_link_closed = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
         self._send_hello()
@@ -111,8 +148,8 @@ class ControllerClient:
 
     # Sending.
 
-    def _send(self, message: object) -> None:
-        self._channel.send(encode(message))
+    def _send(self, message: object, descriptors: tuple[int, ...] = ()) -> None:
+        self._channel.send(encode(message), descriptors)
 
     def report_overdue(self, now_s: float) -> None:
         """Report the workers that have not replied for too long; called a few times a second."""
@@ -143,6 +180,10 @@ class ControllerClient:
                 self.calls.on_reply(message)
             case messages.AddPoisonEntries() | messages.RemovePoisonEntry():
                 router.poison_requests.on_message(message)
+            case messages.AddRegion():
+                self._regions.add(message.region, descriptors)
+            case messages.RemoveRegion():
+                self._regions.remove(message.name)
             case LogSettings():
                 apply_log_settings(message)
             case messages.Ping():
@@ -166,6 +207,9 @@ class ControllerClient:
         self._router.routes.begin_sync()
         self._links_in_sync = set()
         self._send_hello()
+        for held in self._regions.held():  # the controller before knew them; this one knows what gateways say
+            descriptors = (held.fd,) if held.fd >= 0 else ()
+            self._send(messages.RegisterRegion(0, held.region), descriptors)
 
     def _on_synced(self, message: messages.Synced) -> None:
         router = self._router

@@ -14,6 +14,7 @@ from typing import Final
 
 from mmsup.gateway import self_test
 from mmsup.gateway.api.app import HttpApp
+from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.composition.composer import Composer
 from mmsup.gateway.composition.ensemble_router import EnsembleRouter
 from mmsup.gateway.composition.worker_calls import attach_calls
@@ -42,7 +43,12 @@ _log = logging.getLogger("mmsup.gateway")
 
 class GatewayServer:
     def __init__(
-        self, router: Router, call_controller: CallController, tables: Sequence[CounterTable], seat: int
+        self,
+        router: Router,
+        call_controller: CallController,
+        tables: Sequence[CounterTable],
+        seat: int,
+        regions: RegionTable | None = None,
     ) -> None:
         # Parsing a large JSON body takes milliseconds, too long for the loop. One at a time bounds its memory.
         self._parser_executor = ThreadPoolExecutor(1, "parser")
@@ -51,7 +57,7 @@ class GatewayServer:
         self.counters = RequestCounters(tables, seat)
         cold_starts = router.waiters.cold_starts
         cold_starts.on_waited, cold_starts.on_started = self.counters.record_cold_wait, self.counters.record_cold_start
-        self._infer_handler = InferHandler(router, self.counters, self._parser_executor)
+        self._infer_handler = InferHandler(router, self.counters, self._parser_executor, regions)
         composer = Composer(self._infer_handler)
         router.links.on_added = partial(attach_calls, composer)
         if isinstance(router, EnsembleRouter):
@@ -96,7 +102,7 @@ class GatewayServer:
         router, now_s = self._router, time.monotonic()
         if router.status.retired:
             self._retire(now_s)
-        router.links.close_drained()
+        router.links.close_drained(keeps=self._infer_handler.sequences.keeps)
         self._rpc.health.on_heartbeat()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + SWEEP_INTERVAL_S

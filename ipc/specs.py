@@ -5,10 +5,9 @@ Made from the configuration (supervisor/repository), never modified: a change is
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-from mmsup.ipc.ensembles import EnsembleStep
 
 INLINE_LIMIT_BYTES: Final = 4096
 """Tensors up to this size travel in the message. Measured: at 8 KiB a slot in shared memory is already cheaper."""
@@ -20,6 +19,8 @@ WARM_UP_FOLDER: Final = "warmup"
 """In a model's folder: files of `model_warmup`."""
 WARM_UP_STRINGS_BYTES: Final = 64 << 20
 """The longest file of strings there that is read; that of any other datatype has the size that its shape says."""
+INITIAL_STATE_FOLDER: Final = "initial_state"
+"""In a model's folder: files of the states with which sequences begin."""
 LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
 TRITON_PYTHON: Final = "triton-python"
@@ -35,6 +36,10 @@ GROUP_KEYS: Final = {
 }
 """Keys of a model that belong to its process, with the fields of ModelSpec that they set: the same for all models of a
 co-location group."""
+
+
+ENSEMBLE: Final = "ensemble"
+"""The engine of such a model, its platform and its backend in Triton's words. It has no worker."""
 
 
 def is_inline(size: int, inline_count: int) -> bool:
@@ -78,6 +83,73 @@ class QueuePolicy:
     """How long a request may wait before its execution starts; 0: to its deadline."""
     delays: bool = False
     """A request past the timeout continues to wait, behind all others, instead of being answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceControl:
+    """An input by which the server tells the model where in its sequence a request is.
+
+    `kind`: `start`, `end`, `ready` (1 in rows that hold a request) or `id`. `no` and `yes` are its values; an `id` has
+    neither."""
+
+    input: str
+    kind: str
+    datatype: str
+    no: float = 0.0
+    yes: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceState:
+    """State that the server keeps for each sequence: an output of one request is an input of the next one."""
+
+    input: str
+    output: str
+    datatype: str
+    shape: tuple[int, ...]
+    """Without the batch axis. -1 is any size; the first state has `initial_shape`."""
+    initial_shape: tuple[int, ...] = ()
+    initial_file: str = ""
+    """In the folder INITIAL_STATE_FOLDER of the model. Empty: zeros, or empty strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatching:
+    """Requests of a model belong to sequences, and all of one sequence run in one worker, in order."""
+
+    strategy: str = "direct"
+    """`direct`: each sequence has a row of the batch. `oldest`: batches are made of the oldest requests."""
+    slots: int = 0
+    """Sequences that one worker has at a time; 0: with `direct` one for each row, with `oldest` 1024."""
+    idle_s: float = 1.0
+    """A sequence without a request for so long is over, and its slot is free."""
+    delay_s: float = 0.0
+    """How long a request may wait for those of other sequences."""
+    utilization: float = 0.0
+    """`direct`: part of the slots whose requests start a batch before that."""
+    preferred: tuple[int, ...] = ()
+    """`oldest`: batch sizes that start before that, ascending."""
+    controls: tuple[SequenceControl, ...] = ()
+    states: tuple[SequenceState, ...] = ()
+
+    def hidden_inputs(self) -> frozenset[str]:
+        """Names of inputs that the server fills, and no client sees."""
+        return frozenset([*(each.input for each in self.controls), *(each.input for each in self.states)])
+
+    def hidden_outputs(self) -> frozenset[str]:
+        return frozenset(each.output for each in self.states)
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleStep:
+    """One model of an ensemble, which runs as soon as all tensors that its `input_map` names are there: inputs of the
+    ensemble, or outputs of other steps. Both maps are from the model's own tensor to the ensemble's."""
+
+    model: str
+    version: str = ""
+    """Empty: the default one."""
+    input_map: dict[str, str] = field(default_factory=dict[str, str])
+    output_map: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +203,8 @@ class ModelSpec:
     """Priority of requests that name none: 1 is the highest, 0 the middle one."""
     priority_levels: int = PRIORITY_LEVELS
     queue_policies: tuple[QueuePolicy, ...] = ()
+    sequences: SequenceBatching | None = None
+    """None: its requests are independent of each other."""
     load: str = ""
     """`start`, or `on-demand`: when it is first loaded. Empty: as the control mode of the server says."""
     ttl_s: float | None = None
@@ -186,3 +260,21 @@ class Metadata:
     """A request is answered any number of times."""
     runs_side_by_side: bool = False
     """Its requests are open side by side in one worker, which may rest while all of them wait for something."""
+
+
+def startable(steps: Sequence[EnsembleStep], started: Iterable[int], known: Iterable[str]) -> list[int]:
+    """The steps that can start now, by place, given those that have and the tensors that are there."""
+    begun, there = set(started), set(known)
+    return [at for at, step in enumerate(steps) if at not in begun and there.issuperset(step.input_map.values())]
+
+
+def needed_steps(steps: Sequence[EnsembleStep], wanted: Iterable[str]) -> set[int]:
+    """The steps without which these tensors are not made."""
+    todo, needed = list(wanted), set[int]()
+    makers = {tensor: at for at, step in enumerate(steps) for tensor in step.output_map.values()}
+    while todo:
+        at = makers.get(todo.pop())
+        if at is not None and at not in needed:
+            needed.add(at)
+            todo += steps[at].input_map.values()
+    return needed

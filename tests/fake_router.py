@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.dispatch.router import Router
@@ -20,7 +21,7 @@ from mmsup.gateway.waking.request_wait import WaitingBody
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
 from mmsup.ipc.messages.data import InferReply
-from mmsup.ipc.messages.gateway_control import ConfigureGateway, Route, VersionState
+from mmsup.ipc.messages.gateway_control import ConfigureGateway, MemoryRegion, Route, VersionState
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
 
@@ -40,6 +41,22 @@ def metadata(*tensors: tuple[str, str, tuple[int, ...]], max_batch_size: int = 0
     return Metadata("python", max_batch_size, inputs, outputs)
 
 
+def region_table(mode: str = "local") -> RegionTable:
+    """Of a gateway that is alone, whose controller takes every region."""
+    made = RegionTable(mode, ())
+
+    async def announce(region: MemoryRegion, fd: int) -> None:
+        made.add(region, [os.dup(fd)])
+
+    async def withdraw(kind: str, name: str) -> None:
+        for each in made.held():
+            if each.region.kind == kind and name in ("", each.region.name):
+                made.remove(each.region.name)
+
+    made.announce, made.withdraw = announce, withdraw
+    return made
+
+
 class FakeRequest(DispatchedRequest):
     """A request that is answered at once, by a function."""
 
@@ -51,7 +68,8 @@ class FakeRequest(DispatchedRequest):
         self.client_deadline_ns = 0
         self.parameters: dict[str, Any] = {}
         self.in_flight: Any = None  # of an InFlightRequest only the signature of its reply
-        self._bytes = memoryview(b"")
+        self._bytes = self.buffer = memoryview(b"")
+        self.link: Any = None  # of a link nothing is read but for slots of its memory, and here are none
         self._lent: list[bytearray] = []
 
     def reserve_bytes(self, size: int) -> None:
@@ -65,7 +83,7 @@ class FakeRequest(DispatchedRequest):
             used[:] = b"\xee" * len(used)
 
     def try_allocate(self, size: int) -> memoryview | None:
-        self._bytes = self._lend(bytearray(size))
+        self._bytes = self.buffer = self._lend(bytearray(size))
         return self._bytes
 
     def _lend(self, used: bytearray) -> memoryview:
@@ -110,6 +128,7 @@ class FakeRouter(Router):
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Any] = {"status": {}}
         self.refusal: MmsupError | None = None
+        self.regions = region_table()
         self.unclosed_requests = 0
         self.request_closed = asyncio.Event()
 
@@ -157,7 +176,7 @@ class FakeRouter(Router):
 async def served(router: FakeRouter, host: str = "127.0.0.1", front: str = "fast") -> AsyncIterator[int]:
     """The port on which a server with this router listens until the block ends."""
     fd = make_counter_table()
-    server = GatewayServer(router, router.call_controller, [CounterTable(fd)], 0)
+    server = GatewayServer(router, router.call_controller, [CounterTable(fd)], 0, router.regions)
     with socket.create_server((host, 0)) as sock:
         await server.start(front)
         await server.listen(sock)
@@ -166,4 +185,5 @@ async def served(router: FakeRouter, host: str = "127.0.0.1", front: str = "fast
         finally:
             await server.close(0.1)
             router.threads.shutdown()
+            router.regions.close()
             os.close(fd)

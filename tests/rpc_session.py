@@ -66,7 +66,7 @@ class RpcSession:
         self.router = router
         self._table_fd = make_counter_table()
         self.counters = RequestCounters([CounterTable(self._table_fd)], 0)
-        handler = InferHandler(router, self.counters, router.threads)
+        handler = InferHandler(router, self.counters, router.threads, router.regions)
         self.server = RpcServer(handler, router.call_controller)
         self.listener = RpcListener(self.server, is_local=is_local)
         self.calls: dict[int, Call] = {}

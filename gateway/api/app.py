@@ -12,6 +12,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import StreamResponse
 
 from mmsup.gateway.api.description.description_api import DescriptionApi
+from mmsup.gateway.api.memory import MemoryApi
 from mmsup.gateway.api.model import ModelApi
 from mmsup.gateway.api.predict import PredictApi
 from mmsup.gateway.api.repository import RepositoryApi
@@ -27,8 +28,6 @@ from mmsup.gateway.streaming.generate_handler import GenerateHandler
 from mmsup.ipc.errors import CallerError, MmsupError
 
 _NOT_SERVED: Final = {
-    "no_region": "client shared memory is not served: send tensors as binary data",
-    "no_register": "client shared memory is not served: send tensors as binary data",
     "other_repository": "a repository cannot be named in the path: leave it out",
 }
 AIOHTTP_COST: Final = 4
@@ -45,8 +44,9 @@ class HttpApp:
         status = ControllerStatus(call_controller)
         server = ServerApi(router, inference.counters, status)
         model = ModelApi(router, inference.counters, status)
+        memory = MemoryApi(inference.regions)
         generation = GenerateHandler(inference)
-        repository = RepositoryApi(router.routes, call_controller)
+        repository = RepositoryApi(inference, call_controller)
         settings = SettingsApi(call_controller)
         description = DescriptionApi(router)
         predict = PredictApi(inference)
@@ -73,12 +73,16 @@ class HttpApp:
             "unload": repository.unload,
             "sleep": repository.sleep,
             "wake": repository.wake,
+            "system_status": memory.system_status,
+            "system_register": memory.system_register,
+            "system_unregister": memory.system_unregister,
+            "cuda_status": memory.cuda_status,
+            "cuda_register": memory.cuda_register,
+            "cuda_unregister": memory.cuda_unregister,
             "log": settings.log,
             "set_log": settings.set_log,
             "trace": settings.trace,
             "set_trace": settings.set_trace,
-            "no_regions": _no_regions,
-            "unregister": _unregister,
         }
         actions = {each.action for each in HTTP_ROUTES}
         assert {*self._handlers, *_NOT_SERVED} == actions, "an endpoint has no handler, or the reverse"
@@ -119,6 +123,8 @@ class HttpApp:
         request.path_names = match.names
         if route.access is Access.CONTROL:
             request.check_change()
+        elif route.access is Access.MEMORY:
+            request.check_origin()
         if route.action in _NOT_SERVED:
             raise CallerError("not_implemented", _NOT_SERVED[route.action])
         return await self._handlers[route.action](request)
@@ -129,12 +135,3 @@ def _error_response(request: HttpRequest, error: MmsupError) -> StreamResponse:
     if request.raw.writer.output_size > 0 and transport is not None:
         transport.abort()  # a part of the response was sent: the client must not take what follows for the rest
     return response.error_response(error, request.request_id, request.echo_headers)
-
-
-async def _no_regions(request: HttpRequest) -> StreamResponse:
-    return response.json_response([], extra=request.echo_headers)
-
-
-async def _unregister(request: HttpRequest) -> StreamResponse:
-    """Succeeds, since clients unregister all regions first and give up if that fails."""
-    return response.empty_response(request.echo_headers)

@@ -50,7 +50,9 @@ class Composer:
         assert state.spec is not None, "an ensemble has a configuration"
         self._router.admission.admit(state.spec.name, state.spec)
         request = EnsembleRequest(self._router, self, state, version, deadline_ns)
-        request.client_deadline_ns, request.invocation = client_deadline_ns, invocation
+        request.client_deadline_ns = client_deadline_ns
+        if invocation is not None:
+            request.plan.invocation = invocation
         return request
 
     @asynccontextmanager

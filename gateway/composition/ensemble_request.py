@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 from mmsup.gateway.composition.ensemble_run import EnsembleRun, RunsStep
 from mmsup.gateway.composition.inference import AskedInference, AskedTensor
 from mmsup.gateway.composition.invocation import Invocation
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
+from mmsup.gateway.dispatch.route_table import RouteTable
+from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
 from mmsup.ipc.memory.arena import Slot
 from mmsup.ipc.messages.data import InferReply
 from mmsup.ipc.messages.gateway_control import VersionState
 
-if TYPE_CHECKING:
-    from mmsup.gateway.composition.composer import Composer
-    from mmsup.gateway.dispatch.router import Router
+
+class StepRunner(RunsStep, Protocol):
+    @property
+    def routes(self) -> RouteTable: ...
+
+    def close_later(self, run: EnsembleRun) -> None:
+        """Free what it holds, soon."""
+        ...
+
+
+@dataclass(slots=True)
+class EnsemblePlan:
+    composer: StepRunner
+    invocation: Invocation
+    """Also of an ensemble that a client asks for."""
+    run: EnsembleRun | None = None
+    """Set when the steps have been started: it holds what they have made."""
 
 
 class EnsembleRequest(DispatchedRequest):
     """Admitted already. It is never sent, so `in_flight` stays None and `link` is not set."""
 
-    __slots__ = ("_composer", "_ends", "invocation")
+    __slots__ = ("plan",)
 
-    def __init__(self, router: Router, composer: Composer, state: VersionState, version: str, deadline_ns: int) -> None:
+    def __init__(
+        self, router: Router, composer: StepRunner, state: VersionState, version: str, deadline_ns: int
+    ) -> None:
         assert state.spec is not None, "an ensemble has a configuration"
         assert state.metadata is not None, "an ensemble declares its tensors"
         self._router = router
-        self._composer = composer
-        self._requested_version = version
+        self.requested_version = version
         self.buffer = memoryview(b"")
         self.in_flight = None
         self.request_id = ""
@@ -39,13 +57,13 @@ class EnsembleRequest(DispatchedRequest):
         self.client_deadline_ns = 0
         self.spec = state.spec
         self.metadata = state.metadata
-        self.invocation: Invocation | None = None
-        self._ends: EnsembleRun | None = None
+        self.plan = EnsemblePlan(composer, Invocation((state.spec.name,), None))
 
     def close(self) -> None:
-        ended, self._ends = self._ends, None
-        if ended is not None:
-            self._composer.close_later(ended)
+        plan = self.plan
+        if plan.run is not None:
+            plan.composer.close_later(plan.run)
+            plan.run = None
         self.buffer = memoryview(b"")
         self._router.admission.leave(self.spec.name, self.reserved_bytes)
 
@@ -66,7 +84,7 @@ class EnsembleRequest(DispatchedRequest):
     def _limit_ns(self) -> int:
         """By when all steps have to be done: the ensemble's own deadline does not run while a step is loaded from
         sleep, as that of any model; then each step has its own. 0: so it is."""
-        routes = self._composer.routes
+        routes = self.plan.composer.routes
         if not self.client_deadline_ns and any(routes.is_asleep(each.model) for each in self.spec.steps):
             return 0
         return self.deadline_ns
@@ -85,11 +103,10 @@ class EnsembleRequest(DispatchedRequest):
             for each in job.inputs
         ]
         outputs = list(job.outputs) or [each.name for each in self.metadata.outputs]
-        asked = AskedInference(self._requested_version, inputs, outputs, job.parameters, self._limit_ns())
+        asked = AskedInference(self.requested_version, inputs, outputs, job.parameters, self._limit_ns())
         asked.priority, asked.client_id = job.priority, self.request_id
-        invocation = self.invocation or Invocation((self.spec.name,), None)
-        runner: RunsStep = self._composer
-        self._ends = run = EnsembleRun(self.spec.steps, runner, invocation, asked)
+        plan = self.plan
+        plan.run = run = EnsembleRun(self.spec.steps, plan.composer, plan.invocation, asked)
         made = await run.run()
         reply = InferReply(0, infer_ns=time.monotonic_ns() - began_ns)
         return InferenceResult(made, reply)

@@ -8,8 +8,8 @@ from typing import Protocol
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.waking.request_wait import WaitingBody
-from mmsup.ipc.ensembles import ENSEMBLE
 from mmsup.ipc.messages.gateway_control import VersionState
+from mmsup.ipc.specs import ENSEMBLE
 
 
 class OpensEnsembles(Protocol):

@@ -16,8 +16,8 @@ from typing import Protocol
 from mmsup.gateway.composition.inference import AskedInference, AskedTensor
 from mmsup.gateway.composition.invocation import Invocation
 from mmsup.gateway.protocol.inference_job import OutputTensor
-from mmsup.ipc.ensembles import EnsembleStep, needed_steps, startable
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError, make_error
+from mmsup.ipc.specs import EnsembleStep, needed_steps, startable
 
 
 class RunsStep(Protocol):

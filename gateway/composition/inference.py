@@ -26,9 +26,8 @@ from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.gateway.waking.request_wait import RequestWait
-from mmsup.ipc.ensembles import ENSEMBLE
 from mmsup.ipc.messages.gateway_control import VersionState
-from mmsup.ipc.specs import Metadata
+from mmsup.ipc.specs import ENSEMBLE, Metadata
 
 COST: Final = 2
 """In the fair queue: as a request over gRPC."""
@@ -90,7 +89,7 @@ class ComposedRequest(DispatchedRequest):
 
     async def acquire_next_link(self, priority: int = 0) -> None:
         wait = RequestWait(self.deadline_ns, self.client_deadline_ns, priority, choose=self._choose)
-        self.link = link = await self._router.acquire(self.spec.name, self._requested_version, wait)
+        self.link = link = await self._router.acquire(self.spec.name, self.requested_version, wait)
         link.reserved_requests += 1
         self.spec, self.metadata, self.deadline_ns = link.spec, link.metadata, wait.deadline_ns
 
@@ -130,7 +129,7 @@ class ModelInference:
                 dispatched.request_id = asked.client_id
                 parsed = await self._read(asked, dispatched)
                 handler.apply_timeout(dispatched, parsed, timer)
-                result = await dispatched.resume(parsed.job)
+                result = await inference.infer(dispatched, parsed, None)
                 context = handler.response_context(dispatched, parsed)
                 outputs = infer_response.wanted_tensors(context, parsed.request.outputs, result.outputs)
                 timer.finish(result.reply, parsed.inference_count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from mmsup.gateway.infer.fast_handler import Deliver, FastInfer
+from mmsup.gateway.infer.fast_handler import Deliver, FastInfer, LocalInfer
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.infer.head_cache import HeadCache, ParsedHead
 from mmsup.gateway.infer.known_request_cache import KnownRequestCache
@@ -28,5 +28,5 @@ class ConnectionContext:
         """Where the kernel writes bytes of yet unknown meaning: consumed before the next read of any connection."""
         self.read_view = memoryview(self.read_buffer)
 
-    def make_infer(self, head: ParsedHead, echo_id: str, deliver: Deliver) -> FastInfer:
-        return FastInfer(self.inference, self.known_requests, head, echo_id, deliver)
+    def make_infer(self, head: ParsedHead, echo_id: str, deliver: Deliver, *, is_local: bool) -> FastInfer:
+        return (LocalInfer if is_local else FastInfer)(self.inference, self.known_requests, head, echo_id, deliver)

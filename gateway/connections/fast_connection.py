@@ -30,6 +30,7 @@ class ConnectionOwner(Protocol):
     """The listener, as its connections see it."""
 
     hosts: HostPolicy
+    is_local: bool
 
     def admit(self, connection: FastConnection, transport: asyncio.BaseTransport) -> bool: ...
     def remove(self, connection: FastConnection) -> None: ...
@@ -41,8 +42,8 @@ class FastConnection(asyncio.BufferedProtocol):
 
     # fmt: off
     __slots__ = (
-        "_aiohttp", "_context", "_listener", "hosts", "is_closing", "is_write_paused", "requests", "state", "timer",
-        "transport",
+        "_aiohttp", "_context", "_listener", "hosts", "is_closing", "is_local", "is_write_paused", "requests", "state",
+        "timer", "transport",
     )
     # fmt: on
 
@@ -50,6 +51,7 @@ class FastConnection(asyncio.BufferedProtocol):
         self._context = context
         self._listener = listener
         self.hosts = listener.hosts
+        self.is_local = listener.is_local
         self._aiohttp: AiohttpConnection | None = None
         self.transport: asyncio.Transport | None = None
         self.state = _IDLE

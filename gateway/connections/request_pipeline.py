@@ -44,6 +44,8 @@ class PipelineConnection(Protocol):
     state: ConnectionState
     timer: DeadlineTimer
     hosts: HostPolicy
+    is_local: bool
+    """Only this machine can reach its listener."""
     is_closing: bool
     """The connection ends with the request in work."""
     is_write_paused: bool
@@ -164,7 +166,8 @@ class RequestPipeline:
         if end + len(body) < size:
             self.pending = bytes(view[end + len(body) : size])
         is_complete = len(body) == layout.size
-        infer = self._open_infer(context.make_infer(head, echo_id, self.deliver), is_complete=is_complete)
+        made = context.make_infer(head, echo_id, self.deliver, is_local=connection.is_local)
+        infer = self._open_infer(made, is_complete=is_complete)
         if infer is None:
             connection.hand_to_aiohttp(bytes(view[:size]))
         elif connection.state is _BODY:
@@ -278,7 +281,9 @@ class RequestPipeline:
 
     def materialise(self, request: PackedInFlight) -> None:
         """Serve a known request in flight as any other from now on."""
-        self.infer = infer = self._context.make_infer(request.known.head, request.found.echo_id, self.deliver)
+        self.infer = infer = self._context.make_infer(
+            request.known.head, request.found.echo_id, self.deliver, is_local=self._connection.is_local
+        )
         infer.adopt(request)
 
     def finish_response(self) -> None:

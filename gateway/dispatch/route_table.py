@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from mmsup.ipc.ensembles import ENSEMBLE
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.messages.gateway_control import Route, VersionState
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import ENSEMBLE, ModelSpec
 
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 READY: Final = "ready"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 
@@ -11,10 +13,12 @@ from aiohttp.web_request import BaseRequest
 from mmsup.gateway.http import host_policy, request_body
 from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.protocol import json_document
+from mmsup.gateway.protocol.control_calls import check_local
 from mmsup.gateway.protocol.json_document import parse_error
-from mmsup.ipc.errors import CallerError
 
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_CREDENTIALS: Final = struct.Struct("iII")
+"""`struct ucred`: process, user, group."""
 ID_HEADER: Final = "X-Request-Id"
 
 
@@ -22,6 +26,13 @@ def echoed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Request headers that are copied into the response."""
     given = headers.get(ID_HEADER, "")
     return {ID_HEADER: given} if _ID.fullmatch(given) else {}
+
+
+def socket_peer_uid(sock: Any) -> int | None:  # a transport's socket, of asyncio or uvloop
+    """The user of the process at the other end of a UNIX socket; None for any other socket."""
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    return int(_CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1])
 
 
 class _ListenerConnection(Protocol):
@@ -53,6 +64,17 @@ class HttpRequest:
     def _connection(self) -> _ListenerConnection:
         return cast("_ListenerConnection", self.raw.protocol)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach its listener."""
+        return self._connection.is_local
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The user of its client on a UNIX socket; None over TCP."""
+        transport = self.raw.transport
+        return socket_peer_uid(transport.get_extra_info("socket")) if transport is not None else None
+
     def check_host(self) -> None:
         """CallerError if its listener does not answer to the host that it is for."""
         raw = self.raw
@@ -60,19 +82,28 @@ class HttpRequest:
 
     def check_change(self) -> None:
         """CallerError if what it changes may not be changed by whoever sent it."""
-        if not self._connection.is_local:
-            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        check_local(is_local=self._connection.is_local)
+        self.check_origin()
+
+    def check_origin(self) -> None:
+        """CallerError if a web page of another site may have sent it."""
         host_policy.check_change(self._connection.hosts, self.raw.headers, has_body=self.raw.can_read_body)
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object
         """The JSON body of a control request; empty if there is no body."""
-        limit = request_body.DOCUMENT_LIMIT_BYTES
-        request_body.check_head(self.raw, limit)
+        return as_document(await self.read_control_body(request_body.DOCUMENT_LIMIT_BYTES))
+
+    async def read_control_body(self, limit_bytes: int) -> bytearray:
+        request_body.check_head(self.raw, limit_bytes)
         await request_body.send_continue(self.raw)
-        body = await request_body.read_all(self.raw, limit)
-        if not body.strip():
-            return {}
-        value = json_document.parse_json(bytes(body))
-        if not isinstance(value, dict):
-            raise parse_error("it is not an object")
-        return cast("dict[str, Any]", value)  # as above
+        return await request_body.read_all(self.raw, limit_bytes)
+
+
+def as_document(body: bytearray) -> dict[str, Any]:  # a JSON object
+    """The JSON of a control request; empty if there is none."""
+    if not body.strip():
+        return {}
+    value = json_document.parse_json(bytes(body))
+    if not isinstance(value, dict):
+        raise parse_error("it is not an object")
+    return cast("dict[str, Any]", value)  # as above

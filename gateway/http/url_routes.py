@@ -19,6 +19,8 @@ class Access(enum.Enum):
     OPEN = "open"
     CONTROL = "control"
     """Loopback and UNIX listeners only."""
+    MEMORY = "memory"
+    """Where clients may share memory, which the handlers check; no web page of another site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,10 @@ def _http_routes() -> list[HttpRoute]:
         rows.append(HttpRoute("POST", f"{base}/trace/setting", "set_trace", control))
     for kind in ("system", "cuda"):
         for base in (f"/v2/{kind}sharedmemory", f"/v2/{kind}sharedmemory/region/{{region}}"):
-            rows.append(HttpRoute("GET", f"{base}/status", "no_regions" if base.endswith("memory") else "no_region"))
-            rows.append(HttpRoute("POST", f"{base}/unregister", "unregister"))
-        rows.append(HttpRoute("POST", f"/v2/{kind}sharedmemory/region/{{region}}/register", "no_register"))
+            rows.append(HttpRoute("GET", f"{base}/status", f"{kind}_status"))
+            rows.append(HttpRoute("POST", f"{base}/unregister", f"{kind}_unregister", Access.MEMORY))
+        path = f"/v2/{kind}sharedmemory/region/{{region}}/register"
+        rows.append(HttpRoute("POST", path, f"{kind}_register", Access.MEMORY))
     return rows
 
 

@@ -35,6 +35,7 @@ Deliver = Callable[[Parts, bool], None]
 
 
 class FastInfer:
+    is_local = False
     # fmt: off
     __slots__ = (
         "_deliver", "_dispatched", "_handler", "_known", "_known_requests", "_parsed", "_task",
@@ -93,7 +94,7 @@ class FastInfer:
             dispatched.request_id = self.request_id = parsed.request.id or self.request_id
             if parsed.request.timeout_us:
                 handler.apply_timeout(dispatched, parsed, self._timer)
-            if not dispatched.try_infer(parsed.job, self._on_event):
+            if not parsed.is_cacheable or not dispatched.try_infer(parsed.job, self._on_event):
                 self._finish_in_task(None)
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
@@ -131,6 +132,8 @@ class FastInfer:
             self._known = known
             return known.parsed.with_job(known.parsed.job, json_id) if json_id else known.parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
+        if not parsed.is_cacheable:
+            return parsed
         if any(each.datatype == "BYTES" for each in parsed.job.inputs):
             return parsed  # whether strings fit their shape can be seen only in the bytes of each request
         if json_id and not json_template.takes_id(bytes(self.body[head.layout.start : head.json_end])):
@@ -153,7 +156,12 @@ class FastInfer:
             return parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
         names = json_template.input_names(parts[0])
-        if names is None or known is not None or (json_id and not json_template.takes_id(bytes(self.body))):
+        if (
+            names is None
+            or known is not None
+            or not parsed.is_cacheable
+            or (json_id and not json_template.takes_id(bytes(self.body)))
+        ):
             return parsed
         self._known = KnownJsonRequest(parsed, dispatched.spec.version, names, b"".join((text, *parts[0][1:])))
         self._known_requests.put(key, self._known)
@@ -215,7 +223,10 @@ class FastInfer:
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before its body is parsed"
         try:
-            built = await self._handler.finish(dispatched, parsed, self._timer, event)
+            if parsed.uses_regions:
+                built = await self._handler.serve_regions(dispatched, parsed, self._timer, is_local=self.is_local)
+            else:
+                built = await self._handler.finish(dispatched, parsed, self._timer, event)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self._task = None
             self.fail(error)
@@ -241,6 +252,13 @@ class FastInfer:
         if dispatched is not None:
             self.body = _EMPTY
             dispatched.close()
+
+
+class LocalInfer(FastInfer):
+    """Of a listener that only this machine can reach."""
+
+    __slots__ = ()
+    is_local = True
 
 
 _EMPTY: Final = memoryview(b"")

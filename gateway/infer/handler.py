@@ -18,6 +18,7 @@ from typing import Protocol
 
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.client_memory.region_table import RegionTable, make_region_table
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
 from mmsup.gateway.dispatch.router import Router
@@ -26,11 +27,14 @@ from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.infer import class_labels
 from mmsup.gateway.infer.early_body import EarlyBody
 from mmsup.gateway.infer.fair_queue import FairQueue
+from mmsup.gateway.infer.region_tensors import RegionTensors
 from mmsup.gateway.observability.request_counters import RequestCounters, RequestTimer
 from mmsup.gateway.protocol import binary_tensors, infer_request, infer_response, json_document
 from mmsup.gateway.protocol.binary_tensors import BodyLayout
 from mmsup.gateway.protocol.infer_request import InferRequest
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
+from mmsup.gateway.sequences.sequence_router import SequenceRouter
+from mmsup.gateway.sequences.sequence_turns import Turn
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.specs import Metadata
 
@@ -49,7 +53,7 @@ class RequestIdentity(Protocol):
 class ParsedRequest:
     """A parsed request: the job for the model and the form of the response."""
 
-    __slots__ = ("inference_count", "job", "metadata", "request")
+    __slots__ = ("inference_count", "is_cacheable", "job", "metadata", "request", "uses_regions")
 
     def __init__(self, request: InferRequest, metadata: Metadata) -> None:
         names = [each.spec.name for each in request.outputs]
@@ -59,6 +63,9 @@ class ParsedRequest:
         self.job = InferenceJob(request.inputs, () if wants_all else names, request.parameters, request.priority)
         self.inference_count = request.inputs[0].shape[0] if metadata.max_batch_size and request.inputs else 1
         """How many inferences it counts as: the size of its own batch."""
+        self.uses_regions = request.uses_regions
+        self.is_cacheable = not request.uses_regions and request.sequence is None
+        """Whether requests like it may be known ones, and it may be sent at once."""
 
     def without_data(self, job: InferenceJob) -> ParsedRequest:
         """A copy for a cache, without the client's tensors. `job`: the job without them."""
@@ -70,6 +77,7 @@ class ParsedRequest:
         """A copy with another job of the same shapes, and another id if one is given."""
         copy = ParsedRequest.__new__(ParsedRequest)
         copy.request, copy.metadata, copy.inference_count = self.request, self.metadata, self.inference_count
+        copy.uses_regions, copy.is_cacheable = self.uses_regions, self.is_cacheable
         copy.job = job
         if json_id:
             copy.request = replace(self.request, id=json_id)
@@ -79,11 +87,20 @@ class ParsedRequest:
 class InferHandler:
     """What both ways of serving share. `parser_executor`: one thread for bodies that take long to parse."""
 
-    def __init__(self, router: Router, counters: RequestCounters, parser_executor: Executor) -> None:
+    def __init__(
+        self,
+        router: Router,
+        counters: RequestCounters,
+        parser_executor: Executor,
+        regions: RegionTable | None = None,
+    ) -> None:
         self.router = router
+        self.regions = regions or make_region_table(router.configuration)
+        """Memory that clients share with the server."""
         self.counters = counters
         self.fair_queue = FairQueue(router.routes)
         self.parser_executor = parser_executor
+        self.sequences = SequenceRouter(router)
 
     async def handle(self, call: HttpRequest) -> StreamResponse:
         timer = RequestTimer(self.counters, call.model, call.version)
@@ -101,7 +118,10 @@ class InferHandler:
             parsed = await self._read_body(call, dispatched, size, early.body)
             dispatched.request_id = call.request_id
             apply_timeout(dispatched, parsed, timer)
-            built = await self.finish(dispatched, parsed, timer, None)
+            if parsed.uses_regions:
+                built = await self.serve_regions(dispatched, parsed, timer, is_local=call.is_local)
+            else:
+                built = await self.finish(dispatched, parsed, timer, None)
             is_last = self.router.status.retired
             return await response.send_inference(call.raw, built, call.echo_headers, last=is_last)
 
@@ -138,13 +158,45 @@ class InferHandler:
         self, dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer, event: RequestEvent | None
     ) -> infer_response.InferResponse:
         """The response. `event`: what has come since the request was sent; None if it is still to be sent."""
-        result = await dispatched.resume(parsed.job, event)
+        result = await self.infer(dispatched, parsed, event)
+        return await self._build(dispatched, parsed, timer, result)
+
+    async def serve_regions(
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer, *, is_local: bool
+    ) -> infer_response.InferResponse:
+        """The response of a request with tensors in memory of its client, which was not sent yet."""
+        result = await self.infer_with_regions(dispatched, parsed, is_local=is_local)
+        return await self._build(dispatched, parsed, timer, result)
+
+    async def infer_with_regions(
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, turn: Turn | None = None, *, is_local: bool
+    ) -> InferenceResult:
+        """Copy the inputs in, run it, and copy the outputs out."""
+        model = dispatched.spec.name
+        with closing(RegionTensors(self.regions, parsed.request, model, is_local=is_local)) as tensors:
+            await tensors.copy_in(dispatched, self.parser_executor)
+            result = await self.infer(dispatched, parsed, None, turn)
+            await tensors.copy_out(result)
+        return result
+
+    async def _build(
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer, result: InferenceResult
+    ) -> infer_response.InferResponse:
         built = build_response(dispatched, parsed, result)
         if built is None:
             loop = asyncio.get_running_loop()
             built = await loop.run_in_executor(self.parser_executor, _build_slow_response, dispatched, parsed, result)
         timer.finish(result.reply, parsed.inference_count)
         return built
+
+    async def infer(
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, event: RequestEvent | None, turn: Turn | None = None
+    ) -> InferenceResult:
+        """The result of a request, waiting for what must be waited for."""
+        flags = parsed.request.sequence
+        if flags is None or dispatched.spec.sequences is None:
+            return await dispatched.resume(parsed.job, event)
+        return await self.sequences.infer(dispatched, parsed.job, flags, turn)
 
 
 def apply_timeout(dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer) -> None:
@@ -184,7 +236,7 @@ def build_response(
     outputs = parsed.request.outputs
     if any(each.classes for each in outputs):
         return None
-    binary_names = {each.spec.name for each in outputs if each.binary}
+    binary_names = {each.spec.name for each in outputs if each.binary or each.region is not None}
     read_bytes = sum(
         len(each.data) for each in result.outputs if each.datatype == "BYTES" or each.name not in binary_names
     )

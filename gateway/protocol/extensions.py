@@ -17,11 +17,19 @@ def _always(_: ConfigureGateway) -> bool:
     return True
 
 
+def _shares_memory(configuration: ConfigureGateway) -> bool:
+    return configuration.client_memory != "none"
+
+
 _EXTENSIONS: Final[dict[str, Condition]] = {
     "classification": _always,
+    "sequence": _always,
+    "sequence(string_id)": _always,
     "model_repository": _always,
     "schedule_policy": _always,
     "model_configuration": _always,
+    "system_shared_memory": _shares_memory,
+    "cuda_shared_memory": _shares_memory,
     "binary_tensor_data": _always,
     "parameters": _always,
     "statistics": _always,

@@ -9,14 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.gateway.client_memory.region_rules import RegionSpan
 from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.binary_tensors import Blobs, check_strings
 from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.gateway.protocol.json_document import as_list, as_object, parse_error
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags, sequence_flags
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import PRIORITY_LEVELS, Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, element_count, shape_matches
 
+REGION: Final = "shared_memory_region"
+"""Parameter of a tensor."""
 TENSOR_LIMIT: Final = 64
 PARAMETER_LIMIT: Final = 256
 PARAMETER_BYTES_LIMIT: Final = 1 << 16
@@ -35,13 +39,15 @@ Json = dict[str, Any]  # a JSON object, whose values are checked below
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """One output of the response; `classes` > 0: as that many classifications."""
+    """One output of the response; `classes` > 0: as that many classifications. `region`: where it goes instead of into
+    the response."""
 
     spec: TensorSpec
     binary: bool
     classes: int = 0
     base64: bool = False
     """Its strings are in base64, as MLServer's `content_type` says it."""
+    region: RegionSpan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,12 @@ class InferRequest:
     parameters: Json = field(default_factory=dict[str, Any])  # scalars
     priority: int = 0
     """1 is the highest; 0: the default of the model."""
+    sequence: SequenceFlags | None = None
+
+    @property
+    def uses_regions(self) -> bool:
+        """Whether a tensor is in memory that the client shares."""
+        return any(each.region is not None for each in self.inputs) or any(each.region for each in self.outputs)
 
 
 def request_id(document: Any) -> str:  # any JSON value
@@ -92,7 +104,13 @@ def parse_request(
     all_binary = _flag(parameters, "binary_data_output", default=False)
     outputs = _outputs(_tensors(document, "outputs"), model, metadata, all_binary)
     for_model, client_id = _model_parameters(parameters), request_id(document)
-    return InferRequest(inputs, outputs, client_id, _count(parameters, "timeout"), for_model, _priority(parameters))
+    sequence = sequence_flags(parameters) if parameters else None
+    timeout_us, priority = _count(parameters, "timeout"), _priority(parameters)
+    request = InferRequest(inputs, outputs, client_id, timeout_us, for_model, priority, sequence)
+    if metadata.decoupled and request.uses_regions:
+        text = f"model '{model}' is decoupled, for which no shared memory of clients is used: send and take the tensors"
+        raise CallerError("not_implemented", text, model=model)
+    return request
 
 
 def decoupled_error(model: str) -> CallerError:
@@ -162,8 +180,6 @@ def _model_parameters(parameters: Json) -> Json:
         return {}
     if "headers" in parameters:
         raise parse_error("parameter 'headers' is reserved")
-    if parameters.get("sequence_id", 0) not in (0, ""):
-        raise CallerError("not_implemented", "sequences are not served: leave out sequence_id")
     made = {key: value for key, value in parameters.items() if key not in _RESERVED}
     if len(made) > PARAMETER_LIMIT:
         raise parse_error(f"{len(made)} parameters, at most {PARAMETER_LIMIT} are allowed")
@@ -214,17 +230,18 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         raise CallerError("bad_request", text, model=model)
     shape = _shape(given.get("shape"), spec, model, max_batch_size)
     parameters = _object(given, "parameters")
-    if any(key.startswith("shared_memory_") for key in parameters):
-        text = f"input '{spec.name}' for model '{model}' names shared memory, which is not served: send binary data"
-        raise CallerError("not_implemented", text, model=model)
-    sources = ("data" in given) + ("binary_data_size" in parameters)
-    if sources != 1:
-        has = "both 'data' and 'binary_data_size'" if sources else "neither 'data' nor 'binary_data_size'"
+    span = _region_span(parameters, f"input '{spec.name}' for model '{model}'", model)
+    sources = ["data"] * ("data" in given) + ["binary_data_size"] * ("binary_data_size" in parameters)
+    sources += [REGION] * (span is not None)
+    if len(sources) != 1:
+        has = f"both '{sources[0]}' and '{sources[1]}'" if sources else "neither 'data' nor 'binary_data_size'"
         raise CallerError("bad_request", f"input '{spec.name}' for model '{model}' has {has}", model=model)
     base64 = _is_base64(parameters, spec, f"input '{spec.name}' for model '{model}'")
+    if span is not None:
+        return _shared_data(span, spec, shape, model)
     if "data" in given:
         try:
-            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, base64=base64)
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, is_base64=base64)
         except json_tensors.TensorDataError as error:
             raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
         return InputTensor(spec.name, spec.datatype, shape, data=data)
@@ -276,6 +293,29 @@ def _binary_data(size: int, spec: TensorSpec, shape: tuple[int, ...], model: str
     return InputTensor(spec.name, spec.datatype, shape, offset, size)
 
 
+def _shared_data(span: RegionSpan, spec: TensorSpec, shape: tuple[int, ...], model: str) -> InputTensor:
+    """An input that is still in its region: strings are checked when they are copied."""
+    needed = element_count(shape) * ITEM_BYTES[spec.datatype]
+    if ITEM_BYTES[spec.datatype] and span.size != needed:
+        text = f"input '{spec.name}' for model '{model}' has shared_memory_byte_size {span.size}, shape"
+        text = f"{text} {_shape_text(shape)} and {spec.datatype} need {needed}"
+        raise CallerError("bad_request", text, model=model)
+    return InputTensor(spec.name, spec.datatype, shape, size=span.size, region=span)
+
+
+def _region_span(parameters: Json, what: str, model: str) -> RegionSpan | None:
+    """The part of a region that the parameters of a tensor name, if they do."""
+    given = [key for key in parameters if key.startswith("shared_memory_")]
+    if not given:
+        return None
+    name = parameters.get(REGION)
+    if not isinstance(name, str) or not name:
+        raise CallerError("bad_request", f"{what} has '{given[0]:.80}' and no '{REGION}' that is a name", model=model)
+    if "shared_memory_byte_size" not in parameters:
+        raise CallerError("bad_request", f"{what} has '{REGION}' and no 'shared_memory_byte_size'", model=model)
+    return RegionSpan(name, _count(parameters, "shared_memory_offset"), _count(parameters, "shared_memory_byte_size"))
+
+
 def _is_base64(parameters: Json, spec: TensorSpec, what: str) -> bool:
     """Whether its strings are in base64 in JSON. Other content types of MLServer say nothing that is not known."""
     if parameters.get("content_type") != "base64":
@@ -296,7 +336,8 @@ def _outputs(given: list[Json], model: str, metadata: Metadata, all_binary: bool
         declared = {each.name: each for each in metadata.outputs}
         wanted = [_output(each, declared, model, all_binary) for each in given]
     for each in wanted:
-        if not each.binary and not each.classes and each.spec.datatype in json_tensors.BINARY_ONLY:
+        in_json = not each.binary and not each.classes and each.region is None
+        if in_json and each.spec.datatype in json_tensors.BINARY_ONLY:
             text = f"output '{each.spec.name}' of model '{model}' is {each.spec.datatype}, which has no form in JSON"
             raise CallerError("bad_request", f"{text}: ask for it with binary_data", model=model)
     return wanted
@@ -309,10 +350,14 @@ def _output(given: Json, declared: dict[str, TensorSpec], model: str, all_binary
         text = f"unexpected inference output '{name:.200}' for model '{model}'"
         raise CallerError("bad_request", f"{text}, allowed outputs are: {', '.join(declared)}", model=model)
     parameters = _object(given, "parameters")
-    if any(key.startswith("shared_memory_") for key in parameters):
-        text = f"output '{name}' of model '{model}' names shared memory, which is not served: ask for binary data"
-        raise CallerError("not_implemented", text, model=model)
+    span = _region_span(parameters, f"output '{name:.200}' of model '{model}'", model)
     classes = _count(parameters, "classification")
+    if span is not None:
+        if classes or _flag(parameters, "binary_data", default=False):
+            other = "classification" if classes else "binary_data"
+            text = f"output '{name}' of model '{model}' has both '{REGION}' and '{other}'"
+            raise CallerError("bad_request", text, model=model)
+        return RequestedOutput(spec, binary=False, region=span)
     if classes and spec.datatype in _UNCLASSIFIABLE:
         text = f"output '{name}' of model '{model}' is {spec.datatype}, which cannot be classified"
         raise CallerError("bad_request", text, model=model)

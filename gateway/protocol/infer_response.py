@@ -62,7 +62,7 @@ def wanted_tensors(
 ) -> list[OutputTensor]:
     """The requested outputs in their order, those with `classes` as classifications."""
     made = {each.name: each for each in outputs}
-    _check(origin.model, wanted, made)
+    check_outputs(origin.model, wanted, made)
     tensors: list[OutputTensor] = []
     for each in wanted:
         tensor = made[each.spec.name]
@@ -73,7 +73,7 @@ def wanted_tensors(
     return tensors
 
 
-def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, OutputTensor]) -> None:
+def check_outputs(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, OutputTensor]) -> None:
     """WorkerError if the outputs do not have the declared datatypes, or strings are cut off."""
     for each in wanted:
         name, fault = each.spec.name, ""
@@ -91,15 +91,26 @@ def _check(model: str, wanted: Sequence[RequestedOutput], made: Mapping[str, Out
             raise WorkerError("bad_worker_reply", f"output '{name}' of model '{model}' {fault}", model=model)
 
 
+def region_parameters(output: RequestedOutput, size: int) -> dict[str, Any]:  # JSON scalars
+    """Where an output of `size` bytes was written to; empty if it is in the response."""
+    span = output.region
+    if span is None:
+        return {}
+    offset = {"shared_memory_offset": span.offset} if span.offset else {}
+    return {"shared_memory_region": span.region, **offset, "shared_memory_byte_size": size}
+
+
 def _output(tensor: OutputTensor, blobs: list[memoryview], wanted: RequestedOutput) -> dict[str, Any]:  # a JSON object
     made: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}  # as above
-    if wanted.binary:
+    if wanted.region is not None:
+        made["parameters"] = region_parameters(wanted, tensor.data.nbytes)
+    elif wanted.binary:
         data = tensor.data.cast("B") if tensor.data.format != "B" else tensor.data
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)
     else:
         if wanted.base64:
             made["parameters"] = {"content_type": "base64"}
-        written = json_tensors.to_json(tensor.data, tensor.datatype, tensor.name, base64=wanted.base64)
+        written = json_tensors.to_json(tensor.data, tensor.datatype, tensor.name, is_base64=wanted.base64)
         made["data"] = orjson.Fragment(written)
     return made

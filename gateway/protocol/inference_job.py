@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmsup.gateway.client_memory.region_rules import RegionSpan
 from mmsup.gateway.protocol.output_sizes import declared_bytes
 from mmsup.ipc.messages.data import InferReply, InferSignature
 from mmsup.ipc.specs import Metadata, TensorSpec
@@ -22,6 +23,8 @@ class InputTensor:
     offset: int = -1
     size: int = 0
     data: bytes | memoryview | None = None
+    region: RegionSpan | None = None
+    """Where a client's memory has it, until it is copied to `offset`."""
 
 
 @dataclass(slots=True)

@@ -7,25 +7,38 @@ import contextlib
 from functools import partial
 
 from mmsup.gateway.connections.connection_limit import ConnectionLimit
+from mmsup.gateway.http.request import socket_peer_uid
 from mmsup.gateway.http2.connection import Http2Connection
+from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.server import RpcServer
 from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+
+
+class RpcConnection(Http2Connection):
+    """A connection that knows its client. `peer` is complete when the connection is admitted."""
+
+    def __init__(self, owner: RpcListener, server: RpcServer, keepalive: RpcKeepalive, peer: RpcPeer) -> None:
+        super().__init__(owner, partial(server.open_stream, peer=peer), keepalive)
+        self.peer = peer
 
 
 class RpcListener:
     """`is_local`: only this machine can reach the socket."""
 
     def __init__(self, server: RpcServer, keepalive: RpcKeepalive = DEFAULT_KEEPALIVE, *, is_local: bool) -> None:
+        self._server = server
         self._keepalive = keepalive
-        self._open_stream = partial(server.open_stream, is_local=is_local)
+        self._is_local = is_local
         self._connections: ConnectionLimit[Http2Connection] = ConnectionLimit()
         self._changed = asyncio.Event()
 
     def __call__(self) -> Http2Connection:
-        return Http2Connection(self, self._open_stream, self._keepalive)
+        return RpcConnection(self, self._server, self._keepalive, RpcPeer(self._is_local))
 
     def admit(self, connection: Http2Connection, transport: asyncio.BaseTransport) -> bool:
         peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+        if isinstance(connection, RpcConnection):
+            connection.peer.uid = socket_peer_uid(sock)
         address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         return self._connections.admit(connection, address, sock.fileno() if sock is not None else 0)
 

@@ -15,6 +15,7 @@ from mmsup.gateway.rpc.calls import call, status
 from mmsup.gateway.rpc.calls.call import RpcCall
 from mmsup.gateway.rpc.calls.message_framing import ACCEPTED, ENCODINGS
 from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
+from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.calls.receive_budget import ReceiveBudget
 from mmsup.gateway.rpc.calls.receive_memory import ReceiveMemory
 from mmsup.gateway.rpc.infer import infer_messages
@@ -26,6 +27,7 @@ from mmsup.gateway.rpc.infer.call_handlers import (
     WatchCall,
 )
 from mmsup.gateway.rpc.infer.infer_call import InferCall, InferContext
+from mmsup.gateway.rpc.infer.known_messages import KnownMessages
 from mmsup.gateway.rpc.services import reflection_service
 from mmsup.gateway.rpc.services.health_service import HealthService
 from mmsup.gateway.rpc.services.inference_service import InferenceService
@@ -37,18 +39,21 @@ ENDS_AT_ERROR: Final = b"triton_grpc_error"
 class RpcServer:
     def __init__(self, inference: InferHandler, call_controller: CallController) -> None:
         router = inference.router
-        self._infer_context = InferContext(inference)
+        known = KnownMessages()
+        self._infer_contexts = [InferContext(inference, known, is_local=is_local) for is_local in (False, True)]
         self._limit_bytes = router.configuration.max_body_bytes
         self._memory = ReceiveMemory(ReceiveBudget(router.configuration.max_request_bytes))
         controller_status = ControllerStatus(call_controller)
-        self._service = InferenceService(router, inference.counters, controller_status, call_controller)
+        self._service = InferenceService(
+            router, inference.counters, controller_status, call_controller, inference.regions
+        )
         self.health = HealthService(router.status)
         self._methods: dict[bytes, tuple[str, str, Method]] = {}
         for service in (INFERENCE, HEALTH, *REFLECTIONS):
             for name, method in methods(service).items():
                 self._methods[f"/{service}/{name}".encode()] = service, name, method
 
-    def open_stream(self, stream: Stream, *, is_local: bool) -> StreamHandler:
+    def open_stream(self, stream: Stream, *, peer: RpcPeer) -> StreamHandler:
         """The handler of a stream that a client has just opened."""
         headers = stream.headers
         if not call.is_grpc(headers):
@@ -70,23 +75,24 @@ class RpcServer:
         service, name, method = found
         made = RpcCall(stream, self._memory, self._limit_bytes, STREAM_WINDOW if method.streams_requests else 0)
         try:
-            self._handle(made, headers, (service, name, method), is_local=is_local)
+            self._handle(made, headers, (service, name, method), peer=peer)
         except MmsupError as error:
             made.handler = DeadCall()
             made.fail(error)
         return made
 
-    def _handle(self, made: RpcCall, headers: Headers, found: tuple[str, str, Method], *, is_local: bool) -> None:
+    def _handle(self, made: RpcCall, headers: Headers, found: tuple[str, str, Method], *, peer: RpcPeer) -> None:
         """Set the handler of a call; CallerError for a deadline that is none."""
         service, name, method = found
         timeout_ns = call.timeout_ns(headers)
         timeout_s = timeout_ns / 1e9 if timeout_ns is not None else None
         deadline_ns = time.monotonic_ns() + timeout_ns if timeout_ns is not None else 0
+        context = self._infer_contexts[peer.is_local]
         if name == "ModelInfer":
-            made.handler = ModelInferCall(made, partial(InferCall, self._infer_context, deadline_ns))
+            made.handler = ModelInferCall(made, partial(InferCall, context, deadline_ns))
         elif name == "ModelStreamInfer":
             ends_at_error = call.header(headers, ENDS_AT_ERROR).lower() == b"true"
-            make_infer = partial(InferCall, self._infer_context, 0)
+            make_infer = partial(InferCall, context, 0)
             made.handler = ModelStreamInferCall(made, make_infer, ends_at_error=ends_at_error, timeout_s=timeout_s)
         elif service in REFLECTIONS:
             answer = partial(reflection_service.answer, reply_class=method.reply)
@@ -94,14 +100,14 @@ class RpcServer:
         elif name == "Watch":
             made.handler = WatchCall(made, method.request, self.health.watch)
         else:
-            made.handler = UnaryCall(made, partial(self._answer, found, is_local=is_local), timeout_s)
+            made.handler = UnaryCall(made, partial(self._answer, found, peer=peer), timeout_s)
 
-    async def _answer(self, found: tuple[str, str, Method], message: bytes, *, is_local: bool) -> Message:
+    async def _answer(self, found: tuple[str, str, Method], message: bytes, *, peer: RpcPeer) -> Message:
         service, name, method = found
         request = infer_messages.parse(method.request, message)
         if service == HEALTH:
             return self.health.check(request)
-        return await self._service.handle(name, request, is_local=is_local)
+        return await self._service.handle(name, request, peer)
 
 
 class DeadStream:

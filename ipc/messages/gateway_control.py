@@ -36,10 +36,18 @@ class ConfigureGateway:
     """`fast`, or `plain`: aiohttp serves all HTTP requests."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    allow_model_uploads: bool = False
+    """Whether load requests may bring files."""
+    allow_code_uploads: bool = False
+    """Such with code in them too."""
     max_cold_requests: int = 1024
     max_cold_bytes: int = 128 << 20
     """Limits on the requests that wait for models to be loaded, and on what is held of their bodies meanwhile."""
     grpc_keepalive: RpcKeepalive = field(default_factory=RpcKeepalive)
+    client_memory: str = "local"
+    """Whose clients may share memory: `local` (of loopback and UNIX listeners), `all` or `none`."""
+    client_memory_uids: tuple[int, ...] = ()
+    """Users whose files clients of a TCP listener may register, beside the server's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +274,55 @@ class GatewayDrained:
     """No request is in flight any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryRegion:
+    """Memory that a client shares with the server: a range of a file in /dev/shm, or of a GPU's memory."""
+
+    name: str
+    kind: str
+    """`system` or `cuda`."""
+    key: str
+    """Of the file; empty for `cuda`."""
+    offset: int
+    byte_size: int
+    device: int = 0
+    """Number of the GPU, for `cuda`."""
+    handle: bytes = b""
+    """CUDA IPC handle."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterRegion:
+    """A client registers a region; with its file's descriptor if it is of `system`. Answered by CommandReply.
+
+    With the id 0 nobody waits for an answer: the gateway tells a new controller what it has.
+    """
+
+    id: int
+    region: MemoryRegion
+
+
+@dataclass(frozen=True, slots=True)
+class UnregisterRegions:
+    """A client unregisters the region of this name, or all of the kind (no name). Answered by CommandReply."""
+
+    id: int
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddRegion:
+    """This region is registered; with its file's descriptor if it is of `system`. Replaces another one of the name."""
+
+    region: MemoryRegion
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRegion:
+    name: str
+
+
 TO_GATEWAY: Final = (
     ConfigureGateway,
     LogSettings,
@@ -280,6 +337,8 @@ TO_GATEWAY: Final = (
     CommandReply,
     AddPoisonEntries,
     RemovePoisonEntry,
+    AddRegion,
+    RemoveRegion,
     DrainGateway,
     RetireGateway,
 )
@@ -293,5 +352,7 @@ FROM_GATEWAY: Final = (
     LinkClosed,
     PoisonSuspected,
     SuspectCleared,
+    RegisterRegion,
+    UnregisterRegions,
     GatewayDrained,
 )

@@ -63,10 +63,15 @@ def _device_budget(raw: object) -> str:
     return f"{device}:{validators.size(model_options.MIN_GPU_MEMORY_BYTES)(size)}"
 
 
+def _client_memory(raw: object) -> str:
+    return raw if raw in ("local", "all", "none") else "all" if validators.boolean(raw) else "none"
+
+
 _MAX_MS: Final = (1 << 31) - 1
 _COUNT: Final = validators.integer(0, _MAX_MS)
 _MILLISECONDS: Final = validators.integer(0, _MAX_MS)
 _PORT: Final = validators.integer(0, 65535)
+_UID: Final = validators.integer(0, (1 << 32) - 2)
 
 SERVER_OPTIONS: Final = (
     ServerOption("repositories", "model-repository", validators.list_of(validators.text, ":"), path=True, many=True),
@@ -78,6 +83,8 @@ SERVER_OPTIONS: Final = (
     ServerOption("http_port", "http-port", _PORT),
     ServerOption("http_unix", "http-unix", _text_or_none, path=True),
     ServerOption("allow_hosts", "allow-host", validators.list_of(validators.host_name, ","), many=True),
+    ServerOption("client_memory", "allow-client-shm", _client_memory),
+    ServerOption("client_memory_uids", "client-shm-user", validators.list_of(_UID, ","), many=True),
     ServerOption("grpc_host", "grpc-address", validators.text),
     ServerOption("grpc_port", "grpc-port", validators.integer(-1, 65535)),
     ServerOption("grpc_unix", "grpc-unix", _text_or_none, path=True),
@@ -114,6 +121,9 @@ SERVER_OPTIONS: Final = (
     ServerOption("link", "worker-link", validators.one_of(LINKS)),
     ServerOption("zygotes", "zygotes", validators.one_of(ZYGOTES)),
     ServerOption("max_parallel_loads", "model-load-thread-count", validators.integer(1, 256)),
+    ServerOption("allow_model_uploads", "allow-model-uploads", validators.boolean),
+    ServerOption("allow_code_uploads", "allow-code-uploads", validators.boolean),
+    ServerOption("max_upload_bytes", "max-upload-bytes", validators.size(1 << 20)),
     ServerOption("exit_timeout_s", "exit-timeout-secs", units.duration),
     ServerOption("kill_limit_s", "kill-limit", validators.duration),
     ServerOption("log_format", "log-format", validators.one_of(LOG_FORMATS)),

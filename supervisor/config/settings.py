@@ -35,6 +35,10 @@ class Settings:
     """A UNIX socket on which HTTP is served too; empty: none."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    client_memory: str = "local"
+    """Whose clients may share memory: `local` (of loopback and UNIX listeners), `all` or `none`."""
+    client_memory_uids: tuple[int, ...] = ()
+    """Users whose files clients of a TCP listener may register, beside the server's own."""
     grpc_host: str = "127.0.0.1"
     grpc_port: int = 8001
     """0: any free one; -1: none."""
@@ -98,6 +102,12 @@ class Settings:
     exit_timeout_s: float = 30.0
     kill_limit_s: float = 10.0
     """How long a worker may take to exit after SIGKILL before it is replaced nevertheless."""
+    allow_model_uploads: bool = False
+    """Load requests may bring files of a model, which are kept in the state directory."""
+    allow_code_uploads: bool = False
+    """They may bring code too."""
+    max_upload_bytes: int = 1 << 30
+    """All such files together."""
     log_format: str = "auto"
     log_info: bool = True
     log_warning: bool = True

@@ -221,6 +221,7 @@ class Controller:
         self.resources.starts.close()
         await self.resources.gpus.monitor.close()
         self.gateways.barriers.close()
+        self.gateways.events.regions.close()
         self.gateways.checks.close()
         self.gateways.pool.close()
         self.models.model_set.close()

@@ -11,6 +11,7 @@ from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, PoisonSuspected
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
+from mmsup.supervisor.gateways.client_regions import ClientRegions
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
 from mmsup.supervisor.gateways.pool import GatewayPool
@@ -32,6 +33,7 @@ class GatewayEvents:
         broadcast: GatewayBroadcast,
         model_set: ModelSet,
         poison_requests: PoisonRegistry,
+        regions: ClientRegions,
         crash_collector: CrashCollector,
         readiness: Callable[[], ServerReadiness],
     ) -> None:
@@ -42,6 +44,7 @@ class GatewayEvents:
         self._broadcast = broadcast
         self._model_set = model_set
         self._poison_requests = poison_requests
+        self.regions = regions
         self._crash_collector = crash_collector
         self._readiness = readiness
 
@@ -52,6 +55,7 @@ class GatewayEvents:
             gateway.send(fit_message(model.route()))
         for message in self._poison_requests.messages():
             gateway.send(message)
+        self.regions.send_all(gateway)
         self._broadcast.link_all(gateway)
         readiness = self._readiness()
         gateway.send(gateway_control.Synced(readiness.ready, readiness.reason))
@@ -83,8 +87,15 @@ class GatewayEvents:
                 failpoint("brain.asked")
                 generation = gateway.generation
                 self.on_command(message, lambda reply: _reply(gateway, generation, reply))
+            case gateway_control.UnregisterRegions():
+                self.regions.on_unregister(gateway, message)
             case _:
                 self._barriers.on_drained(gateway)
+
+    def on_region(
+        self, gateway: GatewayProcess, message: gateway_control.RegisterRegion, descriptors: list[int]
+    ) -> None:
+        self.regions.on_register(gateway, message, descriptors)
 
     def on_exited(self, gateway: GatewayProcess) -> None:
         self._barriers.on_exited(gateway)

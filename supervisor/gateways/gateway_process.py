@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import mmsup
 from mmsup.ipc.failpoints import failpoint
@@ -23,6 +23,7 @@ from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.stray_signals import signal_name
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
@@ -38,7 +39,13 @@ from mmsup.supervisor.processes.child_process import ChildProcess
 from mmsup.supervisor.processes.launch_spec import LaunchEnvironment, gateway_spawn, gateway_token
 
 CHANNEL_CLOSED_GRACE_S: Final = 1.0
-_FOR_EARLIER_CONTROLLER: Final = (gateway_control.CommandRequest, gateway_control.Pong, gateway_control.GatewayDrained)
+_FOR_EARLIER_CONTROLLER: Final = (
+    gateway_control.CommandRequest,
+    gateway_control.RegisterRegion,
+    gateway_control.UnregisterRegions,
+    gateway_control.Pong,
+    gateway_control.GatewayDrained,
+)
 """Ignored before its Hello: they belong to the controller before. Its clients got an error for their requests."""
 
 
@@ -55,8 +62,13 @@ class GatewayOwner(Protocol):
     def on_configured(self, gateway: GatewayProcess) -> None:
         """It has been sent its configuration, and nothing else yet."""
 
-    def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but Hello
+    def on_message(self, gateway: GatewayProcess, message: Any) -> None:  # one of FROM_GATEWAY but the next and Hello
         """It has sent a message."""
+
+    def on_region(
+        self, gateway: GatewayProcess, message: gateway_control.RegisterRegion, descriptors: list[int]
+    ) -> None:
+        """It has sent a region that a client registers, with descriptors, which are the owner's now."""
 
     def on_exited(self, gateway: GatewayProcess) -> None:
         """Its process has exited; nothing is to be awaited from it."""
@@ -235,13 +247,19 @@ class GatewayListener:
         self._context = context
 
     def on_message(self, data: bytes, descriptors: list[int]) -> None:
-        close_fds(descriptors)
         gateway = self._gateway
         try:
             message = decode(data, gateway_control.FROM_GATEWAY)
         except WireError as error:
+            close_fds(descriptors)
             gateway.kill(f"it sent an invalid message: {error}")
             return
+        if isinstance(message, gateway_control.RegisterRegion) and gateway.has_answered:
+            self._context.owner.on_region(gateway, message, descriptors)
+            return
+        if isinstance(message, gateway_control.CommandRequest) and gateway.has_answered:
+            _take_upload(message, descriptors)
+        close_fds(descriptors)
         if isinstance(message, Hello):
             gateway.has_answered = True
             if message.wire_version != WIRE_VERSION:
@@ -260,6 +278,13 @@ class GatewayListener:
 
     def on_output(self, data: bytes) -> None:
         self._context.output.append(str(self._gateway.number), data)
+
+
+def _take_upload(message: gateway_control.CommandRequest, descriptors: list[int]) -> None:
+    """Put the files that came with a command among its arguments, which own their descriptor from now on."""
+    sizes: Any = message.arguments.pop("upload", None)  # JSON of a gateway
+    if isinstance(sizes, dict) and len(descriptors) == 1:
+        message.arguments["upload"] = UploadedFiles(descriptors.pop(), dict(cast("dict[str, int]", sizes)))
 
 
 def _kind(gateway: GatewayProcess) -> str:
@@ -282,5 +307,9 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
         allow_hosts=settings.allow_hosts,
+        allow_model_uploads=settings.allow_model_uploads,
+        allow_code_uploads=settings.allow_code_uploads,
         grpc_keepalive=settings.grpc_keepalive,
+        client_memory=settings.client_memory,
+        client_memory_uids=settings.client_memory_uids,
     )

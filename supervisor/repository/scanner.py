@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mmsup.ipc.ensembles import ENSEMBLE
-from mmsup.ipc.specs import WARM_UP_FOLDER, ModelSpec
+from mmsup.ipc.specs import ENSEMBLE, WARM_UP_FOLDER, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config import batching_options, model_options
@@ -41,10 +40,12 @@ from mmsup.supervisor.repository.ensembles.step_checks import step_faults
 from mmsup.supervisor.repository.execution_environment import PARAMETER, environment_interpreter, environment_of
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
+    RepositoryRoot,
     file_digest,
     file_names,
     folder_names,
     layout_hint,
+    list_repository,
 )
 from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
@@ -104,14 +105,6 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class RepositoryRoot:
-    """The folder of a repository when it was read: device number of its file system, and number of its folders."""
-
-    device: int
-    folder_count: int
-
-
-@dataclass(frozen=True, slots=True)
 class RepositoryScan:
     """All models by name. `errors` concern the repositories themselves: a folder that cannot be read."""
 
@@ -134,7 +127,7 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
     found: dict[str, RepositoryRoot] = {}
     for root in settings.repositories:
         try:
-            found[root], names = _list_repository(root)
+            found[root], names = list_repository(root)
         except InvalidValue as error:
             errors.append(ConfigError(root, str(error)))
             continue
@@ -161,7 +154,7 @@ def unreadable_repositories(settings: Settings) -> list[ConfigError]:
     errors: list[ConfigError] = []
     for root in settings.repositories:
         try:
-            _list_repository(root)
+            list_repository(root)
         except InvalidValue as error:
             errors.append(ConfigError(root, str(error)))
     return errors
@@ -388,18 +381,3 @@ def with_step_errors(entry: ModelEntry, models: Mapping[str, ModelEntry]) -> Mod
     specs = {name: each.specs for name, each in models.items()}
     errors = [error for each in entry.specs[-1:] if each.steps for error in step_faults(each, specs)]
     return replace(entry, specs=(), errors=(*errors, *entry.errors)) if errors else entry
-
-
-def _list_repository(root: str) -> tuple[RepositoryRoot, list[str]]:
-    """A repository and the names of its folders, both from one descriptor, so that a mount meanwhile does not mix two
-    file systems. InvalidValue if it cannot be read."""
-    fd = -1
-    try:
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        names = folder_names(fd)
-        return RepositoryRoot(os.fstat(fd).st_dev, len(names)), names
-    except OSError as error:
-        raise InvalidValue(f"cannot be read: {error.strerror}") from None
-    finally:
-        if fd >= 0:
-            os.close(fd)

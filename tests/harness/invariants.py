@@ -155,8 +155,9 @@ def _snapshot_once(server: Server) -> Snapshot:
 
 def names_in_shm() -> frozenset[str]:
     """Files in /dev/shm, without semaphores of multiprocessing, which only tests use (tests/test_architecture.py
-    forbids it elsewhere), and those of the benchmarks' peers, which have a prefix."""
-    return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith(("sem.mp-", "mmsup_bench_")))
+    forbids it elsewhere), and those of the benchmarks' peers and of clients under test, which have prefixes."""
+    others = ("sem.mp-", "mmsup_bench_", "mmsup_client_")
+    return frozenset(name for name in os.listdir("/dev/shm") if not name.startswith(others))
 
 
 def memory_of(pids: Iterable[int]) -> frozenset[int]:

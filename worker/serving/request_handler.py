@@ -111,6 +111,10 @@ class RequestHandler:
         for closed in self._outbox.flush():
             self.drop_link(closed)
 
+    def is_drained(self, now_ns: int) -> bool:  # noqa: ARG002 - as models with sequences have it
+        """Whether the worker may stop, or its model move out of memory, where nothing is left to run."""
+        return True
+
     # Runs.
 
     def run_next_batch(self, now_ns: int) -> tuple[int, int]:

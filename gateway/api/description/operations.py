@@ -37,6 +37,8 @@ _OF_NAMES: Final = ("unknown_model", "unknown_version", "bad_version")
 _OF_STATES: Final = (*_OF_NAMES, *ModelError.codes, *WorkerError.codes, *ServerError.codes)
 _OF_INFERENCE: Final = (*_OF_STATES, "request_quarantined", "not_implemented")
 _OF_LOADS: Final = ("conflict", *_OF_STATES, "not_implemented")
+_OF_STATUS: Final = ("unknown_region", "not_implemented")
+_OF_REGIONS: Final = ("not_implemented", "too_many_files")
 _UNKNOWN: Final = Operation("An endpoint.", "Any", codes=("not_implemented", *_OF_STATES), media=(JSON, BINARY, TEXT))
 
 _OPERATIONS: Final = {
@@ -67,6 +69,12 @@ _OPERATIONS: Final = {
     "model_config": Operation("The configuration of a model.", "ModelConfig", codes=_OF_STATES),
     "model_stats": Operation("Statistics of a model.", "Statistics", codes=_OF_NAMES),
     "infer": Operation("Infer.", "InferReply", "InferRequest", _OF_INFERENCE, (JSON, BINARY)),
+    "system_status": Operation("Memory that clients share.", "Regions", codes=_OF_STATUS),
+    "system_register": Operation("Share a file in /dev/shm with the server.", EMPTY, "RegionRequest", _OF_REGIONS),
+    "system_unregister": Operation("Share it no more.", EMPTY, "Any", ("not_implemented",)),
+    "cuda_status": Operation("Memory of GPUs that clients share.", "Regions", codes=_OF_STATUS),
+    "cuda_register": Operation("Share memory of a GPU with the server.", EMPTY, "CudaRegionRequest", _OF_REGIONS),
+    "cuda_unregister": Operation("Share it no more.", EMPTY, "Any", ("not_implemented",)),
     "generate": Operation("Infer by flat names and values.", "GenerateReply", "GenerateRequest", _OF_INFERENCE),
     "generate_stream": Operation(
         "The same, with any number of replies as server-sent events.",
@@ -75,10 +83,6 @@ _OPERATIONS: Final = {
         _OF_INFERENCE,
         (EVENTS,),
     ),
-    "no_regions": Operation("Regions of shared memory of clients.", "Regions"),
-    "no_region": Operation("Not served.", "Any", codes=("not_implemented",), is_served=False),
-    "no_register": Operation("Not served.", "Any", "Any", ("not_implemented",), is_served=False),
-    "unregister": Operation("Forget regions of shared memory of clients.", EMPTY, "Any"),
 }
 
 

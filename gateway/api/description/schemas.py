@@ -111,5 +111,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
         trace_count=_TRACE_NUMBER,
         log_frequency=_TRACE_NUMBER,
     ),
-    "Regions": _list(_object("name", name=TEXT)),
+    "Regions": _list(_object("name byte_size", name=TEXT, key=TEXT, offset=_COUNT, byte_size=_COUNT, device_id=_COUNT)),
+    "RegionRequest": _object("key byte_size", key=TEXT, offset=_COUNT, byte_size=_COUNT),
+    "CudaRegionRequest": _object(
+        "raw_handle byte_size", raw_handle=_object("b64", b64=TEXT), device_id=_COUNT, byte_size=_COUNT
+    ),
 }

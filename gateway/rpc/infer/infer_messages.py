@@ -55,6 +55,8 @@ class RpcRequest:
     document: Json
     blobs: list[bytes | memoryview]
     """The data of its inputs, in their order."""
+    wants_final: bool = False
+    """After the last of many responses an empty one, which says so."""
 
     @property
     def blob_bytes(self) -> int:
@@ -107,13 +109,14 @@ def read_request(message: Message) -> RpcRequest:
         shown.append(
             {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "parameters": parameters}
         )
-    outputs = [
-        {"name": each.name, "parameters": {**scalars(each.parameters), "binary_data": True}} for each in message.outputs
-    ]
+    outputs: list[Json] = []
+    for each in message.outputs:
+        given = scalars(each.parameters)
+        outputs.append({"name": each.name, "parameters": given if _REGION in given else {**given, "binary_data": True}})
     parameters = {**scalars(message.parameters), "binary_data_output": True}
-    parameters.pop(EMPTY_FINAL, None)
+    wants_final = parameters.pop(EMPTY_FINAL, False) is True
     document = {"id": message.id, "parameters": parameters, "inputs": shown, "outputs": outputs}
-    return RpcRequest(model, message.model_version, message.id, document, blobs)
+    return RpcRequest(model, message.model_version, message.id, document, blobs, wants_final)
 
 
 def scalars(parameters: Any) -> Json:  # a map of InferParameter
@@ -178,17 +181,25 @@ def _wide(field: str) -> str:
 
 
 def response_parts(
-    origin: tuple[str, str, str], outputs: Iterable[OutputTensor], parameters: Json | None = None
+    origin: tuple[str, str, str],
+    outputs: Iterable[OutputTensor],
+    parameters: Json | None = None,
+    regions: Sequence[Json] = (),
 ) -> list[bytes | memoryview]:
     """A serialised ModelInferResponse. `origin`: model, version, id of the request. The data of the outputs is not
-    copied."""
+    copied. `regions`: for each output the parameters that say where it was written to, empty if it is sent."""
     model, version, client_id = origin
     message = _RESPONSE(model_name=model, model_version=version, id=client_id)
     for key, value in (parameters or {}).items():
         message.parameters[key].bool_param = value
     raw: list[bytes | memoryview] = []
-    for each in outputs:
-        message.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+    for number, each in enumerate(outputs):
+        shown = message.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        if regions and regions[number]:
+            for key, value in regions[number].items():
+                setattr(shown.parameters[key], "string_param" if isinstance(value, str) else "int64_param", value)
+            raw += [_RAW_TAG + varint(0), b""]
+            continue
         data = each.data.cast("B") if each.data.format != "B" or each.data.ndim != 1 else each.data
         raw += [_RAW_TAG + varint(len(data)), data]
     return [message.SerializeToString(), *raw]

@@ -109,7 +109,7 @@ class KnownMessages:
 
     def add(self, message: bytes, request: RpcRequest, parsed: ParsedRequest, version: str) -> KnownMessage | None:
         """Know a message that was parsed and checked; None for one that is not to be known."""
-        if any(each.datatype == "BYTES" for each in parsed.job.inputs) or parsed.job.parameters:
+        if parsed.uses_regions or any(each.datatype == "BYTES" for each in parsed.job.inputs) or parsed.job.parameters:
             return None
         sizes = [len(each) for each in request.blobs]
         tail = b"".join(part for each in request.blobs for part in (RAW_INPUT_TAG, varint(len(each)), each))

@@ -7,22 +7,27 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 
+from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.observability import statistics
-from mmsup.gateway.observability.controller_status import CallController, ControllerStatus, ask_controller
+from mmsup.gateway.observability.controller_status import (
+    CallController,
+    ControllerStatus,
+    ask_controller,
+    change_model,
+)
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
+from mmsup.gateway.protocol.control_calls import FILE_PREFIX, check_local, load_request
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, methods
+from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.services import settings_messages as settings
+from mmsup.gateway.rpc.services.memory_service import MemoryService
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.gateway_control import VersionState
 
 Json = dict[str, Any]  # a JSON object
-_NOT_SERVED: Final = {
-    "SystemSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
-    "CudaSharedMemoryRegister": "client shared memory is not served: send tensors in the message",
-}
 CONTROL: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"})
 """Answered to clients on this machine alone, unless they ask for settings and change none."""
 _ROWS: Final = ("model_stats", "models")
@@ -33,7 +38,12 @@ class InferenceService:
     """Each handler takes the request's message and returns its reply as JSON; it raises MmsupError."""
 
     def __init__(
-        self, router: Router, counters: RequestCounters, status: ControllerStatus, call_controller: CallController
+        self,
+        router: Router,
+        counters: RequestCounters,
+        status: ControllerStatus,
+        call_controller: CallController,
+        regions: RegionTable,
     ) -> None:
         self._router = router
         self._counters = counters
@@ -53,16 +63,17 @@ class InferenceService:
             "TraceSetting": self._trace_settings,
             "LogSettings": self._log_settings,
         }
+        self._memory = MemoryService(regions)
 
-    async def handle(self, method: str, request: Message, *, is_local: bool) -> Message:
+    async def handle(self, method: str, request: Message, peer: RpcPeer) -> Message:
         """The reply of one method."""
-        if method in _NOT_SERVED:
-            raise CallerError("not_implemented", _NOT_SERVED[method])
-        if method in CONTROL and not is_local and getattr(request, "settings", True):
-            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        if method in CONTROL and getattr(request, "settings", True):
+            check_local(is_local=peer.is_local)
         reply = methods(INFERENCE)[method].reply()
         handler = self._handlers.get(method)
-        if handler is not None:  # else it is about regions of shared memory: there are none
+        if handler is None:  # about regions of shared memory
+            await self._memory.handle(method, request, reply, peer)
+        else:
             await _fill(reply, await handler(request))
         return reply
 
@@ -121,16 +132,16 @@ class InferenceService:
     async def _change(self, command: str, request: Message) -> Json:
         _check_repository(request.repository_name)
         name = request.model_name
-        parameters: Json = {}
+        given: Json = {}
         for key, value in request.parameters.items():
             kind = value.WhichOneof("choice")
-            if key.startswith("file:"):
-                text = f"failed to load '{name}': files may not be sent to this server"
-                raise CallerError("forbidden", text, model=name)
-            if kind is None or kind == "bytes_param":
+            is_file = key.startswith(FILE_PREFIX)
+            if kind is None or (kind == "bytes_param" and not is_file):
                 raise CallerError("bad_request", f"parameter '{key:.80}' is no scalar", model=name)
-            parameters[key] = getattr(value, kind)
-        await self._call_controller(command, {"name": name, **({"parameters": parameters} if parameters else {})})
+            given[key] = getattr(value, kind)
+        parsed = load_request(name, given, self._router.configuration, long_name_code="load_failed")
+        arguments = {"name": name, **({"parameters": parsed.parameters} if parsed.parameters else {})}
+        await change_model(self._call_controller, command, arguments, parsed.files)
         return {}
 
 

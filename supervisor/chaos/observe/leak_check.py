@@ -44,7 +44,7 @@ class Snapshot:
     outside_holders: int
     """Processes outside the server that have its shared memory open."""
     shm_names: frozenset[str] = frozenset()
-    """Names with `mmsup` in /dev/shm."""
+    """Names with `mmsup` in /dev/shm, without those of clients, who call theirs `mmsup_…`."""
     runtime_files: Counter[str] = field(default_factory=Counter[str])
     open_requests: float = 0.0
     used_bytes: float = 0.0
@@ -74,7 +74,7 @@ def take_snapshot(keeper_pid: int, runtime_dir: str, metrics: Iterable[tuple[str
         server_processes=server_processes,
         cgroups=len(cgroup_directories(pids)),
         outside_holders=_outside_holders(pids),
-        shm_names=frozenset(each for each in os.listdir("/dev/shm") if "mmsup" in each),  # noqa: S108 - only listed
+        shm_names=_shm_names(),
         runtime_files=Counter(re.sub(r"\d+", "N", each.name) for each in Path(runtime_dir).rglob("*")),
         open_requests=gauges["mmsup_requests_open"],
         used_bytes=gauges["mmsup_arena_used_bytes"],
@@ -236,3 +236,8 @@ def _pids() -> list[int]:
 
 def _counter_text(counted: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counted.items())) or "nothing"
+
+
+def _shm_names() -> frozenset[str]:
+    names = os.listdir("/dev/shm")  # noqa: S108 - only listed
+    return frozenset(each for each in names if "mmsup" in each and not each.startswith("mmsup_"))

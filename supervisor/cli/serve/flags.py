@@ -55,6 +55,12 @@ FLAGS: Final[Mapping[str, Flag]] = {
         many=True,
     ),
     "max_body_bytes": Flag("BYTES", "Largest request body."),
+    "client_memory": Flag(
+        BOOL, "Let clients share memory with the server.", default="those of loopback and UNIX listeners"
+    ),
+    "client_memory_uids": Flag(
+        "UID", "A user whose memory clients of a TCP listener may share; may be given again.", many=True
+    ),
     "grpc_host": Flag("ADDRESS", "What the gRPC listener binds.", default="the address of --host"),
     "grpc_port": Flag("PORT", "Port of the gRPC listener; 0 is any free one, -1 none."),
     "grpc_unix": Flag("PATH", "A UNIX socket to serve gRPC on as well."),
@@ -95,6 +101,9 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "strict_readiness": Flag(BOOL, "Ready only while every requested model serves; otherwise one is enough."),
     "startup_grace_s": Flag("S", "How long first loads may hold readiness back while another model serves already."),
     "exit_on_error": Flag(BOOL, "End if a model fails at the start."),
+    "allow_model_uploads": Flag(BOOL, "Take files of models with load requests, from clients of this machine."),
+    "allow_code_uploads": Flag(BOOL, "Take such with code in them too: whoever can load a model can run anything."),
+    "max_upload_bytes": Flag("SIZE", "All such files together; they are kept in the state directory."),
     "exit_timeout_s": Flag("S", "How long a stop waits for requests in flight."),
     "kill_limit_s": Flag("S", "How long a killed worker may take to exit before it is quarantined."),
     "server_name": Flag("NAME", "The server's name in its metadata."),

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from mmsup.ipc.ensembles import ENSEMBLE, EnsembleStep, startable
-from mmsup.ipc.specs import ModelSpec
+from mmsup.ipc.specs import ENSEMBLE, EnsembleStep, ModelSpec, startable
 from mmsup.supervisor.config.config_error import ConfigError, plain_error
 
 KEY: Final = "ensemble_scheduling"

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from mmsup.ipc.ensembles import EnsembleStep
-from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.ipc.specs import EnsembleStep, ModelSpec, TensorSpec
 from mmsup.supervisor.config.config_error import ConfigError, plain_error
 from mmsup.supervisor.repository.ensembles.ensemble_config import KEY
 

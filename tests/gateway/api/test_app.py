@@ -20,9 +20,10 @@ pytestmark = pytest.mark.usefixtures("loop_factory")
         ("POST", "/v2/models/zz/infer", 404, "unknown_model"),
         ("GET", "/v2/models/m/versions/9", 404, "unknown_version"),
         ("GET", "/v2/models/m/versions/stable/ready", 404, "bad_version"),
+        ("POST", "/v2/systemsharedmemory/region/r/register", 400, "bad_request"),
+        ("GET", "/v2/systemsharedmemory/region/r/status", 404, "unknown_region"),
         ("POST", "/v2/models/absent/generate", 404, "unknown_model"),
         ("POST", "/v2/models/m/versions/9/generate_stream", 404, "unknown_version"),
-        ("POST", "/v2/systemsharedmemory/region/r/register", 501, "not_implemented"),
         ("POST", "/v2/repository/other/index", 501, "not_implemented"),
     ],
 )

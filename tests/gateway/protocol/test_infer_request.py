@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_router import metadata
+from mmsup.gateway.client_memory.region_rules import RegionSpan
 from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec
 
@@ -115,21 +117,59 @@ def test_an_invalid_request_is_refused_with_the_reason(request_: Any, says: str)
     assert caught.value.code == "bad_request"
 
 
-@pytest.mark.parametrize("where", ["inputs", "outputs"])
-def test_client_shared_memory_is_not_implemented(where: str) -> None:
-    region = {"parameters": {"shared_memory_region": "r"}}
-    request: dict[str, Any] = {"inputs": [X, N], "outputs": [{"name": "X_out"}]}
-    request[where][0] = {**request[where][0], **region}
-    with pytest.raises(CallerError) as caught:
-        read(request)
-    assert caught.value.code == "not_implemented"
+def in_region(**parameters: Any) -> dict[str, Any]:
+    """Parameters of a tensor in memory of its client."""
+    return {"parameters": {f"shared_memory_{key}": value for key, value in parameters.items()}}
 
 
-def test_sequences_are_not_implemented_and_sequence_id_0_is_none() -> None:
+def test_tensors_in_memory_of_the_client_name_their_part_of_a_region() -> None:
+    x = {"name": "X", "shape": [1, 2], "datatype": "FP32", **in_region(region="r", offset=8, byte_size=8)}
+    y = {"name": "X_out", **in_region(region="s", byte_size=8)}
+    y["parameters"]["binary_data"] = False  # as tritonclient leaves it
+    assert read({"inputs": [X, N]}).uses_regions is False
+    found = read({"inputs": [x, N], "outputs": [y], "parameters": {"binary_data_output": True}})
+    assert found.uses_regions
+    assert found.inputs[0].region == RegionSpan("r", 8, 8)
+    assert found.outputs[0].region == RegionSpan("s", 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (in_region(region="r"), "no 'shared_memory_byte_size'"),
+        (in_region(byte_size=8), "no 'shared_memory_region' that is a name"),
+        (in_region(region=7, byte_size=8), "no 'shared_memory_region' that is a name"),
+        (in_region(region="", byte_size=8), "no 'shared_memory_region' that is a name"),
+        (in_region(region="r", byte_size=-1), "integer that is not negative"),
+        (in_region(region="r", byte_size=1 << 63), "shape [1,2] and FP32 need 8"),
+        (in_region(region="r", byte_size=4), "shape [1,2] and FP32 need 8"),
+        (in_region(region="r", byte_size=8, offset=True), "integer that is not negative"),
+        (in_region(region="r", byte_size=8) | {"data": [1, 2]}, "both 'data' and 'shared_memory_region'"),
+    ],
+)
+def test_an_input_in_memory_of_the_client_is_exactly_one_part_of_a_region(parameters: Any, says: str) -> None:
+    x = {"name": "X", "shape": [1, 2], "datatype": "FP32", **parameters}
     with pytest.raises(CallerError) as caught:
-        read({"inputs": [X, N], "parameters": {"sequence_id": 5}})
-    assert caught.value.code == "not_implemented"
-    assert read({"inputs": [X, N], "parameters": {"sequence_id": 0}}).parameters == {}
+        read({"inputs": [x, N]})
+    assert says in caught.value.text
+    assert caught.value.code == "bad_request"
+
+
+@pytest.mark.parametrize("other", [{"binary_data": True}, {"classification": 2}])
+def test_an_output_goes_to_one_place(other: Any) -> None:
+    y: dict[str, Any] = {"name": "X_out", **in_region(region="s", byte_size=8)}
+    y["parameters"] |= other
+    with pytest.raises(CallerError) as caught:
+        read({"inputs": [X, N], "outputs": [y]})
+    assert f"both 'shared_memory_region' and '{next(iter(other))}'" in caught.value.text
+
+
+def test_the_parameters_of_a_sequence_are_not_those_of_the_model_and_sequence_id_0_is_none() -> None:
+    given = {"sequence_id": 5, "sequence_start": True, "mine": 1}
+    found = read({"inputs": [X, N], "parameters": given})
+    assert (found.sequence, found.parameters) == (SequenceFlags(5, is_start=True), {"mine": 1})
+    none = read({"inputs": [X, N], "parameters": {"sequence_id": 0}})
+    assert (none.sequence, none.parameters) == (None, {})
 
 
 @pytest.mark.parametrize(("batch", "fits"), [(0, False), (1, True), (4, True), (5, False)])

@@ -96,7 +96,7 @@ def test_only_implemented_extensions_are_announced() -> None:
     document = describe.server_metadata(configure)
     assert (document["name"], document["version"]) == ("mmsup", "1")
     extensions = document["extensions"]
-    assert {"statistics", "logging"} <= set(extensions)
+    assert {"statistics", "logging", "system_shared_memory", "cuda_shared_memory"} <= set(extensions)
     assert len(set(extensions)) == len(extensions)
     assert "trace" not in extensions, "settings are kept, and nothing is traced"
 

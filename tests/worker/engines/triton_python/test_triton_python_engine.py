@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
 from mmsup.ipc.python_models import TRITON_MODULE
 from mmsup.ipc.specs import TRITON_PYTHON, Batching, ModelSpec, TensorSpec
 from mmsup.worker.engines.triton_python.engine import TritonPythonEngine
-from mmsup.worker.execution.engine import completed_spec
+from mmsup.worker.execution.batch_arrays import Arrays
+from mmsup.worker.execution.engine import as_streaming_engine, completed_spec
 from mmsup.worker.execution.executor import Executor, Result
 from mmsup.worker.execution.model_errors import ModelFailure
 
@@ -82,6 +84,18 @@ def x(*values: float) -> dict[str, Any]:
 def outputs_of(result: Result) -> dict[str, list[Any]]:
     assert not isinstance(result, ModelFailure), result.text
     return {name: array.tolist() for name, array in result.items()}
+
+
+def awaited(executor: Executor) -> dict[str, list[Any]]:
+    """The answer of an asynchronous class."""
+    engine = as_streaming_engine(executor.engine)
+    assert engine is not None
+    assert not executor.metadata.decoupled
+
+    async def answer() -> Arrays:
+        return dict(await cast("Coroutine[Any, Any, Arrays]", engine.respond(x(1), ("y",))))
+
+    return outputs_of(asyncio.run(answer()))
 
 
 def failure(result: Result) -> ModelFailure:
@@ -304,13 +318,13 @@ def test_an_asynchronous_execute_goes_on_between_requests(load: Loader) -> None:
             return [pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([self.count], np.float32))])]
         """
     executor = load(methods)
-    assert [outputs_of(executor.run_one(x(1))) for _ in range(2)] == [{"y": [1.0]}, {"y": [2.0]}]
+    assert [awaited(executor) for _ in range(2)] == [{"y": [1.0]}, {"y": [2.0]}]
 
 
 def test_an_asynchronous_execute_that_ends_its_process_is_heard(load: Loader) -> None:
     executor = load("\nasync def execute(self, requests):\n    raise SystemExit(3)\n")
     with pytest.raises(SystemExit):
-        executor.run_one(x(1))
+        awaited(executor)
 
 
 def test_a_response_may_be_sent_by_a_thread(load: Loader) -> None:
