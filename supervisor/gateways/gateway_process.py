@@ -306,6 +306,7 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         front=settings.front,
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
+        cache_bytes=settings.cache_bytes // settings.gateway_seats,
         allow_hosts=settings.allow_hosts,
         allow_model_uploads=settings.allow_model_uploads,
         allow_code_uploads=settings.allow_code_uploads,
