@@ -12,7 +12,7 @@ def test_a_window_is_full_at_so_many_parts_or_bytes_and_has_room_again_when_some
     for _ in range(WINDOW_PARTS):
         assert window.has_room
         window.send(1, in_buffer=False)
-    assert not window.has_room
+    assert [window.has_room] == [False]
     assert window.take(1) == 1
     assert window.has_room
     assert (window.sent, window.taken) == (WINDOW_PARTS, 1)

@@ -116,8 +116,10 @@ def any_data(rng: random.Random) -> DataRecord:
         return InferReply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
     if kind is ResponsePart:
         sequence, need = rng.getrandbits(30), rng.choice((0, 9))
-        made = (b"", ()) if need else (rng.randbytes(9), places)
-        return ResponsePart(rng.getrandbits(62), "", "", *made, need, 0, 0, *times[:2], sequence=sequence)
+        signature, outputs = (b"", ()) if need else (rng.randbytes(9), places)
+        infer_ns, output_ns = times[:2]
+        number = rng.getrandbits(62)
+        return ResponsePart(number, "", "", signature, outputs, need, 0, 0, infer_ns, output_ns, sequence=sequence)
     if kind is CallModel:
         parents = tuple(rng.getrandbits(62) for _ in range(rng.randrange(3)))
         named = ("other", "1", rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(40))
