@@ -34,7 +34,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright & one=$$!; ($(BIN)/mypy && $(BIN)/mypy tests) & two=$$!; \
-		$(PYTEST) -q -n 2 -m "not slow"; tests=$$?; wait $$one && wait $$two && exit $$tests
+		$(PYTEST) -q -m "not slow"; tests=$$?; wait $$one && wait $$two && exit $$tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/alone.py $(BENCH)

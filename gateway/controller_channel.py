@@ -28,6 +28,7 @@ from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.packed_result import unpack
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -57,7 +58,11 @@ class ControllerCalls:
 
     async def call(self, command: str, arguments: dict[str, Any]) -> Any:  # arguments and result: JSON, by command
         """The controller's result. MmsupError as the controller reports it, or `unavailable` if it does not answer."""
-        return await self._ask(lambda number: messages.CommandRequest(number, command, arguments))
+        upload = arguments.get("upload")
+        descriptors: tuple[int, ...] = ()
+        if isinstance(upload, UploadedFiles):
+            arguments, descriptors = {**arguments, "upload": upload.sizes}, (upload.fd,)
+        return await self._ask(lambda number: messages.CommandRequest(number, command, arguments), descriptors)
 
     async def register_region(self, region: messages.MemoryRegion, fd: int) -> None:
         """Returns when all gateways have it. Errors as those of `call`."""

@@ -99,7 +99,7 @@ class GatewayServer:
         router, now_s = self._router, time.monotonic()
         if router.status.retired:
             self._retire(now_s)
-        router.links.close_drained()
+        router.links.close_drained(keeps=self._infer_handler.sequences.keeps)
         self._rpc.health.on_heartbeat()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + SWEEP_INTERVAL_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 from collections.abc import Generator
 from typing import Any
@@ -67,6 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             needs_machine(item), not is_slow(item), "faults" not in item.path.parts, not shares_fixture(item)
         )
     )  # fmt: skip
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was collected out of the garbage collector, which would look at all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

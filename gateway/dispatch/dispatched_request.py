@@ -56,14 +56,14 @@ class DispatchedRequest:
 
     # fmt: off
     __slots__ = (
-        "_requested_version", "_router", "buffer", "client_deadline_ns", "deadline_ns", "in_flight", "link", "metadata",
-        "request_id", "reserved_bytes", "spec",
+        "_router", "buffer", "client_deadline_ns", "deadline_ns", "in_flight", "link", "metadata", "request_id",
+        "requested_version", "reserved_bytes", "spec",
     )
     # fmt: on
 
     def __init__(self, router: Dispatcher, link: WorkerLink, version: str, deadline_ns: int) -> None:
         self._router = router
-        self._requested_version = version
+        self.requested_version = version
         self.link = link
         link.reserved_requests += 1
         self.buffer: Slot | memoryview = _EMPTY
@@ -136,7 +136,7 @@ class DispatchedRequest:
 
     async def acquire_next_link(self, priority: int = 0) -> None:
         wait = RequestWait(self.deadline_ns, self.client_deadline_ns, priority)
-        self.link = link = await self._router.acquire(self.spec.name, self._requested_version, wait)
+        self.link = link = await self._router.acquire(self.spec.name, self.requested_version, wait)
         link.reserved_requests += 1
         self.spec, self.metadata, self.deadline_ns = link.spec, link.metadata, wait.deadline_ns
 

@@ -231,6 +231,7 @@ def _worker_metrics(models: Sequence[tuple[str, Json]], *, is_stale: bool) -> It
     for name, meaning in (
         ("memory_bytes", "Host memory that a worker holds."),
         ("memory_cap_bytes", "Host memory that a worker may hold."),
+        ("sequences", "Sequences that are live at a worker: they have a slot, or wait for one."),
     ):
         yield from _gauge(f"mmsup_worker_{name}", meaning, _WORKER, _known(workers, name))
 

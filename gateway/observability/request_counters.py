@@ -50,6 +50,7 @@ _REASON: Final = {
     "bad_worker_reply": "BACKEND",
     "gpu_oom": "BACKEND",
     "gpu_fault": "BACKEND",
+    "sequence_lost": "BACKEND",
     "deadline_exceeded": "BACKEND",
 }
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]

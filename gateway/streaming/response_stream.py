@@ -42,8 +42,13 @@ class ResponseStream:
         self._grants = 0
         self.count = 0
         """Responses so far."""
-        self.last: InferReply | None = None
+        self._last: InferReply | None = None
+
+    @property
+    def last_reply(self) -> InferReply:
         """The reply that ended it, with the times of all."""
+        assert self._last is not None, "a stream ended without its last reply"
+        return self._last
 
     async def next(self) -> InferenceResult | None:
         """The next response, None after the last; its memory is used until the next call. MmsupError says whose fault
@@ -90,7 +95,7 @@ class ResponseStream:
                 continue
             self._is_over = True
             if isinstance(event, InferReply) and not event.code:
-                self.last = event
+                self._last = event
                 return None
             raise await self._error(event)
 
@@ -99,7 +104,7 @@ class ResponseStream:
             self._in_flight = self._dispatched.in_flight
             return self._result(result)
         self._is_over = True
-        self.last = result.reply
+        self._last = result.reply
         if self._dispatched.metadata.decoupled:
             return None
         self.count = 1

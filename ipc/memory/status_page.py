@@ -13,6 +13,7 @@ One 4 KiB memfd per process, created and held by the keeper, written by the proc
     6            started         requests started so far
     7            refused         requests answered with `gpu_oom` so far: the device had no memory for them
     8            stepping        id of the stream whose next part is being made; 0: none, STEPPING_ALL: any of them
+    9            sequences       that are live: they have a slot, or wait for one
     16 ... 63    streams         ids of the streams that are open; 0: a free place
     64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
@@ -54,6 +55,7 @@ BATCHES: Final = 3
 REQUESTS: Final = 4
 STARTED: Final = 6
 _DEVICE, _REFUSED = 5, 7
+SEQUENCES: Final = 9
 _STEPPING: Final = 8
 STREAMS_INDEX: Final = 16
 STREAM_PLACES: Final = RING_INDEX - STREAMS_INDEX
@@ -73,6 +75,8 @@ class Activity(enum.IntEnum):
     """A member of a co-location group that has given back what it held; its process goes on."""
     CALLING = 8
     """In a run that waits for another model, which it has called."""
+    MOVING = 9
+    """A model leaves the memory that it serves from, or comes back. No request runs."""
 
 
 RUNNING: Final = frozenset({Activity.BUSY, Activity.CALLING})
@@ -93,6 +97,7 @@ class Progress:
     requests: int
     device_bytes: int
     refused: int = 0
+    sequences: int = 0
 
 
 def make_status_page() -> int:
@@ -197,9 +202,13 @@ class StatusPageReader:
         """The current counters. An unknown activity reads as BUSY, so that the hang limit applies to it."""
         words = self._words
         raw = words[ACTIVITY]
-        activity = Activity(raw) if raw <= Activity.CALLING else Activity.BUSY
-        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
+        activity = Activity(raw) if raw <= Activity.MOVING else Activity.BUSY
+        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED], words[SEQUENCES]
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
+
+    def sequences(self) -> int:
+        """How many are live."""
+        return int(self._words[SEQUENCES])
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""

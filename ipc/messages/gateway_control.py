@@ -36,6 +36,10 @@ class ConfigureGateway:
     """`fast`, or `plain`: aiohttp serves all HTTP requests."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    allow_model_uploads: bool = False
+    """Whether load requests may bring files."""
+    allow_code_uploads: bool = False
+    """Such with code in them too."""
     max_cold_requests: int = 1024
     max_cold_bytes: int = 128 << 20
     """Limits on the requests that wait for models to be loaded, and on what is held of their bodies meanwhile."""

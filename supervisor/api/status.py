@@ -217,9 +217,17 @@ def _instance(instance: Instance) -> Json:
         "activity": instance.process.progress().activity.name.lower() if instance.process else "",
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
+        "sequences": _live_sequences(instance),
         **_company(instance),
         "start": instance.start if instance.worker else "",
     }
+
+
+def _live_sequences(instance: Instance) -> int | None:
+    """None of a model whose requests are independent of each other."""
+    if instance.revision.spec.sequences is None or instance.process is None:
+        return None
+    return instance.process.progress().sequences
 
 
 def _company(instance: Instance) -> Json:

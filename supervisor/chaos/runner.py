@@ -34,6 +34,8 @@ SUCCESS_METRIC: Final = "nv_inference_request_success"
 KNOWN_METRIC: Final = "mmsup_known_requests_total"
 FAULTY_RATE_SHARE: Final = 0.5
 """Request rate of a faulty model, as a share of a healthy one's."""
+_ASKED_BY_FAULTS: Final = (ModelRole.ON_DEMAND, ModelRole.MOVABLE)
+"""Each request to these would be a load or a move, or have another model put to sleep."""
 Progress = Callable[[str], None]
 
 
@@ -107,7 +109,7 @@ class ChaosRun:
         planned = plan(options.seed, window, self.target.models, faults)
         async with asyncio.TaskGroup() as group:
             for index, (model, role) in enumerate(self.target.models.items()):
-                if role == ModelRole.ON_DEMAND:  # each request would be a load, or have another model put to sleep
+                if role in _ASKED_BY_FAULTS:
                     continue
                 rng = random.Random(f"{options.seed} {index}")
                 per_s = options.rate * (1.0 if role == ModelRole.HEALTHY else FAULTY_RATE_SHARE)

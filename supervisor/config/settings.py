@@ -102,6 +102,12 @@ class Settings:
     exit_timeout_s: float = 30.0
     kill_limit_s: float = 10.0
     """How long a worker may take to exit after SIGKILL before it is replaced nevertheless."""
+    allow_model_uploads: bool = False
+    """Load requests may bring files of a model, which are kept in the state directory."""
+    allow_code_uploads: bool = False
+    """They may bring code too."""
+    max_upload_bytes: int = 1 << 30
+    """All such files together."""
     log_format: str = "auto"
     log_info: bool = True
     log_warning: bool = True

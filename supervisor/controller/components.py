@@ -7,7 +7,7 @@ import os
 import random
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -76,6 +76,7 @@ from mmsup.supervisor.resources.held_memory import FORKED_BYTES, IMPORTED_BYTES,
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.runtime_settings.runtime_settings import SETTINGS_KEY, RuntimeSettings, SettingsRecord
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
+from mmsup.supervisor.uploads.model_uploads import ModelUploads
 from mmsup.supervisor.zygotes.launcher import PoolContext
 from mmsup.supervisor.zygotes.pool import ZygotePool
 
@@ -116,6 +117,8 @@ def make_context(
 
     settings = Settings.from_json(inventory.settings)
     state_dir = StateDir(settings)
+    if state_dir.uploads is not None:
+        settings = replace(settings, repositories=(*settings.repositories, str(state_dir.uploads.directory)))
     state_dir.event_log.subscribe(EventConsole(console))
     cpus = len(os.sched_getaffinity(0))
     return ControllerContext(
@@ -377,7 +380,10 @@ class Api:
         state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpus.placement
         zygotes = resources.starts.zygotes
         views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, zygotes.rows)
-        commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
+        uploads = ModelUploads(state_dir.uploads, models.context, models.loader, models.watcher)
+        commands = Commands(
+            views, model_set, models.loader, uploads, gateways.poison_requests, devices, request_upgrade
+        )
         on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports
         history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)

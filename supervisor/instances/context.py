@@ -135,8 +135,11 @@ class WorkerStarts(Protocol):
     def choose(self, spec: ModelSpec, *, may_wait: bool) -> StartMethod:
         """How the worker that is about to start is started. `may_wait`: for a zygote that imports."""
 
-    def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
+    def learn(self, spec: ModelSpec, imported: Iterable[str], *, is_forked: bool) -> None:
         """A worker is ready, and its interpreter has imported these."""
+
+    def refused(self, spec: ModelSpec) -> None:
+        """A worker of this model was not forked when that was asked."""
 
     def renew(self) -> None:
         """The code of the server was changed: workers are forked of processes that have imported it."""

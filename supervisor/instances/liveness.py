@@ -5,6 +5,7 @@
                                  goes on to its own limit, the model's `deadline` counted from its start
     busy, first run of a life    the load's limit in the place of both: it compiles, allocates, fetches. Not after a
                                  life whose first run was quick, or hung
+    moving                       no progress for the hang limit: hung. In all it has the load's limit (model_moves.py)
     idle                         the loop iterates at least every 500 ms; a request pending at an idle loop is stuck
     calling                      it waits for another model, which is judged in its place; its loop iterates as an idle
                                  one does
@@ -29,6 +30,7 @@ MISSED_HEARTBEATS: Final = 2
 """Tolerated beyond the hang limit, because a busy machine wakes processes late."""
 NS: Final = 1_000_000_000
 _LOADING: Final = frozenset({Activity.STARTING, Activity.LOADING, Activity.WARMING})
+_WORKING: Final = frozenset({Activity.BUSY, Activity.MOVING})
 _IDLE: Final = frozenset({Activity.IDLE, Activity.STANDBY})
 _BEATING: Final = _IDLE | {Activity.CALLING}
 """The loop comes round, whatever else it waits for."""
@@ -112,7 +114,7 @@ def suspected_since_ns(progress: Progress, limits: LivenessLimits, now_ns: int) 
     """The start of the run, or of the silence of an idle loop, that has to be looked at; None if there is none."""
     if _is_loading(progress, limits):
         return None
-    if progress.activity is Activity.BUSY:
+    if progress.activity in _WORKING:
         return progress.since_ns
     is_silent = now_ns - progress.heartbeat_ns > MISSED_HEARTBEATS * min(HEARTBEAT_S, limits.hang_s / 4) * NS
     return progress.heartbeat_ns if progress.activity in _BEATING and is_silent else None
@@ -127,6 +129,8 @@ def judge(
         return _judge_load(progress, limits, now_ns)
     if progress.activity is Activity.BUSY:
         return _judge_run(progress, limits, now_ns, stalled_s)
+    if progress.activity is Activity.MOVING:
+        return _judge_move(limits, stalled_s)
     if progress.activity is Activity.CALLING:
         return _judge_idle(progress, limits, None, now_ns, stalled_s, "it waited for another model")
     if progress.activity in _IDLE:
@@ -141,6 +145,8 @@ def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int, next_
         # A worker that has reported that it is ready begins its first run at any moment, which is looked at then.
         interval_s = limits.hang_s / LOOKS if limits.is_ready else limits.hang_s
         return min(limits.spawned_ns + round(limits.load_s * NS), now_ns + round(interval_s * NS)) + 1
+    if progress.activity is Activity.MOVING:
+        return max(next_look_ns, now_ns + 1)
     if suspected_since_ns(progress, limits, now_ns) is not None:
         return min(next_look_ns, max(progress.since_ns + round(limits.run_s(progress) * NS), now_ns) + 1)
     interval_ns = round(limits.hang_s * NS)
@@ -167,11 +173,21 @@ def _judge_run(progress: Progress, limits: LivenessLimits, now_ns: int, stalled_
     first = "the first run of this worker" if is_first_run(progress) else "a run"
     if stalled_s >= limits.stall_s(progress):
         key = "load_timeout" if is_slow else "hang_limit"
-        return Hung(f"{first} has made no progress for {stalled_s:.1f} s; if it may pause for so long, {_raise(key)}")
+        return Hung(f"{first} has made no progress for {stalled_s:.1f} s; {_may_pause(key)}")
     if run_s > limits.run_s(progress):
         key = "load_timeout` and `deadline" if is_slow else "deadline"
         return Hung(f"{first} has not ended after {run_s:.1f} s; if it may take so long, {_raise(key)}")
     return Alive()
+
+
+def _judge_move(limits: LivenessLimits, stalled_s: float) -> Liveness:
+    if stalled_s < limits.hang_s:
+        return Alive()
+    return Hung(f"its model has made no progress in a move for {stalled_s:.1f} s; {_may_pause('hang_limit')}")
+
+
+def _may_pause(key: str) -> str:
+    return f"if it may pause for so long, {_raise(key)}"
 
 
 def _raise(key: str) -> str:

@@ -67,6 +67,7 @@ def _in_group(instance: Instance, message: ChildDescriptors, descriptors: list[i
 def not_forked(instance: Instance, text: str) -> None:
     """The zygote that was to fork it did not, and the keeper starts it by exec."""
     instance.start = f"exec: the zygote did not fork it: {text}"
+    instance.context.starts.refused(instance.revision.spec)
     instance.record("not_forked", f"started by exec: the zygote did not fork it: {text}")
 
 
@@ -99,7 +100,9 @@ class WorkerMessages:
             case MemberLeft():
                 asyncio.get_running_loop().call_soon(worker_exit.left, self._instance, self._generation)
             case WorkerReady(metadata, _, imported, can_offload):
-                self._instance.context.starts.learn(self._instance.revision.spec, imported)
+                self._instance.context.starts.learn(
+                    self._instance.revision.spec, imported, is_forked=self._instance.is_forked
+                )
                 self._instance.revision.can_offload = can_offload and not self._instance.zeromq_address()
                 self._on_ready(metadata)
             case ModelOffloaded(took_s, freed_bytes):

@@ -25,7 +25,7 @@ EVENT_NAMES: Final = frozenset({
     "worker_offloaded", "worker_restored", "offload_failed", "restore_failed", "restore_refused",
     "recycle", "recycle_failed", "load_failed", "load_timeout", "backoff", "crash_loop",
     "load_refused", "memory_overbooked",
-    "model_loaded", "model_unloaded", "model_reloaded",
+    "model_loaded", "model_unloaded", "model_reloaded", "model_uploaded",
     "model_asleep", "model_waking", "wake_refused", "room_made", "memory_pressure",
     "bundle_written", "bundle_lost",
     "request_quarantined", "quarantine_cleared",

@@ -2,30 +2,29 @@
 
 A worker of a new instance waits for a zygote that imports: to import the same itself takes as long. One that is started
 again does not wait; if no zygote is ready, it is started by exec. A zygote that ends touches no worker; it is started
-again after the pauses of backoff.py, at once if it ended because its code has changed. One that fewer than two workers
-want is ended after a while, but not before the last worker that was forked of its kind: the pages that they share would
-stay, and nobody would count them. Their number is bounded, and each has a control group with a memory limit.
+again after the pauses of zygote_history.py, at once if it ended because its code has changed. One that fewer than two
+workers want is ended after a while, but not before the last worker that was forked of its kind: the pages that they
+share would stay, and nobody would count them. Their number is bounded, and each has a control group with a memory
+limit.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from mmsup.ipc import exit_codes
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
 from mmsup.ipc.specs import ModelSpec
 from mmsup.ipc.transport.control_channel import close_fds
-from mmsup.supervisor.processes.backoff import MAX_EXITS, Exit, delay_s, exits_since_healthy
 from mmsup.supervisor.processes.launch_spec import StartMethod, zygote_token
 from mmsup.supervisor.zygotes.launcher import PoolContext, ZygoteLauncher
 from mmsup.supervisor.zygotes.start_method import KnownImports, ZygoteKey, exec_reason, wanted_zygotes
+from mmsup.supervisor.zygotes.zygote_history import HEALTHY_S, ZygoteHistory
 from mmsup.supervisor.zygotes.zygote_process import Zygote, exit_text
 
 MOST_ZYGOTES: Final = 8
@@ -37,29 +36,6 @@ ROOM_S: Final = 1.0
 NO_ROOM: Final = "the memory budget has no room for it"
 LOOK_S: Final = 0.1
 """Until it is looked after workers have come or gone. One that starts looks by itself whether there is its zygote."""
-HEALTHY_S: Final = 60.0
-"""After so long its next start has no pause again."""
-
-
-@dataclass(slots=True)
-class ZygoteHistory:
-    """Of one key."""
-
-    exits: list[Exit] = field(default_factory=list["Exit"])
-    retry_at_s: float = 0.0
-    reason: str = ""
-    """Why there is none."""
-
-    def record_exit(self, text: str, served_s: float, now_s: float, *, is_outdated: bool) -> float:
-        """The pause before the next one, in seconds."""
-        self.reason = text
-        if is_outdated:
-            self.retry_at_s = now_s
-            return 0.0
-        self.exits = [*self.exits, Exit(now_s, served_s)][-MAX_EXITS:]
-        pause_s = delay_s(exits_since_healthy(self.exits, HEALTHY_S), random.Random())
-        self.retry_at_s = now_s + pause_s
-        return pause_s
 
 
 class ZygotePool:
@@ -110,9 +86,19 @@ class ZygotePool:
         lost = f"there is no zygote for {key.engine_set}: {history.reason}" if history and history.reason else ""
         return StartMethod("", lost or f"a zygote for {key.engine_set} is kept from the second worker on")
 
-    def learn(self, spec: ModelSpec, imported: Iterable[str]) -> None:
+    def learn(self, spec: ModelSpec, imported: Iterable[str], *, is_forked: bool) -> None:
         """A worker is ready, and its interpreter has imported these."""
+        history = self._history.get(self._imports.key(spec)) if is_forked else None
+        if history is not None:
+            history.refused.clear()
         self._imports.learn(spec, imported)
+
+    def refused(self, spec: ModelSpec) -> None:
+        """A worker of this model was not forked when that was asked."""
+        key = self._imports.key(spec)
+        history = self._history.setdefault(key, ZygoteHistory())
+        zygote = self._zygotes.get(key)
+        history.record_refusal(zygote.number if zygote is not None else history.last, time.monotonic())
 
     def update(self) -> None:
         """Start the zygotes that are wanted, and end those that have not been for a while."""
@@ -146,7 +132,8 @@ class ZygotePool:
             elif now_s >= zygote.unused_since_s + UNUSED_S:
                 self._end(zygote, "fewer than two workers want it")
         for key in self._history.keys() - wanted - self._zygotes.keys():
-            del self._history[key]
+            if self._history[key].is_over(now_s):
+                del self._history[key]
 
     def renew(self) -> None:
         """The code of the server was changed: end those of the controllers before. Those that are wanted follow."""
@@ -161,7 +148,7 @@ class ZygotePool:
 
     def on_started(self, number: int, generation: int, pid: int, note: str, descriptors: list[int]) -> None:
         """The keeper has started one, or hands it over to a new controller."""
-        zygote = self._find(number, generation)
+        zygote = _find((*self._zygotes.values(), *self._ending), number, generation)
         if zygote is None:
             restored = self._launcher.restore(number, generation, note)
             if restored.key not in self._zygotes:
@@ -174,12 +161,12 @@ class ZygotePool:
             zygote.adopt(pid, descriptors)
 
     def on_start_failed(self, number: int, generation: int, text: str) -> None:
-        zygote = self._find(number, generation)
+        zygote = _find((*self._zygotes.values(), *self._ending), number, generation)
         if zygote is not None:
             self._on_gone(zygote, f"it could not be started: {text}", is_outdated=False)
 
     def on_exited(self, number: int, generation: int, message: ChildExited) -> None:
-        zygote = self._find(number, generation)
+        zygote = _find((*self._zygotes.values(), *self._ending), number, generation)
         if zygote is not None:
             is_outdated = not message.signal and message.status == exit_codes.ZYGOTE_OUTDATED
             self._on_gone(zygote, exit_text(message, zygote.group.read()), is_outdated=is_outdated)
@@ -193,10 +180,6 @@ class ZygotePool:
         for each in (*self._zygotes.values(), *self._ending):
             each.close()
 
-    def _find(self, number: int, generation: int) -> Zygote | None:
-        both = (*self._zygotes.values(), *self._ending)
-        return next((each for each in both if (each.number, each.generation) == (number, generation)), None)
-
     def _on_gone(self, zygote: Zygote, text: str, *, is_outdated: bool) -> None:
         now_s, key = time.monotonic(), zygote.key
         self._launcher.clean_up(zygote)
@@ -207,8 +190,8 @@ class ZygotePool:
         del self._zygotes[key]
         served_s = now_s - zygote.ready_s if zygote.ready_s else 0.0
         history = self._history.setdefault(key, ZygoteHistory())
-        pause_s = history.record_exit(text, served_s, now_s, is_outdated=is_outdated)
-        what = f"the zygote for {key.engine_set} ended: {text}; its workers go on"
+        pause_s = history.record_exit(zygote.number, text, served_s, now_s, is_outdated=is_outdated)
+        what = f"the zygote for {key.engine_set} ended: {history.reason}; its workers go on"
         self._context.event_log.record("zygote_exit", what, zygote=zygote.number, next_delay_s=round(pause_s, 3))
         self.update_later(pause_s)
 
@@ -233,3 +216,7 @@ class ZygotePool:
 
         timer = asyncio.get_running_loop().call_later(after_s, look)
         self._timers.add(timer)
+
+
+def _find(zygotes: Iterable[Zygote], number: int, generation: int) -> Zygote | None:
+    return next((each for each in zygotes if (each.number, each.generation) == (number, generation)), None)

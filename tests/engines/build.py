@@ -20,10 +20,10 @@ from mmsup.supervisor.chaos.plan import fault_model
 
 
 def write_fault_model(repository: Path, name: str, **options: Any) -> ModelSpec:  # see below
-    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `max_batch_size`; `config`
-    is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
+    """A model that obeys `mode`, with `on_import`, `on_load` (modes too), `on_load_amount`, `held_by`,
+    `max_batch_size`; `config` is more of its `config.pbtxt`, any other option goes to its `mmsup.yaml`."""
     batch, more = options.pop("max_batch_size", 0), options.pop("config", "")
-    heads = {key: options.pop(key) for key in ("on_import", "on_load", "on_load_amount") if key in options}
+    heads = {key: options.pop(key) for key in ("on_import", "on_load", "on_load_amount", "held_by") if key in options}
     code = fault_model.source(**heads, batched=bool(batch))
     inputs = (
         TensorSpec("x", "FP32", (-1,)),
@@ -115,7 +115,7 @@ def write_torchscript(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit announces its retirement
-        traced = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))  # type: ignore[no-untyped-call] # torch's own gap
+        traced = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
         folder = _folder(repository, name)
         torch.jit.save(traced, str(folder / "model.pt"))
     inputs = (TensorSpec("INPUT__0", datatype, tuple(dims)),)
@@ -128,7 +128,7 @@ def write_exported(repository: Path, name: str, max_batch: int = 0) -> ModelSpec
     """`total = x + y` and `difference = x - y` of FP32 rows of 4, by torch.export, with names of its own."""
     import torch
 
-    class Both(torch.nn.Module):
+    class Both(torch.nn.Module):  # type: ignore[misc] # mypy does not read torch
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"total": x + y, "difference": x - y}
 

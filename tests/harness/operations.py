@@ -283,8 +283,24 @@ def break_group(stage: Stage) -> Outcome:
 
 def sleep_and_wake(stage: Stage) -> Outcome:
     """Put a model to sleep in host memory, and wake it by a request."""
+    put_to_sleep(stage)
+    return infer(stage, 3)
+
+
+def put_to_sleep(stage: Stage) -> None:
     insist(stage, "sleep", name=stage.victim)
     eventually(lambda: stage.server.model(stage.victim)["state"] == "asleep", "it is asleep")
+
+
+def up_and_asleep(stage: Stage) -> None:
+    stage.up()
+    put_to_sleep(stage)
+    eventually(lambda: [each["state"] for each in stage.server.model(stage.victim)["instances"]] == ["offloaded"], "it")
+
+
+def wake_by_another_controller(stage: Stage) -> Outcome:
+    """Kill the controller while a model sleeps in host memory; the next one has it back from there."""
+    restart_controller(stage)
     return infer(stage, 3)
 
 
@@ -306,6 +322,10 @@ OPERATIONS = (
     Operation("another gateway", Stage.up, restart_gateway, cuts=True),
     Operation("upgrade", Stage.up, upgrade, renews=True, survives=("brain", "gateway")),
     Operation("sleep in host memory", Stage.up, sleep_and_wake, models=(MOVER,)),
+    Operation(
+        "unload from host memory", up_and_asleep, lambda stage: repository_verb(stage, "unload"), models=(MOVER,)
+    ),
+    Operation("another brain beside host memory", up_and_asleep, wake_by_another_controller, models=(MOVER,)),
     Operation("load a group", nothing, load_group, models=GROUP),
     Operation("unload a group", Stage.all_up, unload_group, models=GROUP),
     Operation("hang in a group", Stage.all_up, hang_group, models=GROUP),
@@ -322,8 +342,6 @@ def repository(folder: Path) -> Path:
     write_fault_model(folder, VICTIM, hang_limit=f"{HANG_LIMIT_S}s")
     for name in GROUP:
         write_fault_model(folder, name, group="shared", hang_limit=f"{HANG_LIMIT_S}s")
-    write_fault_model(folder, MOVER, sleep="host-memory", hang_limit=f"{HANG_LIMIT_S}s")
-    with (folder / MOVER / "1" / "model.py").open("a") as code:
-        code.write("Model.offload = Model.restore = lambda self: None\n")
+    write_fault_model(folder, MOVER, held_by="numpy", sleep="host-memory", hang_limit=f"{HANG_LIMIT_S}s")
     write_fault_model(folder, BREAKER, group="shared", on_load="exit", on_load_amount=3)
     return folder

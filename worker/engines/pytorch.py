@@ -154,7 +154,7 @@ class PytorchEngine:
     @property
     def can_offload(self) -> bool:
         """On the CPU there is nothing to be gained."""
-        return self._device.type == "cuda"
+        return bool(self._device.type == "cuda")
 
     def offload(self) -> None:
         """Move the weights to host memory, and free what the allocator has cached on the device."""
@@ -303,6 +303,7 @@ def _as_tensor(value: Any) -> torch.Tensor:  # whatever the module returned
 def _to_array(tensor: torch.Tensor) -> Array:
     host = tensor.detach().cpu().contiguous()
     if host.dtype is torch.bfloat16:
-        return host.view(torch.int16).numpy().view(NUMPY["BF16"])
+        bits: Array = host.view(torch.int16).numpy()
+        return bits.view(NUMPY["BF16"])
     array: Array = host.resolve_neg().resolve_conj().numpy()
     return array

@@ -1,7 +1,7 @@
 """What the controller has asked for and is done when nothing is left to run: moving the model out of memory, moving it
 back, stopping.
 
-While the model moves the status page says BUSY, as in a run: whoever looks for hangs judges a move by the same limits.
+While the model moves the status page says MOVING: a move has the limit of a hang, also before the first run of all.
 A move that raises ends the process, since nobody knows what it has left of the model. Before one the links are closed,
 so that no gateway that is late has a request run by half a model: what it sent is sent to another worker.
 """
@@ -86,7 +86,7 @@ class QueuedSteps:
     def _move(self, call: Callable[[], None]) -> float:
         """Runs one of the model's methods; how long it took. Exits if it raises."""
         began_ns = time.monotonic_ns()
-        self._page.set_activity(Activity.BUSY, began_ns)
+        self._page.set_activity(Activity.MOVING, began_ns)
         failure = call_model_code(call, self._spec)
         if isinstance(failure, ModelFailure):
             if failure.device_fault is DeviceFault.LOST:

@@ -282,7 +282,7 @@ def _is_reset_by_fault(timeline: Timeline, request: SentRequest) -> bool:
 
 def _explains(timeline: Timeline, fault: InjectedFault, request: SentRequest) -> bool:
     """Whether the request may fail because of the fault, with the code that it got."""
-    if not fault.may_affect(request.invoke.t, request.ended_s):
+    if not fault.may_affect(request.invoke.t, request.ended_s) or fault.fault_class.spares_requests:
         return False
     if not timeline.run.own_codes:
         return bool(fault.fault_class.causes)

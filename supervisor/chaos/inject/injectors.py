@@ -19,9 +19,10 @@ from mmsup.supervisor.chaos.clients.load import RequestPurpose
 from mmsup.supervisor.chaos.clients.payload import make_payload
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand
 from mmsup.supervisor.chaos.inject.context import FAULT_PAYLOAD_VALUES, FaultContext, Injector
+from mmsup.supervisor.chaos.inject.moves import failing_move, kill_in_move, race_moves
 from mmsup.supervisor.chaos.inject.poison import poison
 from mmsup.supervisor.chaos.observe.history import FaultFinished, LeakReport, RevisionInForce
-from mmsup.supervisor.chaos.plan.catalog import hit_together
+from mmsup.supervisor.chaos.plan.catalog import ModelRole, hit_together
 from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 from mmsup.supervisor.chaos.server.local_server import ServerNotStarted, wait_until_ready, write_model
 from mmsup.supervisor.cli.ctl import control_client
@@ -217,8 +218,11 @@ async def _inject(context: FaultContext, fault: PlannedFault, old_pid: int) -> s
     note = await _BY_NAME.get(fault.fault_class.name, send_request)(context, fault)
     if fault.fault_class.causes and fault.fault_class.must_kill and old_pid and note != NO_WORKER:
         await context.workers.wait_replaced(fault.victim, old_pid, RECOVERY_LIMIT_S)
-    if fault.reload_after and context.target.repository is not None:
-        await _load_next_revision(context, fault.victim)  # resets the restart backoff
+    has_failed_to_move = fault.fault_class.role == ModelRole.MOVABLE and bool(fault.fault_class.causes)
+    if (fault.reload_after or has_failed_to_move) and context.target.repository is not None:
+        await _load_next_revision(context, fault.victim)  # resets the restart backoff, and lets it be moved again
+        purpose = RequestPurpose(beside_fault=fault.number)
+        await context.load.send(fault.victim, FAULT_PAYLOAD_VALUES, purpose=purpose)  # its answer tells its process id
     return note
 
 
@@ -344,12 +348,14 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     "kill_zygote": partial(_signal_zygote, number=signal.SIGKILL),
     "stop_zygote": partial(_signal_zygote, number=signal.SIGSTOP),  # the keeper must detect it
     "stop_gateway": partial(_signal_gateway, number=signal.SIGSTOP),  # the controller must detect it
+    **dict.fromkeys(("offload_raises", "offload_hangs", "restore_raises", "restore_hangs"), failing_move),
+    **dict.fromkeys(("kill_offloading", "kill_offloaded", "kill_restoring"), kill_in_move),
     **dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), load_bad_revision),
     **{
         each.__name__: each
         for each in (
-            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, evict, group_load, leave,
-            slow_client, garbage,
+            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, evict, group_load,
+            race_moves, leave, slow_client, garbage,
         )
     },
 }  # fmt: skip

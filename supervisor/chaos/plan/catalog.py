@@ -28,6 +28,8 @@ class ModelRole(enum.StrEnum):
     """They share one process."""
     ON_DEMAND = "on_demand"
     """Each is loaded when it is asked; the memory budget does not hold all of them."""
+    MOVABLE = "movable"
+    """It sleeps in host memory."""
 
 
 class FaultMethod(enum.StrEnum):
@@ -71,6 +73,8 @@ class FaultClass:
     requires: str = ""
     """A capability beyond those of the method: `caps`, `freezer` or `manager`."""
     max_deaths: int = 1
+    spares_requests: bool = False
+    """No request may fail of it, although a worker dies: they wait for the next one."""
     is_default: bool = True
 
 
@@ -109,6 +113,15 @@ def _group(name: str, mode: str, code: str, cause: str, amount: float = 0.0, req
     )  # fmt: skip
 
 
+def _move(name: str, mode: str, cause: str, amount: float = 0.0) -> FaultClass:
+    return FaultClass(
+        name, "F66", FaultMethod.WORKER, ModelRole.MOVABLE, mode, amount, causes=(cause,), cooldown_s=6.0,
+        requires=SERVICE_MANAGER, spares_requests=True,
+    )  # fmt: skip
+
+
+MOVE_S: Final = 0.5
+"""How long a move takes in which its process is killed."""
 _SHARED_CAUSES: Final = ("shared",)
 _KILLED_CAUSES: Final = ("signal SIGKILL",)
 _HUNG_CAUSES: Final = ("hung",)
@@ -179,6 +192,17 @@ FAULTS: Final = (
         "evict", "F65", FaultMethod.CONTROL, ModelRole.ON_DEMAND, duration_s=3.0, cooldown_s=6.0,
         requires=SERVICE_MANAGER,
     ),
+    FaultClass(
+        "race_moves", "F66", FaultMethod.WORKER, ModelRole.MOVABLE, duration_s=2.0, requires=SERVICE_MANAGER,
+        spares_requests=True,
+    ),
+    _move("offload_raises", "at_offload_raise", "move failed"),
+    _move("offload_hangs", "at_offload_hang", "hung"),
+    _move("restore_raises", "at_restore_raise", "move failed"),
+    _move("restore_hangs", "at_restore_hang", "hung"),
+    _move("kill_offloading", "at_offload_sleep", *_KILLED_CAUSES, MOVE_S),
+    _move("kill_offloaded", "ok", *_KILLED_CAUSES),
+    _move("kill_restoring", "at_restore_sleep", *_KILLED_CAUSES, MOVE_S),
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 FAULT_MODEL: Final = '''"""A model that fails as its input says."""
 
-import collections, ctypes, itertools, mmap, os, signal, subprocess, sys, tempfile, threading, time
+import collections, ctypes, importlib, itertools, mmap, os, signal, subprocess, sys, tempfile, threading, time
 
 import numpy as np
 
@@ -103,11 +103,14 @@ def harm(mode, amount):
             subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
     elif mode == "memory_error":
         raise MemoryError
+    elif mode.startswith("at_"):  # at the next move of the model: at_offload_raise, at_restore_hang, …
+        _, move, what = mode.split("_", 2)
+        AT_MOVES[move] = what, amount
     elif mode != "ok":
         raise ValueError(f"no mode {mode}")
 
 
-LEAKED, OPENED = [], []
+LEAKED, OPENED, AT_MOVES = [], [], {}
 harm(ON_IMPORT, ON_LOAD_AMOUNT)
 
 
@@ -141,6 +144,31 @@ class Model:
         while os.path.exists(os.path.join(self.directory, "hold")):  # for tests
             time.sleep(0.005)
         print("unloaded", flush=True)
+
+
+class Movable(Model):
+    """It can sleep in host memory: what it answers with is somewhere else meanwhile."""
+
+    def load(self, context):
+        super().load(context)
+        self.one = None
+        self.restore()
+
+    def infer(self, inputs):
+        return super().infer({**inputs, "x": inputs["x"] * np.float32(self.one[-1])})
+
+    def offload(self):
+        self.one = None
+        harm(*AT_MOVES.pop("offload", ("ok", 0)))
+
+    def restore(self):
+        harm(*AT_MOVES.pop("restore", ("ok", 0)))
+        library = importlib.import_module(HELD_BY)
+        self.one = library.ones(1 << 20, dtype=library.float32)
+
+
+if HELD_BY:
+    Model = Movable
 '''
 
 NO_FAULT: Final = "ok"
@@ -165,14 +193,17 @@ def source(
     on_load_amount: float = 0,
     batched: bool = False,
     revision: int | None = None,
+    held_by: str = "",
 ) -> str:
-    """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis."""
+    """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis. `held_by`:
+    it can sleep in host memory, and its weights are an array of this library (numpy or torch)."""
     constants = {
         "ON_IMPORT": on_import,
         "ON_LOAD": on_load,
         "ON_LOAD_AMOUNT": on_load_amount,
         "BATCHED": batched,
         "REVISION": revision,
+        "HELD_BY": held_by,
     }
     lines = "".join(f"{key} = {value!r}\n" for key, value in constants.items())
     docstring, _, rest = FAULT_MODEL.partition("\n\n")
@@ -187,13 +218,16 @@ def write_fault_model(
     on_load: str = NO_FAULT,
     on_load_amount: float = 0,
     batch: int = 0,
+    held_by: str = "",
     **settings: Any,  # as YAML has it
 ) -> None:
     """Write the model into a repository, or another revision over the one that is there. `batch` is `max_batch_size`
-    (0: no batch axis); `settings` go into its `mmsup.yaml`."""
+    (0: no batch axis), `held_by` as in `source`; `settings` go into its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    code = source(on_load=on_load, on_load_amount=on_load_amount, batched=bool(batch), revision=revision)
+    code = source(
+        on_load=on_load, on_load_amount=on_load_amount, batched=bool(batch), revision=revision, held_by=held_by
+    )
     _write_atomically(folder / "model.py", code)
     if settings:
         _write_atomically(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import shutil
 import sys
 import tempfile
@@ -38,9 +39,12 @@ ROLE_ORDER: Final = (
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.LEAKY, ModelRole.HANGING),
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
     *(ModelRole.GROUPED, ModelRole.GROUPED, ModelRole.ON_DEMAND, ModelRole.ON_DEMAND),
+    *(ModelRole.MOVABLE, ModelRole.MOVABLE),
 )
 WORKER_MIB: Final = 28
 """What a worker holds at most that does not leak, its first requests included."""
+TORCH_MIB: Final = 200
+"""What one holds beyond that which has imported torch."""
 SPARE_MIB: Final = 96
 """Of the memory budget: for reloads, which hold two workers for a while, and for zygotes."""
 
@@ -66,14 +70,24 @@ def has_batch_axis(name: str) -> bool:
 
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
     batch = MAX_BATCH if has_batch_axis(name) else 0
-    fault_model.write_fault_model(repository, name, batch=batch, **{**_SETTINGS[role], **options})
+    held = {"held_by": holding_library(name)} if role == ModelRole.MOVABLE else {}
+    fault_model.write_fault_model(repository, name, batch=batch, **{**_SETTINGS[role], **held, **options})
+
+
+def holding_library(name: str) -> str:
+    """Which library holds the weights of a model that sleeps in host memory. Every second one has torch, if it is
+    installed."""
+    return "torch" if not has_batch_axis(name) and importlib.util.find_spec("torch") is not None else "numpy"
 
 
 def held_mib(models: Mapping[str, ModelRole]) -> int:
     """What each model on demand holds: more than leaks may add to what all others hold, so that two never fit."""
     roles = list(models.values())
     others = sum(each != ModelRole.ON_DEMAND for each in roles)
-    return others * WORKER_MIB + roles.count(ModelRole.LEAKY) * MEMORY_CAP_MIB + SPARE_MIB
+    others_mib = others * WORKER_MIB + sum(
+        TORCH_MIB for name, role in models.items() if role == ModelRole.MOVABLE and holding_library(name) == "torch"
+    )
+    return others_mib + roles.count(ModelRole.LEAKY) * MEMORY_CAP_MIB + SPARE_MIB
 
 
 def memory_budget(models: Mapping[str, ModelRole]) -> tuple[str, ...]:
@@ -94,6 +108,7 @@ _SETTINGS: Final[Mapping[ModelRole, Mapping[str, Any]]] = {  # YAML values
     ModelRole.CHANGING: _CAPPED,
     ModelRole.GROUPED: {**_CAPPED, "group": "grouped", "hang_limit": HANG_LIMIT, "load_timeout": "20s"},
     ModelRole.ON_DEMAND: {"load": "on-demand"},
+    ModelRole.MOVABLE: {"sleep": "host-memory", "hang_limit": HANG_LIMIT, "ttl": "never", "start": "exec"},
 }
 """In the `mmsup.yaml` of a model, by its role."""
 

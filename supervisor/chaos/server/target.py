@@ -100,6 +100,14 @@ class Target:
             return str(refused)
         return ""
 
+    async def worker_states(self, model: str) -> list[str]:
+        """Of the workers of a model; none while nobody answers."""
+        try:
+            models = (await self.status())["models"]
+        except (control_client.ServerRefused, control_client.NoServer):
+            return []
+        return [each["state"] for entry in models if entry["name"] == model for each in entry["instances"]]
+
     async def metric_samples(self) -> list[tuple[str, str, float]]:
         """The metrics: name, model (or empty), value. Empty if they cannot be read."""
         if self.metrics is None:

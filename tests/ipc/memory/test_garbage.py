@@ -13,7 +13,7 @@ from mmsup.ipc.memory import garbage
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     yield
-    gc.unfreeze()
+    gc.freeze()  # as conftest.py has frozen what was collected
     gc.enable()
 
 

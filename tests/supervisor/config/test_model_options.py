@@ -23,6 +23,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "hang_limit": 2,
         "load_timeout": "5min",
         "max_queue": 3,
+        "sequences": {"strategy": "oldest", "idle": "90s", "delay": "1ms", "preferred": [2]},
         "max_queue_bytes": "1MiB",
         "priority": 1,
         "priority_levels": 3,

@@ -42,6 +42,9 @@ CASES: list[tuple[Progress, float | None, float, type[Liveness]]] = [
     (page(Activity.BUSY, since_s=10.1, batches=0), None, 10.1, Hung),
     (page(Activity.BUSY, since_s=19.9, batches=0), None, 0.0, Alive),
     (page(Activity.BUSY, since_s=20.1, batches=0), None, 0.0, Hung),
+    (page(Activity.MOVING, since_s=0.51, batches=0), None, 0.4, Alive),
+    (page(Activity.MOVING, since_s=0.51, batches=0), None, 0.51, Hung),
+    (page(Activity.MOVING, since_s=60), None, 0.0, Alive),
     (page(Activity.IDLE, since_s=60, beat_s=0.4), None, 0.0, Alive),
     (page(Activity.IDLE, since_s=60, beat_s=1.4), None, 1.4, Alive),
     (page(Activity.IDLE, since_s=60, beat_s=1.6), None, 1.6, Hung),
@@ -91,6 +94,11 @@ def test_reasons_name_the_key_to_set() -> None:
     stalled = judge(page(Activity.BUSY, since_s=0.7), LIMITS, None, NOW, 0.7)
     assert stalled == Hung(
         "a run has made no progress for 0.7 s; if it may pause for so long, set a longer `hang_limit` for its model"
+    )
+    moving = judge(page(Activity.MOVING, since_s=0.7, batches=0), LIMITS, None, NOW, 0.7)
+    assert moving == Hung(
+        "its model has made no progress in a move for 0.7 s; if it may pause for so long, "
+        "set a longer `hang_limit` for its model"
     )
     endless = judge(page(Activity.BUSY, since_s=20.1), LIMITS, None, NOW, 0.0)
     assert endless == Hung(

@@ -56,6 +56,7 @@ def deep_tree(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["/bin/rm", "-rf", str(tmp_path / "scratch")], check=True)
 
 
+@pytest.mark.slow
 def test_a_tree_as_deep_as_a_path_can_be_is_removed_with_few_descriptors(deep_tree: Path) -> None:
     assert 1 <= max(descriptors_below(deep_tree) for _ in remove_tree(str(deep_tree))) <= 2
     assert not deep_tree.exists()

@@ -170,8 +170,8 @@ async def test_a_class_is_forked_next_time_of_what_it_had_imported(tmp_path: Pat
     rig = Rig(tmp_path, "eager")
     rig.pool.open()
     rig.specs = [spec("a")]
-    rig.pool.learn(spec("a"), ("numpy", "torch"))
-    rig.pool.learn(spec("b", "ort"), ("numpy", "onnxruntime", "torch"))
+    rig.pool.learn(spec("a"), ("numpy", "torch"), is_forked=False)
+    rig.pool.learn(spec("b", "ort"), ("numpy", "onnxruntime", "torch"), is_forked=False)
     assert "torch" in rig.pool.choose(spec("a"), may_wait=True).reason
     assert "onnxruntime" in rig.pool.choose(spec("b", "ort"), may_wait=True).reason
     rig.close()
@@ -196,6 +196,43 @@ async def test_one_that_exits_is_started_again_after_a_pause_and_an_outdated_one
     )
     events = [each for each in rig.log.last() if each["event"] == "zygote_exit"]
     assert [each["next_delay_s"] > 0 for each in events] == [False, True]
+    rig.close()
+
+
+@run
+async def test_after_some_that_fork_nothing_the_next_is_tried_much_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(pool_file, "time", SimpleNamespace(monotonic=lambda: now_s))
+    rig = Rig(tmp_path, "eager")
+    rig.pool.open()
+
+    async def refuse() -> None:
+        """One comes up, is asked by two workers, forks neither and exits."""
+        nonlocal now_s
+        spawn = rig.spawned()[-1]
+        await rig.come_up(spawn)
+        rig.pool.refused(spec("a"))
+        rig.end(spawn, exit_codes.ZYGOTE_UNFIT)
+        rig.pool.refused(spec("b"))
+        now_s += 100.0  # longer than its pause
+        rig.pool.update()
+
+    for _ in range(2):
+        await refuse()
+    rig.pool.learn(spec("c"), ("numpy",), is_forked=True)  # one has forked
+    for _ in range(3):
+        await refuse()
+    assert len(rig.spawned()) == 5, "none follows"
+    text = "it could not fork safely; 3 in a row have forked none, so the next is tried in 10 minutes"
+    assert rig.pool.choose(spec("a"), may_wait=True).text == f"exec: there is no zygote for numpy: {text}"
+    assert text in rig.log.last()[-1]["text"]
+    now_s += 600.0
+    rig.pool.update()
+    assert len(rig.spawned()) == 6
+    await refuse()
+    assert len(rig.spawned()) == 6
     rig.close()
 
 

@@ -87,8 +87,8 @@ def controller() -> Iterator[Controller]:
     made = Controller()
     yield made
     made.close()
-    gc.unfreeze()  # a process of a group collects no garbage by itself
-    gc.enable()
+    gc.freeze()  # as conftest.py has done; a member that leaves thaws all
+    gc.enable()  # a process of a group collects no garbage by itself
 
 
 def test_a_member_that_is_told_to_stop_before_what_to_load_leaves_and_the_process_goes_on(

@@ -19,7 +19,14 @@ from mmsup.supervisor.chaos.observe.history import (
     WorkerDeath,
 )
 
-MODELS = {"good": "healthy", "one": "grouped", "two": "grouped", "large": "on_demand", "larger": "on_demand"}
+MODELS = {
+    "good": "healthy",
+    "one": "grouped",
+    "two": "grouped",
+    "large": "on_demand",
+    "larger": "on_demand",
+    "moved": "movable",
+}
 OLD, NEW = 100, 200
 
 
@@ -129,3 +136,29 @@ def test_models_on_demand_go_for_each_other_and_requests_fail_for_want_of_room_a
     assert [each.text for each in check(stayed)] == ["fault 2 (evict of large) had no model put to sleep"]
     late: list[Record] = [Invoke(15.0, 63, "large", 15.0, 8), RequestOutcome(15.1, 63, "error", 503, "evicted")]
     assert rules([*evictions(), *late]) == ["explained"]
+
+
+def move() -> list[Record]:
+    """`moved` is killed on its way to host memory, and who asked meanwhile is answered by the next worker."""
+    return [
+        RunStarted(1, 20.0, MODELS, "a machine", "a server", "mmsup chaos", 0.0, 2.0),
+        *right(1, "moved", 4.0, OLD),
+        FaultInjected(5.0, 1, "kill_offloading", "moved"),
+        Invoke(5.0, 50, "moved", 5.0, 16, along=1),
+        WorkerDeath(5.02, "moved", OLD),
+        ended(5.03, "moved", "signal SIGKILL", 1),
+        ready(5.5, "moved"),
+        RequestOutcome(5.6, 50, "right", 200, pid=NEW),
+        FaultFinished(5.8, 1),
+    ]
+
+
+def test_no_request_may_fail_of_a_move_to_host_memory_although_its_worker_dies() -> None:
+    assert rules(move()) == []
+    answer = RequestOutcome(5.6, 50, "right", 200, pid=NEW)
+    failed = changed(move(), answer, RequestOutcome(5.6, 50, "error", 503, "model_restarting"))
+    assert "explained" in rules([*failed, *right(2, "moved", 5.7, NEW)])
+    alive = [each for each in move() if not isinstance(each, WorkerDeath)]
+    assert [each.text for each in check([*alive, WorkerDeath(9.0, "good", 7)])][-1:] == [
+        "fault 1 (kill_offloading of moved) killed no worker"
+    ]
