@@ -23,6 +23,7 @@ SUPPORTED = {
     "dynamic_batching",
     "ensemble_scheduling",
     "sequence_batching",
+    "response_cache",
     "default_model_filename",
     "parameters",
     "model_transaction_policy",
