@@ -50,6 +50,7 @@ from mmsup.supervisor.repository.folders import (
 from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
+from mmsup.supervisor.repository.mlserver_settings import is_mlserver_folder, read_settings
 from mmsup.supervisor.repository.model_config import InterpretedConfig, interpret
 from mmsup.supervisor.repository.warm_up_config import sample_problems
 
@@ -228,8 +229,11 @@ class _ModelFolder:
         digest = ""
         try:
             if self.may_follow("", self.directory):
-                versions = self.versions()
-                specs = self.read(versions, parsed)
+                if parsed is None and is_mlserver_folder(self.directory):
+                    versions, specs = self.mlserver()
+                else:
+                    versions = self.versions()
+                    specs = self.read(versions, parsed)
                 digest = file_digest(self.directory, versions)
         except OSError as error:
             self.errors.append(plain_error(self.name, f"cannot be read: {error.strerror}"))
@@ -254,6 +258,16 @@ class _ModelFolder:
             place = config.source.place(key)
             self.errors.append(hidden_error(place, text, place.removesuffix(f": {key}")))
         return self.specs(versions, interpreted, options, config.config)
+
+    def mlserver(self) -> tuple[tuple[str, ...], tuple[ModelSpec, ...]]:
+        """The version and the spec of a folder of MLServer."""
+        settings = read_settings(self.directory, self.name)
+        self.errors += (*link_errors(self.name, self.directory, self.followed), *settings.errors)
+        self.warnings += settings.warnings
+        options = model_options.merge(self.server_options, settings.options, self.own_options())
+        self.check_options(options)
+        specs = () if self.errors else (settings.spec(self.name, self.directory, options),)
+        return (settings.version,), specs
 
     def environment(self, config: ParsedConfig, *, is_clients: bool) -> model_options.ModelOptions:
         """The interpreter that the parameter EXECUTION_ENV_PATH names. A client may not choose another one."""
@@ -378,6 +392,7 @@ class _ModelFolder:
 
 def with_step_errors(entry: ModelEntry, models: Mapping[str, ModelEntry]) -> ModelEntry:
     """The entry; with errors in the place of its specs if it is an ensemble whose steps do not fit these models."""
-    specs = {name: each.specs for name, each in models.items()}
-    errors = [error for each in entry.specs[-1:] if each.steps for error in step_faults(each, specs)]
+    if not any(each.steps for each in entry.specs):
+        return entry
+    errors = step_faults(entry.specs[-1], {name: each.specs for name, each in models.items()})
     return replace(entry, specs=(), errors=(*errors, *entry.errors)) if errors else entry
