@@ -134,6 +134,7 @@ class ControllerClient:
         self._router = router
         self._regions = regions or make_region_table(configure)
         self._zeromq = zeromq
+        self._rpc_fault = ""
         self._links_in_sync: set[tuple[int, int]] | None = set()
         """The workers that a new controller has named so far; None once it has named all."""
         self._drain_task: asyncio.Task[None] | None = None
@@ -148,6 +149,8 @@ class ControllerClient:
 
     def _send_hello(self) -> None:
         self._send(Hello("gateway", WIRE_VERSION, self._configure.seat, self._configure.generation))
+        if self._rpc_fault:
+            self._send(messages.RpcFrontFailed(self._rpc_fault))
 
     # Sending.
 
@@ -158,6 +161,11 @@ class ControllerClient:
         """Report the workers that have not replied for too long; called a few times a second."""
         for link, age_s in self._router.links.overdue(now_s):
             self._send(messages.RequestOverdue(*link.worker_id, age_s))
+
+    def report_rpc_fault(self, text: str) -> None:
+        """The own gRPC front does not work: said to each controller."""
+        self._rpc_fault = text
+        self._send(messages.RpcFrontFailed(text))
 
     # Receiving.
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages.handshake import Hello
 from mmsup.ipc.poison_policy import PoisonEntry
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 from mmsup.ipc.specs import Metadata, ModelSpec
 
 
@@ -43,6 +43,10 @@ class ConfigureGateway:
     max_cold_requests: int = 1024
     max_cold_bytes: int = 128 << 20
     """Limits on the requests that wait for models to be loaded, and on what is held of their bodies meanwhile."""
+    grpc_front: str = "own"
+    """`own`: the gateway serves gRPC itself; `grpcio`: the front process does."""
+    can_relay: bool = False
+    """Whether that process could be started, if the own front does not work."""
     grpc_keepalive: RpcKeepalive = field(default_factory=RpcKeepalive)
     client_memory: str = "local"
     """Whose clients may share memory: `local` (of loopback and UNIX listeners), `all` or `none`."""
@@ -345,8 +349,17 @@ TO_GATEWAY: Final = (
     RetireGateway,
 )
 
+
+@dataclass(frozen=True, slots=True)
+class RpcFrontFailed:
+    """The gateway's own gRPC front has failed its self-test."""
+
+    text: str
+
+
 FROM_GATEWAY: Final = (
     Hello,
+    RpcFrontFailed,
     Pong,
     CommandRequest,
     RequestOverdue,

@@ -7,6 +7,7 @@ Settings. Does not cover: the models' own files (repository/scanner.py).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -278,6 +279,8 @@ class _OptionReader:
             self._error("load_models", "has an effect with --model-control-mode explicit alone")
         if "runtime_dir" in found and _too_long(worker_socket(found["runtime_dir"], 99999, 9999999)):
             self._error("runtime_dir", "is too long: the path of a socket ends at 107 bytes")
+        if found.get("grpc_front") == "grpcio" and importlib.util.find_spec("grpc") is None:
+            self._error("grpc_front", "needs the grpcio library, which is not installed: pip install 'mmsup[grpc]'")
         for name in ("http_unix", "grpc_unix"):
             if _too_long(found.get(name, "")):
                 self._error(name, "is too long: the path of a socket ends at 107 bytes")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.ipc.log_settings import LogSettings
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll", "on-demand")
@@ -56,7 +56,7 @@ class Settings:
     grpc_max_ping_strikes: int = 2
     grpc_max_connection_age_ms: int = 0
     grpc_max_connection_age_grace_ms: int = 0
-    """As RpcKeepalive has them (ipc/rpc_keepalive.py)."""
+    """As RpcKeepalive has them (ipc/rpc/keepalive.py)."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
     """-1: no metrics listener; `/metrics` is then on the HTTP port alone."""

@@ -90,6 +90,8 @@ class GatewayContext:
     idle: IdleGroup | None = None
     """The control group in which a standby starts."""
     rng: random.Random = field(default_factory=random.Random)
+    can_relay: Callable[[], bool] = lambda: False
+    """Whether the gRPC front process could serve."""
     is_stopping: bool = False
     """No process follows another one any more."""
 
@@ -166,7 +168,7 @@ class GatewayProcess:
         if self.role is GatewayRole.STANDBY:
             self.role = GatewayRole.SERVING
         self.started_s = time.monotonic()
-        self.send(_configuration(self, self._context.settings))
+        self.send(_configuration(self, self._context))
         failpoint("brain.configured")
         self._context.owner.on_configured(self)
 
@@ -291,7 +293,8 @@ def _kind(gateway: GatewayProcess) -> str:
     return "spare" if gateway.role is GatewayRole.STANDBY else "gateway"
 
 
-def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_control.ConfigureGateway:
+def _configuration(gateway: GatewayProcess, context: GatewayContext) -> gateway_control.ConfigureGateway:
+    settings = context.settings
     return gateway_control.ConfigureGateway(
         wire_version=WIRE_VERSION,
         seat=gateway.counter_table,
@@ -307,6 +310,8 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
         allow_hosts=settings.allow_hosts,
+        grpc_front=settings.grpc_front,
+        can_relay=context.can_relay(),
         allow_model_uploads=settings.allow_model_uploads,
         allow_code_uploads=settings.allow_code_uploads,
         grpc_keepalive=settings.grpc_keepalive,

@@ -32,6 +32,7 @@ EVENT_NAMES: Final = frozenset({
     "gpu_silent", "gpu_back", "device_set_aside", "device_released",
     "repository_lost", "repository_back",
     "gateway_spawn", "gateway_exit", "gateway_stopped", "spare_spawn", "spare_exit", "brain_exit", "readopted",
+    "grpc_front_spawn", "grpc_front_exit", "grpc_front_fallback",
     "zygote_ready", "zygote_exit", "zygote_end", "not_forked",
     "group_started", "group_ended",
     "upgrade_begun", "upgraded", "upgrade_failed",

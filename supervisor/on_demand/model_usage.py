@@ -27,7 +27,7 @@ class ModelUsage:
             progress = instance.process.progress()
             counted[instance.worker_id] = progress.requests
             is_used |= progress.activity in RUNNING or progress.requests != before.get(instance.worker_id, 0)
-            is_used |= progress.sequences > 0  # their states would be lost
+            is_used |= progress.open_streams > 0 or progress.sequences > 0  # their states would be lost
         self._counted[model.name] = counted
         if is_used:
             model.sleep.last_use_s = now_s

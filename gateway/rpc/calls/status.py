@@ -9,8 +9,8 @@ import math
 from typing import Final
 
 from mmsup.gateway.http import error_status
-from mmsup.gateway.http2.header_blocks import block_of
 from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.rpc.header_literals import block_of
 
 OK: Final = 0
 CANCELLED: Final = 1

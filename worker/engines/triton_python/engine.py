@@ -49,6 +49,7 @@ from mmsup.worker.engines.triton_python.returned_responses import Execute, check
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.model_errors import ModelFailure, RequestRefused
+from mmsup.worker.execution.request_parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from mmsup.worker.engines.triton_python.responder import Responder  # imports asyncio, which takes 30 ms of a start
@@ -129,7 +130,7 @@ class TritonPythonEngine:
         self, job: Mapping[str, Array], wanted: Sequence[str], sender: InferenceResponseSender
     ) -> InferenceRequest:
         tensors = [BackendTensor(name, self._own(array)) for name, array in job.items()]
-        return received(InferenceRequest(inputs=tensors, requested_output_names=wanted), sender)
+        return received(tensors, wanted, PARAMETERS.get(), sender)
 
     def _own(self, array: Array) -> Array:
         return array.copy() if self._copies and array.dtype.kind != "O" else array

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 
 from engines.build import write_python
+from engines.in_process_worker import InProcessWorker
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
+from mmsup.ipc.messages.data import Infer, InferSignature
 from mmsup.ipc.python_models import TRITON_MODULE
 from mmsup.ipc.specs import TRITON_PYTHON, Batching, ModelSpec, TensorSpec
+from mmsup.ipc.transport.codec import pack_frame, pack_signature
 from mmsup.worker.engines.triton_python.engine import TritonPythonEngine
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import as_streaming_engine, completed_spec
 from mmsup.worker.execution.executor import Executor, Result
 from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.execution.request_parameters import PARAMETERS
 
 X = (TensorSpec("x", "FP32", (-1,)),)
 Y = (TensorSpec("y", "FP32", (-1,)),)
@@ -440,3 +444,39 @@ def test_the_module_is_there_for_a_model_and_on_no_disk(load: Loader) -> None:
     load(DOUBLE)
     assert TRITON_MODULE in sys.modules
     assert not hasattr(sys.modules[TRITON_MODULE], "__file__")
+
+
+def test_a_model_sees_the_parameters_of_its_request(load: Loader) -> None:
+    methods = """
+        def execute(self, requests):
+            made = []
+            for request in requests:
+                words = json.loads(request.parameters()), request.correlation_id(), request.flags()
+                text = np.array([json.dumps(words)], np.object_)
+                made.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", text)]))
+            return made
+        """
+    executor = load(methods, outputs=(TensorSpec("y", "BYTES", (1,)),))
+    PARAMETERS.set({"top": 0.5, "word": "a", "sequence_id": 7, "sequence_start": True})
+    (text,) = outputs_of(executor.run_one(x(1)))["y"]
+    PARAMETERS.set({})
+    assert json.loads(text) == [{"top": 0.5, "word": "a"}, 7, 1]
+    (text,) = outputs_of(executor.run_one(x(1)))["y"]
+    assert json.loads(text) == [{}, 0, 0]
+
+
+def test_each_request_runs_with_its_own_parameters() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def infer(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen.append(dict(PARAMETERS.get()))
+        return {"y": inputs["x"]}
+
+    with InProcessWorker(infer, X, Y, interface=TRITON_PYTHON) as worker:
+        for number, parameters in enumerate(({"a": 1}, {}, {"a": 2}, {"a": 2}), start=1):
+            signature = pack_signature(InferSignature((TensorSpec("x", "FP32", (1,)),), (), parameters))
+            end = worker.ends[0]
+            assert end is not None
+            end.send(pack_frame([Infer(number, signature, 1 << 62, None, (b"\0\0\0\0",))]))
+            worker.run()
+    assert seen == [{"a": 1}, {}, {"a": 2}, {"a": 2}]
