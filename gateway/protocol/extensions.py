@@ -25,6 +25,8 @@ _EXTENSIONS: Final[dict[str, Condition]] = {
     "classification": _always,
     "sequence": _always,
     "sequence(string_id)": _always,
+    "sequence": _always,
+    "sequence(string_id)": _always,
     "model_repository": _always,
     "schedule_policy": _always,
     "model_configuration": _always,
