@@ -88,6 +88,7 @@ ROWS: Final = {
     "F76": "SIGKILL of a gateway, and of the controller, while models call each other",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
     "F79": "memory regions of clients without number or end, of other users, of links, devices and reserved names",
+    "F80": "clients that shorten, lengthen, unregister and replace regions which requests of theirs or of others use",
     "F81": "SIGKILL of the gRPC front process under calls and streams",
     "F82": "SIGKILL of a gateway under calls of the gRPC front process",
     "F83": "a gateway whose own gRPC front does not work",
