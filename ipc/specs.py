@@ -203,6 +203,8 @@ class ModelSpec:
     cold_start_timeout_s: float = 0.0
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False
+    response_cache: bool = False
+    """Gateways may answer a request with the result of an earlier one that was equal to it."""
     trusted: bool = False
     decoupled: bool = False
     """It answers a request any number of times. A class whose `infer` is a generator does so without being asked."""

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "gateway/dispatch/streams": "protocol; messages",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/http2": "; rpc",
-    "gateway/infer": "client_memory dispatch http observability protocol sequences waking; "
+    "gateway/caching": "dispatch observability protocol; ipc messages",
+    "gateway/infer": "caching client_memory dispatch http observability protocol sequences waking; "
     "ipc memory messages tensors transport",
     "gateway/observability": "; ipc memory messages",
     "gateway/protocol": "client_memory protocol/sequences; ipc memory messages tensors transport",

@@ -36,7 +36,7 @@ UNSUPPORTED_BACKENDS: Final = (
 OPTION_PREFIX: Final = "mmsup_"
 
 IGNORED_FIELDS: Final = (
-    "optimization", "response_cache", "metric_tags", "model_metrics", "cc_model_filenames",
+    "optimization", "metric_tags", "model_metrics", "cc_model_filenames",
     "runtime",
 )  # fmt: skip
 """They affect speed or metrics, never a result: one warning each."""
@@ -107,6 +107,8 @@ class _Interpreter:
         self.groups()
         self.dynamic_batching()
         self.sequence_batching()
+        if self.config.get("response_cache", {}).get("enable", False):
+            self.options["response_cache"] = True
         if self.config.get("model_transaction_policy", {}).get("decoupled", False):
             self.options["decoupled"] = True
         self.parameters()

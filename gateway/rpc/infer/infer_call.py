@@ -179,7 +179,8 @@ class InferCall:
             buffer[at : at + len(each)] = each
             at += len(each)
         parsed = self._parse(dispatched, buffer)
-        if not parsed.is_cacheable or not dispatched.try_infer(parsed.job, self._on_event):
+        is_slow = dispatched.spec.response_cache or not parsed.is_cacheable
+        if is_slow or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:

@@ -22,6 +22,7 @@ SUPPORTED = {
     "instance_group",
     "dynamic_batching",
     "sequence_batching",
+    "response_cache",
     "default_model_filename",
     "parameters",
     "model_transaction_policy",
