@@ -117,6 +117,7 @@ class GatewayServer:
         held_bytes = router.memory_quota.held_bytes
         self.counters.set_current(router.admission.requests_by_model, router.links.used_bytes(), held_bytes)
         self.counters.set_waiting(router.waiters.cold_starts.admission.requests_by_model)
+        self.counters.set_pending(router.pending_requests())
 
     @property
     def is_finished(self) -> bool:
@@ -153,6 +154,7 @@ class GatewayServer:
         self._parser_executor.shutdown(cancel_futures=True)
         self.counters.set_current({}, 0, 0)
         self.counters.set_waiting({})
+        self.counters.set_pending({})
         self.counters.set_front_fallback(False)
 
 

@@ -24,6 +24,8 @@ LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
 TRITON_PYTHON: Final = "triton-python"
 """Interface of a class `TritonPythonModel`."""
+MLSERVER: Final = "mlserver"
+"""Interface of a class `MLModel` of MLServer."""
 GROUP_KEYS: Final = {
     "python": "python",
     "env": "env",
@@ -174,7 +176,7 @@ class ModelSpec:
     imports: str = ""
     """What its class seems to import, one of ENGINE_SETS or empty."""
     interface: str = ""
-    """How the class of a Python model is called: TRITON_PYTHON; empty: as the class `Model` of mmsup."""
+    """How the class of a Python model is called: TRITON_PYTHON or MLSERVER; empty: as the class `Model`."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     deadline_s: float = 60.0
     hang_limit_s: float = 5.0

@@ -285,7 +285,7 @@ def _as_string(path: Path) -> list[str]:
     """How a string names a module that is imported by its name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     whole = ".".join(("mmsup", *parts))
-    return [f'"{whole}"', f'"{path.stem}"'] if parts[:2] == ("worker", "engines") else [f'"{whole}"']
+    return [f'"{whole}"', f'"{path.stem}"', f'"{path.stem}.'] if parts[:2] == ("worker", "engines") else [f'"{whole}"']
 
 
 def test_each_heavy_library_is_imported_in_its_home_only() -> None:

@@ -172,6 +172,18 @@ class Router:
             state = replace(state, metadata=link.metadata)
         return state
 
+    def pending_requests(self) -> dict[tuple[str, str], int]:
+        """Requests that are open and not being executed, by model and version. Those that wait for a worker, or whose
+        bodies are being received, count for the model's default version."""
+        pending, in_flight = self.links.pending(), self.links.in_flight_by_model()
+        for name, count in self.admission.requests_by_model.items():
+            waiting = count - in_flight.get(name, 0)
+            default = self.routes.model(name).default if name in self.routes else ""
+            if waiting > 0 and default:
+                key = name, default
+                pending[key] = pending.get(key, 0) + waiting
+        return pending
+
     async def wait_until_drained(self) -> None:
         empty = asyncio.Event()
         self.admission.on_empty = empty.set

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from mmsup.supervisor.repository.mlserver_settings import is_mlserver_folder, read_settings
+
 from mmsup.ipc.specs import WARM_UP_FOLDER, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
@@ -31,10 +33,12 @@ from mmsup.supervisor.repository.contents.source_facts import SourceFacts, sourc
 from mmsup.supervisor.repository.execution_environment import PARAMETER, environment_interpreter, environment_of
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
+    RepositoryRoot,
     file_digest,
     file_names,
     folder_names,
     layout_hint,
+    list_repository,
 )
 from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
@@ -95,14 +99,6 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class RepositoryRoot:
-    """The folder of a repository when it was read: device number of its file system, and number of its folders."""
-
-    device: int
-    folder_count: int
-
-
-@dataclass(frozen=True, slots=True)
 class RepositoryScan:
     """All models by name. `errors` concern the repositories themselves: a folder that cannot be read."""
 
@@ -125,7 +121,7 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
     found: dict[str, RepositoryRoot] = {}
     for root in settings.repositories:
         try:
-            found[root], names = _list_repository(root)
+            found[root], names = list_repository(root)
         except InvalidValue as error:
             errors.append(ConfigError(root, str(error)))
             continue
@@ -151,7 +147,7 @@ def unreadable_repositories(settings: Settings) -> list[ConfigError]:
     errors: list[ConfigError] = []
     for root in settings.repositories:
         try:
-            _list_repository(root)
+            list_repository(root)
         except InvalidValue as error:
             errors.append(ConfigError(root, str(error)))
     return errors
@@ -225,8 +221,11 @@ class _ModelFolder:
         digest = ""
         try:
             if self.may_follow("", self.directory):
-                versions = self.versions()
-                specs = self.read(versions, parsed)
+                if parsed is None and is_mlserver_folder(self.directory):
+                    versions, specs = self.mlserver()
+                else:
+                    versions = self.versions()
+                    specs = self.read(versions, parsed)
                 digest = file_digest(self.directory, versions)
         except OSError as error:
             self.errors.append(plain_error(self.name, f"cannot be read: {error.strerror}"))
@@ -251,6 +250,16 @@ class _ModelFolder:
             place = config.source.place(key)
             self.errors.append(hidden_error(place, text, place.removesuffix(f": {key}")))
         return self.specs(versions, interpreted, options, config.config)
+
+    def mlserver(self) -> tuple[tuple[str, ...], tuple[ModelSpec, ...]]:
+        """The version and the spec of a folder of MLServer."""
+        settings = read_settings(self.directory, self.name)
+        self.errors += (*link_errors(self.name, self.directory, self.followed), *settings.errors)
+        self.warnings += settings.warnings
+        options = model_options.merge(self.server_options, settings.options, self.own_options())
+        self.check_options(options)
+        specs = () if self.errors else (settings.spec(self.name, self.directory, options),)
+        return (settings.version,), specs
 
     def environment(self, config: ParsedConfig, *, is_clients: bool) -> model_options.ModelOptions:
         """The interpreter that the parameter EXECUTION_ENV_PATH names. A client may not choose another one."""
@@ -372,18 +381,3 @@ class _ModelFolder:
 def _first_errors(texts: Sequence[str]) -> str:
     more = len(texts) - REASON_ERRORS
     return "; ".join(texts[:REASON_ERRORS]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _list_repository(root: str) -> tuple[RepositoryRoot, list[str]]:
-    """A repository and the names of its folders, both from one descriptor, so that a mount meanwhile does not mix two
-    file systems. InvalidValue if it cannot be read."""
-    fd = -1
-    try:
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        names = folder_names(fd)
-        return RepositoryRoot(os.fstat(fd).st_dev, len(names)), names
-    except OSError as error:
-        raise InvalidValue(f"cannot be read: {error.strerror}") from None
-    finally:
-        if fd >= 0:
-            os.close(fd)
