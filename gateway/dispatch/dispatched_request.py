@@ -33,7 +33,7 @@ from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
-_EXECUTED_CODES: Final = frozenset({"", "inference_failed"})
+EXECUTED_CODES: Final = frozenset({"", "inference_failed"})
 """Codes of a final reply that show that the request ran and its worker survived it."""
 _EMPTY: Final = memoryview(b"")
 GRANTS_LIMIT: Final = 2
@@ -283,7 +283,7 @@ class _WaitingInfer:
                         event = await self._send_and_wait()
                     while isinstance(event, InferReply) and event.needed_bytes:
                         event = await self._grant_larger(event.needed_bytes)
-                    if self._runs_alone and isinstance(event, InferReply) and event.code in _EXECUTED_CODES:
+                    if self._runs_alone and type(event) is InferReply and event.code in EXECUTED_CODES:
                         self._router.poison_requests.on_survived(request.spec.name, self._fingerprint)
                     return request.result(event)
                 except WorkerExited as exited:

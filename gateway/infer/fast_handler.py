@@ -94,7 +94,8 @@ class FastInfer:
             dispatched.request_id = self.request_id = parsed.request.id or self.request_id
             if parsed.request.timeout_us:
                 handler.apply_timeout(dispatched, parsed, self._timer)
-            if not parsed.is_cacheable or not dispatched.try_infer(parsed.job, self._on_event):
+            is_slow = dispatched.spec.response_cache or not parsed.is_cacheable
+            if is_slow or not dispatched.try_infer(parsed.job, self._on_event):
                 self._finish_in_task(None)
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)

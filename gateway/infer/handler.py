@@ -18,6 +18,7 @@ from typing import Protocol
 
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.caching.cached_inference import CachedInference
 from mmsup.gateway.client_memory.region_table import RegionTable, make_region_table
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
@@ -101,6 +102,7 @@ class InferHandler:
         self.fair_queue = FairQueue(router.routes)
         self.parser_executor = parser_executor
         self.sequences = SequenceRouter(router)
+        self.cached = CachedInference(router, counters, parser_executor)
 
     async def handle(self, call: HttpRequest) -> StreamResponse:
         timer = RequestTimer(self.counters, call.model, call.version)
@@ -195,6 +197,8 @@ class InferHandler:
         """The result of a request, waiting for what must be waited for."""
         flags = parsed.request.sequence
         if flags is None or dispatched.spec.sequences is None:
+            if dispatched.spec.response_cache and parsed.is_cacheable and event is None:
+                return await self.cached.infer(dispatched, parsed.job)
             return await dispatched.resume(parsed.job, event)
         return await self.sequences.infer(dispatched, parsed.job, flags, turn)
 

@@ -82,6 +82,8 @@ class RequestCounters:
         # What an earlier process of this seat left.
         self._models_with_open = {model for model, version in self._own_table.row_keys() if version == CURRENT}
         self._models_with_waiting = {model for model, version in self._own_table.row_keys() if version == COLD}
+        own = self._own_table.row_keys()
+        self._versions_with_pending = {key for key in own if not key[1].startswith((CURRENT, REFUSED_PREFIX))}
         self.by_version: dict[tuple[str, str], VersionCounters] = {}
         """By model and version."""
 
@@ -130,6 +132,14 @@ class RequestCounters:
         for name, count in waiting.items():
             self._own_table.row(name, COLD).set("open", count)
         self._models_with_waiting = set(waiting)
+
+    def set_pending(self, pending: Mapping[tuple[str, str], int]) -> None:
+        """Set how many requests wait to be executed, by model and version; called at every heartbeat."""
+        for key in self._versions_with_pending - pending.keys():
+            self._own_table.row(*key).set("open", 0)
+        for key, count in pending.items():
+            self._own_table.row(*key).set("open", count)
+        self._versions_with_pending = set(pending)
 
     def set_current(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
         """Set the current values of this gateway; called at every heartbeat."""
@@ -219,6 +229,19 @@ class VersionCounters:
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
 
+    def record_cache_hit(self, took_ns: int, request_ns: int) -> None:
+        """Count a request that was answered from the response cache, which took so long to look up: a success that
+        was no inference."""
+        row = self._row
+        row.add("cache_hit")
+        row.add("cache_hit_ns", took_ns)
+        row.add_success(0, 0, (request_ns, took_ns, 0, 0, 0), bisect_left(_EDGES_NS, request_ns), _now_ms())
+
+    def record_cache_miss(self, took_ns: int) -> None:
+        """Count a request that was looked up there in vain; `took_ns`: with the time to keep its result."""
+        self._row.add("cache_miss")
+        self._row.add("cache_miss_ns", took_ns)
+
     def record_known(self, replies: Sequence[_KnownReply], now_ns: int) -> int:
         """The same for some replies to known requests, answered at once. Returns the current time, in milliseconds
         since 1970."""
@@ -269,6 +292,10 @@ class VersionCounters:
         return known
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(slots=True, eq=False)
 class RequestTimer:
     """Times one request and counts its outcome; the first outcome holds."""
@@ -287,7 +314,10 @@ class RequestTimer:
             request_ns = time.monotonic_ns() - self.started_ns
             counters, key = self._counters, (self.model, self.version)
             version_counters = counters.by_version.get(key) or counters.version_counters(*key)
-            version_counters.record_success(reply, inferences, request_ns)
+            if reply.batch:
+                version_counters.record_success(reply, inferences, request_ns)
+            else:
+                version_counters.record_cache_hit(reply.queue_ns, request_ns)
 
     def responses(self) -> ResponseCounters:
         return self._counters.responses(self.model, self.version)

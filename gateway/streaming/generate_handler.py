@@ -37,7 +37,7 @@ class _Generation:
         self._dispatched = dispatched
         self._parsed = parsed
         self._timer = timer
-        self.responses = ResponseStream(dispatched, parsed.job, inference.router.verdicts, timer)
+        self.responses = ResponseStream(dispatched, parsed.job, inference.router, timer)
 
     async def next(self) -> bytes | None:
         """The next response as JSON, None after the last."""

@@ -34,6 +34,8 @@ class ConfigureGateway:
     """Limits on requests in flight and their bytes, over all models."""
     front: str = "fast"
     """`fast`, or `plain`: aiohttp serves all HTTP requests."""
+    cache_bytes: int = 0
+    """Limit of this gateway's response cache; 0: none."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
     allow_model_uploads: bool = False
@@ -180,6 +182,8 @@ class CommandReply:
     text: str
     retry_after_s: float
     result: Any  # JSON, depends on the command
+    retryable: bool | None = None
+    """None: as the code says."""
 
 
 @dataclass(frozen=True, slots=True)

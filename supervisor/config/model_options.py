@@ -61,6 +61,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "evict": ModelOption("evict", validators.boolean),
     "sleep": ModelOption("sleep", validators.one_of(SLEEP_RULES)),
     "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
+    "response_cache": ModelOption("response_cache", validators.boolean),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
     "decoupled": ModelOption("decoupled", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),

@@ -64,6 +64,20 @@ def _device_budget(raw: object) -> str:
     return f"{device}:{validators.size(model_options.MIN_GPU_MEMORY_BYTES)(size)}"
 
 
+def _cache_config(raw: object) -> int:
+    """Triton's `local,size=BYTES`; also a size alone, and 0."""
+    text = str(raw).strip()
+    cache, comma, setting = text.partition(",")
+    if comma:
+        name, _, size = setting.partition("=")
+        if cache.strip() != "local" or name.strip() != "size":
+            raise InvalidValue(
+                f"{displayed(text)} is not local,size=SIZE: there is no other cache, and no other setting"
+            )
+        text = size.strip()
+    return 0 if text == "0" else validators.size()(text)
+
+
 def _client_memory(raw: object) -> str:
     return raw if raw in ("local", "all", "none") else "all" if validators.boolean(raw) else "none"
 
@@ -110,6 +124,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("exit_on_error", "exit-on-error", validators.boolean),
     ServerOption("max_body_bytes", "http-max-input-size", validators.size()),
     ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
+    ServerOption("cache_bytes", "cache-config", _cache_config),
     ServerOption("max_requests", "max-requests", validators.integer(2, 1 << 20)),
     ServerOption("max_request_bytes", "max-request-bytes", validators.size(1 << 20)),
     ServerOption("memory_budget_bytes", "memory-budget", _budget),

@@ -76,6 +76,8 @@ class Settings:
     max_body_bytes: int = 64 << 20
     arena_bytes: int = 2 << 30
     """Quota of arena memory of one gateway."""
+    cache_bytes: int = 64 << 20
+    """Of the response caches of all gateways together; 0: none."""
     max_requests: int = 4096
     """Open requests in one gateway, of all models; one model may use all that are free."""
     max_request_bytes: int = 1 << 30

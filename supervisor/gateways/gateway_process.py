@@ -309,6 +309,7 @@ def _configuration(gateway: GatewayProcess, context: GatewayContext) -> gateway_
         front=settings.front,
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
+        cache_bytes=settings.cache_bytes // settings.gateway_seats,
         allow_hosts=settings.allow_hosts,
         grpc_front=settings.grpc_front,
         can_relay=context.can_relay(),

@@ -45,9 +45,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("repository")
     for name in ("repeat_int32", "words"):
         shutil.copytree(EXAMPLES / name, repository / name)
+    grouped = {"group": "together"}
     number = TensorSpec("n", "INT32", (1,)), TensorSpec("size", "INT32", (1,))
-    write_python(repository, "large", LARGE, number, (TensorSpec("y", "FP32", (-1,)),))
-    write_python(repository, "later", LATER, (TensorSpec("x", "INT32", (-1,)),), (TensorSpec("y", "INT32", (-1,)),))
+    write_python(repository, "large", LARGE, number, (TensorSpec("y", "FP32", (-1,)),), settings=grouped)
+    numbers = (TensorSpec("x", "INT32", (-1,)),), (TensorSpec("y", "INT32", (-1,)),)
+    write_python(repository, "later", LATER, *numbers, settings=grouped)
     write_identity_onnx(repository, "plain", "FP32", dims=[2], max_batch=4)
     with serving(repository) as running:
         yield running

@@ -179,20 +179,21 @@ class InferCall:
             buffer[at : at + len(each)] = each
             at += len(each)
         parsed = self._parse(dispatched, buffer)
-        if not parsed.is_cacheable or not dispatched.try_infer(parsed.job, self._on_event):
+        is_slow = dispatched.spec.response_cache or not parsed.is_cacheable
+        if is_slow or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
         """Check the request against the metadata of its model, and apply what it asks for."""
         request, metadata, known, version = self.request, dispatched.metadata, self._known, dispatched.spec.version
+        if metadata.decoupled and not self._receiver.takes_many:
+            raise infer_request.decoupled_error(request.model)
         if isinstance(known, KnownMessage) and known.is_good_for(version, metadata):
             parsed = known.parsed
         else:
             blobs = Blobs(buffer, 0, request.blob_bytes)
             parsed = ParsedRequest(
-                infer_request.parse_request(
-                    request.document, request.model, metadata, blobs, may_stream=self._receiver.takes_many
-                ),
+                infer_request.parse_request(request.document, request.model, metadata, blobs, may_stream=True),
                 metadata,
             )
             if parsed.request.sequence is not None:
@@ -305,9 +306,9 @@ class InferCall:
             if not dispatched.metadata.decoupled:
                 await self._finish(None, turn)
                 return
-        receiver, parsed, verdicts = self._receiver, self._parsed, self._context.inference.router.verdicts
+        receiver, parsed, router = self._receiver, self._parsed, self._context.inference.router
         assert parsed is not None, "a request was opened and not parsed"
-        responses = ResponseStream(dispatched, parsed.job, verdicts, self.timer)
+        responses = ResponseStream(dispatched, parsed.job, router, self.timer)
         await stream_replies.deliver_all(responses, dispatched, parsed, partial(receiver.deliver_part, self))
         self.timer.finish(responses.last_reply, parsed.inference_count)
         if request.wants_final:

@@ -80,6 +80,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "gateways": Flag("N", "Gateway processes."),
     "spare_gateway": Flag(BOOL, "Keep one more started, as a standby for one that exits."),
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
+    "cache_bytes": Flag("local,size=SIZE", "Response cache of models that have one, all gateways together."),
     "max_requests": Flag("N", "Open requests of each gateway, shared by all models."),
     "max_request_bytes": Flag("SIZE", "Bytes of their bodies, shared likewise."),
     "memory_budget_bytes": Flag(

@@ -36,6 +36,7 @@ def test_every_parsed_option_of_a_model_is_valid_again() -> None:
         "sleep": "host-memory",
         "cold_start_timeout": "2min",
         "retry_on_crash": 0,
+        "response_cache": "true",
         "trusted": True,
         "decoupled": True,
         "group": "small",
