@@ -113,7 +113,7 @@ class ModelInference:
                 dispatched.request_id = asked.client_id
                 parsed = await self._read(asked, dispatched)
                 handler.apply_timeout(dispatched, parsed, timer)
-                result = await dispatched.resume(parsed.job)
+                result = await inference.infer(dispatched, parsed, None)
                 context = handler.response_context(dispatched, parsed)
                 outputs = infer_response.wanted_tensors(context, parsed.request.outputs, result.outputs)
                 timer.finish(result.reply, parsed.inference_count)

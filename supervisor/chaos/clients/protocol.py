@@ -38,11 +38,15 @@ class ParsedReply:
     text: str = ""
     pid: int = 0
     revision: int = 0
+    runs: int = 0
 
 
 class ProtocolAdapter(Protocol):
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
-        """The request that sends a payload through the model, with a command if it is to fail."""
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
+        """The request that sends a payload through the model, with a command if it is to fail. `parameters`: of the
+        request, if it has any."""
         ...
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
@@ -61,18 +65,22 @@ class V2Adapter:
         self._binary = binary
         self._has_batch_axis = has_batch_axis
 
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
         path = f"/v2/models/{quote(model, safe='')}/infer"
         axis = [1] if self._has_batch_axis(model) else []
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*axis, len(payload.values)]}  # JSON
         request: dict[str, Any] = {"id": CLIENT_ID} if payload.number % 2 else {}  # JSON
         request["inputs"] = [x, *self._command_inputs(command, axis)]
+        if parameters:
+            request["parameters"] = parameters
         is_large = len(payload.values) >= BINARY_MIN_VALUES
         if not self._binary or not (is_large or payload.number % 4 > 1):
             x["data"] = payload.values.tolist()
             return HttpCall(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
         x["parameters"] = {"binary_data_size": len(payload.values) * 4}
-        request["parameters"] = {"binary_data_output": True}
+        request["parameters"] = {**(parameters or {}), "binary_data_output": True}
         head = json.dumps(request).encode()
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
         return HttpCall(path, head + payload.data, headers)
@@ -105,7 +113,8 @@ def _parse_reply(reply: HttpReply) -> ParsedReply:
         outputs[each["name"]] = each["data"] if size is None else reply.body[at : at + size]
         at += size or 0
     y, life = outputs["y"], _integers(outputs.get("life", [0, 0]))
-    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1])
+    runs = _integers(outputs.get("runs", [0]))[0]
+    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1], runs=runs)
 
 
 def _integers(data: bytes | list[Any]) -> list[int]:

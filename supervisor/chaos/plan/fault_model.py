@@ -167,8 +167,21 @@ class Movable(Model):
         self.one = library.ones(1 << 20, dtype=library.float32)
 
 
+class Counting(Model):
+    """Its `runs` are those of the sequence that a request belongs to."""
+
+    def infer(self, inputs, sequences):
+        made = super().infer(inputs)
+        for each in sequences:
+            each.state["runs"] = each.state.get("runs", 0) + 1
+        runs = np.array([each.state["runs"] for each in sequences])
+        return {**made, "runs": runs.reshape(-1, 1) if BATCHED else runs}
+
+
 if HELD_BY:
     Model = Movable
+if SEQUENCED:
+    Model = Counting
 '''
 
 NO_FAULT: Final = "ok"
@@ -194,9 +207,11 @@ def source(
     batched: bool = False,
     revision: int | None = None,
     held_by: str = "",
+    sequenced: bool = False,
 ) -> str:
     """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis. `held_by`:
-    it can sleep in host memory, and its weights are an array of this library (numpy or torch)."""
+    it can sleep in host memory, and its weights are an array of this library (numpy or torch). `sequenced`: it counts
+    the requests of each sequence."""
     constants = {
         "ON_IMPORT": on_import,
         "ON_LOAD": on_load,
@@ -204,6 +219,7 @@ def source(
         "BATCHED": batched,
         "REVISION": revision,
         "HELD_BY": held_by,
+        "SEQUENCED": sequenced,
     }
     lines = "".join(f"{key} = {value!r}\n" for key, value in constants.items())
     docstring, _, rest = FAULT_MODEL.partition("\n\n")
@@ -226,7 +242,12 @@ def write_fault_model(
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
     code = source(
-        on_load=on_load, on_load_amount=on_load_amount, batched=bool(batch), revision=revision, held_by=held_by
+        on_load=on_load,
+        on_load_amount=on_load_amount,
+        batched=bool(batch),
+        revision=revision,
+        held_by=held_by,
+        sequenced="sequences" in settings,
     )
     _write_atomically(folder / "model.py", code)
     if settings:
