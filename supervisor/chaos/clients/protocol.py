@@ -38,11 +38,15 @@ class ParsedReply:
     text: str = ""
     pid: int = 0
     revision: int = 0
+    runs: int = 0
 
 
 class ProtocolAdapter(Protocol):
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
-        """The request that sends a payload through the model, with a command if it is to fail."""
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
+        """The request that sends a payload through the model, with a command if it is to fail. `parameters`: of the
+        request, if it has any."""
         ...
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
@@ -52,27 +56,41 @@ class ProtocolAdapter(Protocol):
 
 class V2Adapter:
     """The Open Inference Protocol over HTTP. `binary`: use Triton's binary tensor extension, for large tensors and half
-    of the small ones. `has_batch_axis`: whether the tensors of a model have a leading axis, here of length 1.
+    of the small ones. `has_batch_axis`: whether the tensors of a model have a leading axis, here of length 1;
+    `is_streamed`: whether it answers in parts, which together are its answer.
 
     Half of the requests have an id, the same for all. So they are of a few kinds, and differ in their values alone.
     """
 
-    def __init__(self, *, binary: bool = True, has_batch_axis: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        *,
+        binary: bool = True,
+        has_batch_axis: Callable[[str], bool] = lambda _: False,
+        is_streamed: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._binary = binary
         self._has_batch_axis = has_batch_axis
+        self._is_streamed = is_streamed
 
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
+        if self._is_streamed(model):
+            return _generate_call(model, payload, command)
         path = f"/v2/models/{quote(model, safe='')}/infer"
         axis = [1] if self._has_batch_axis(model) else []
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*axis, len(payload.values)]}  # JSON
         request: dict[str, Any] = {"id": CLIENT_ID} if payload.number % 2 else {}  # JSON
         request["inputs"] = [x, *self._command_inputs(command, axis)]
+        if parameters:
+            request["parameters"] = parameters
         is_large = len(payload.values) >= BINARY_MIN_VALUES
         if not self._binary or not (is_large or payload.number % 4 > 1):
             x["data"] = payload.values.tolist()
             return HttpCall(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
         x["parameters"] = {"binary_data_size": len(payload.values) * 4}
-        request["parameters"] = {"binary_data_output": True}
+        request["parameters"] = {**(parameters or {}), "binary_data_output": True}
         head = json.dumps(request).encode()
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
         return HttpCall(path, head + payload.data, headers)
@@ -93,7 +111,36 @@ class V2Adapter:
             return ParsedReply(code="unreadable", text=f"{type(error).__name__}: {error}")
 
 
+def _generate_call(model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+    """A request whose answer comes in parts."""
+    document: dict[str, Any] = {"x": payload.values.tolist()}  # JSON
+    if command is not None:
+        document |= {"mode": command.mode, "amount": command.amount}
+    path = f"/v2/models/{quote(model, safe='')}/generate_stream"
+    return HttpCall(path, json.dumps(document).encode(), (("Content-Type", "application/json"),))
+
+
+def _parse_events(body: bytes) -> ParsedReply:
+    """One answer of all parts; or the error that is the last event. ValueError if anything follows an error."""
+    *events, rest = body.decode().split("\n\n")
+    if rest or not all(each.startswith("data: ") for each in events):
+        raise ValueError("an event is cut off, or is none")
+    parts: list[dict[str, Any]] = [json.loads(each.removeprefix("data: ")) for each in events]  # JSON
+    errors = [each for each in parts if "error" in each]
+    if errors:
+        if errors != parts[-1:]:
+            raise ValueError("an error is not the last event")
+        return ParsedReply(code=str(errors[0].get("code")), text=str(errors[0]["error"])[:200])
+    if not parts:
+        raise ValueError("a stream without parts")
+    values = [value for each in parts for value in (each["y"] if isinstance(each["y"], list) else [each["y"]])]
+    life = _integers(parts[-1].get("life", [0, 0]))
+    return ParsedReply(array("f", values).tobytes(), revision=life[0], pid=life[1])
+
+
 def _parse_reply(reply: HttpReply) -> ParsedReply:
+    if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
+        return _parse_events(reply.body)
     length = int(reply.headers.get(_LENGTH_HEADER.lower(), len(reply.body)))
     if reply.status != 200:
         return _parse_error(reply)
@@ -105,7 +152,8 @@ def _parse_reply(reply: HttpReply) -> ParsedReply:
         outputs[each["name"]] = each["data"] if size is None else reply.body[at : at + size]
         at += size or 0
     y, life = outputs["y"], _integers(outputs.get("life", [0, 0]))
-    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1])
+    runs = _integers(outputs.get("runs", [0]))[0]
+    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1], runs=runs)
 
 
 def _integers(data: bytes | list[Any]) -> list[int]:
