@@ -24,6 +24,7 @@ VALUES: Final = {
     "control_mode": ("poll", "explicit"),
     "load_models": ("one", "two"),
     "front": ("fast", "plain"),
+    "grpc_front": ("own", "grpcio"),
     "link": ("pair", "zeromq"),
     "zygotes": ("auto", "eager"),
     "log_format": ("json", "default"),
