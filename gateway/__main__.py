@@ -29,6 +29,7 @@ from mmsup.gateway.controller_channel import ControllerClient, check_wire_versio
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.gc_schedule import OLDEST_GENERATION_THRESHOLD, GcSchedule
 from mmsup.gateway.heap_schedule import HeapSchedule
+from mmsup.gateway.rpc import rpc_self_test
 from mmsup.gateway.server import GatewayServer
 from mmsup.ipc import exit_codes
 from mmsup.ipc.failpoints import arm, failpoint
@@ -91,11 +92,19 @@ async def serve(
         controller = ControllerClient(channel, configure, router, zeromq, regions)
         server = GatewayServer(router, controller.calls.call, counter_tables(inherited), configure.seat, regions)
         await server.start(configure.front)
+        serves_rpc = configure.grpc_front == "own"
+        fault = await rpc_self_test.run_self_test(router) if serves_rpc else ""
+        if fault:
+            controller.report_rpc_fault(fault)
+            serves_rpc = not configure.can_relay  # else what is left of it serves
         # A client that connected before would get `unknown_model`; in the queue of the listening socket it can wait.
         await wait_for_any(controller.synced, stop)
         for name, fd in inherited.items():
             if name in ("listen:grpc", "listen:grpc_unix"):
-                await server.listen_rpc(socket.socket(fileno=fd))
+                if serves_rpc:
+                    await server.listen_rpc(socket.socket(fileno=fd))
+            elif name == "listen:relay":
+                await server.listen_relay(socket.socket(fileno=fd))
             elif name.startswith("listen:"):
                 await server.listen(socket.socket(fileno=fd), metrics_only=name == "listen:metrics")
         failpoint("gateway.listening")

@@ -28,6 +28,7 @@ from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control as messages
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.packed_result import unpack
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import ControlChannel, close_fds
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -57,7 +58,11 @@ class ControllerCalls:
 
     async def call(self, command: str, arguments: dict[str, Any]) -> Any:  # arguments and result: JSON, by command
         """The controller's result. MmsupError as the controller reports it, or `unavailable` if it does not answer."""
-        return await self._ask(lambda number: messages.CommandRequest(number, command, arguments))
+        upload = arguments.get("upload")
+        descriptors: tuple[int, ...] = ()
+        if isinstance(upload, UploadedFiles):
+            arguments, descriptors = {**arguments, "upload": upload.sizes}, (upload.fd,)
+        return await self._ask(lambda number: messages.CommandRequest(number, command, arguments), descriptors)
 
     async def register_region(self, region: messages.MemoryRegion, fd: int) -> None:
         """Returns when all gateways have it. Errors as those of `call`."""
@@ -126,6 +131,7 @@ class ControllerClient:
         self._router = router
         self._regions = regions or make_region_table(configure)
         self._zeromq = zeromq
+        self._rpc_fault = ""
         self._links_in_sync: set[tuple[int, int]] | None = set()
         """The workers that a new controller has named so far; None once it has named all."""
         self._drain_task: asyncio.Task[None] | None = None
@@ -140,6 +146,8 @@ class ControllerClient:
 
     def _send_hello(self) -> None:
         self._send(Hello("gateway", WIRE_VERSION, self._configure.seat, self._configure.generation))
+        if self._rpc_fault:
+            self._send(messages.RpcFrontFailed(self._rpc_fault))
 
     # Sending.
 
@@ -150,6 +158,11 @@ class ControllerClient:
         """Report the workers that have not replied for too long; called a few times a second."""
         for link, age_s in self._router.links.overdue(now_s):
             self._send(messages.RequestOverdue(*link.worker_id, age_s))
+
+    def report_rpc_fault(self, text: str) -> None:
+        """The own gRPC front does not work: said to each controller."""
+        self._rpc_fault = text
+        self._send(messages.RpcFrontFailed(text))
 
     # Receiving.
 

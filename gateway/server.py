@@ -27,6 +27,7 @@ from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.rpc.listener import RpcListener
+from mmsup.gateway.rpc.relay.relay_listener import RelayListener
 from mmsup.gateway.rpc.server import RpcServer
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.counters import CounterTable
@@ -37,6 +38,7 @@ STREAM_RETIRE_S: Final = 10.0
 """How long streams of gRPC in which nothing goes on may stay: their clients are told to open others."""
 SWEEP_INTERVAL_S: Final = 5.0
 """Between two searches for unused memory and expired poison entries."""
+Listener = HttpListener | RpcListener | RelayListener
 _log = logging.getLogger("mmsup.gateway")
 
 
@@ -63,7 +65,7 @@ class GatewayServer:
         self._rpc = RpcServer(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None
         """Of fast connections; None if aiohttp serves all requests."""
-        self._listening: list[tuple[ConnectionAcceptor, HttpListener | RpcListener]] = []
+        self._listening: list[tuple[ConnectionAcceptor, Listener]] = []
         self._retired_s: float | None = None
         self._next_sweep_s = 0.0
 
@@ -90,7 +92,11 @@ class GatewayServer:
             sock, RpcListener(self._rpc, self._router.configuration.grpc_keepalive, is_local=is_local(sock))
         )
 
-    async def _accept(self, sock: socket.socket, listener: HttpListener | RpcListener) -> None:
+    async def listen_relay(self, sock: socket.socket) -> None:
+        """Take calls of the gRPC front process on this listening socket, and own it."""
+        await self._accept(sock, RelayListener(self._rpc.open_stream))
+
+    async def _accept(self, sock: socket.socket, listener: Listener) -> None:
         acceptor = ConnectionAcceptor(sock, listener)
         await acceptor.start()
         self._listening.append((acceptor, listener))
@@ -99,14 +105,14 @@ class GatewayServer:
         router, now_s = self._router, time.monotonic()
         if router.status.retired:
             self._retire(now_s)
-        router.links.close_drained()
+        router.links.close_drained(keeps=self._infer_handler.sequences.keeps)
         self._rpc.health.on_heartbeat()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + SWEEP_INTERVAL_S
             router.poison_requests.expire(now_s)
             router.links.release_unused_memory(now_s)
             for _, listener in self._listening:
-                if isinstance(listener, RpcListener):
+                if isinstance(listener, RpcListener | RelayListener):
                     listener.on_tick(now_s)
         held_bytes = router.memory_quota.held_bytes
         self.counters.set_current(router.admission.requests_by_model, router.links.used_bytes(), held_bytes)
@@ -124,13 +130,13 @@ class GatewayServer:
             self._retired_s = now_s
             for acceptor, listener in self._listening:
                 acceptor.close()
-                if isinstance(listener, RpcListener):
+                if isinstance(listener, RpcListener | RelayListener):
                     listener.retire()
             failpoint("gateway.retired")
             return
         if now_s >= self._retired_s + STREAM_RETIRE_S:
             for _, listener in self._listening:
-                if isinstance(listener, RpcListener):
+                if isinstance(listener, RpcListener | RelayListener):
                     listener.end_idle_streams()
         if now_s >= self._retired_s + IDLE_S + RETIRE_MARGIN_S:
             for _, listener in self._listening:

@@ -58,6 +58,7 @@ class CallerError(MmsupError):
         "not_implemented": False,
         "http_version": False,
         "request_quarantined": False,
+        "sequence_unknown": False,
         "not_found": False,
         "already_exists": False,
     }
@@ -90,6 +91,7 @@ class WorkerError(MmsupError):
         "insufficient_gpu_memory": True,
         "model_loading": True,
         "model_restarting": True,
+        "sequence_lost": False,
     }
 
 
@@ -110,13 +112,14 @@ class ServerError(MmsupError):
 
 MODEL_CODES: Final = frozenset(
     {
-        *("bad_request", "inference_failed", "gpu_oom", "gpu_fault"),
+        *("bad_request", "inference_failed", "gpu_oom", "gpu_fault", "sequence_unknown"),
         *("queue_full", "no_buffer", "deadline_exceeded", "cancelled"),
         *("not_found", "already_exists", "unsupported", "model_unavailable"),
     }
 )
 """The codes with which a worker may answer a request. All others are for the controller and the gateways to give: they
 say what became of a process, or what the server allows."""
+SEQUENCE_ID_NEEDED: Final = "inference request to model '{model}' must specify a non-zero or non-empty correlation ID"
 AWAITING_ROOM: Final = frozenset({"insufficient_gpu_memory", "insufficient_memory", "too_many_files"})
 """Codes of a load that is tried again as soon as there is room: requests to the model are answered with them too."""
 ERROR_CLASSES: Final = (CallerError, ModelError, WorkerError, ServerError)
@@ -130,3 +133,9 @@ def make_error(
         if code in family.codes:
             return family(code, text, model=model, retry_after_s=retry_after_s, retryable=retryable)
     return ServerError("internal", text, model=model)
+
+
+def sequence_start_text(number: int | str, model: str) -> str:
+    """Of the refusal of a request whose sequence is not live."""
+    text = f"inference request for sequence {number} to model '{model}' must specify the START flag"
+    return f"{text} on the first request of the sequence"

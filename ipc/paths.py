@@ -27,6 +27,11 @@ def control_socket(runtime_dir: str) -> str:
     return str(Path(runtime_dir) / "control.sock")
 
 
+def relay_socket(runtime_dir: str) -> str:
+    """The UNIX socket on which gateways take calls from the gRPC front process."""
+    return str(Path(runtime_dir) / "relay.sock")
+
+
 def worker_socket(runtime_dir: str, instance: int, generation: int) -> str:
     """The ZeroMQ data socket of one worker process; never reused."""
     return str(Path(runtime_dir) / worker_name(instance, generation))

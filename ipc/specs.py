@@ -18,6 +18,8 @@ WARM_UP_FOLDER: Final = "warmup"
 """In a model's folder: files of `model_warmup`."""
 WARM_UP_STRINGS_BYTES: Final = 64 << 20
 """The longest file of strings there that is read; that of any other datatype has the size that its shape says."""
+INITIAL_STATE_FOLDER: Final = "initial_state"
+"""In a model's folder: files of the states with which sequences begin."""
 LABELS_LIMIT_BYTES: Final = 4 << 20
 """The longest file of labels (`label_filename`) that is read."""
 TRITON_PYTHON: Final = "triton-python"
@@ -79,6 +81,61 @@ class QueuePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceControl:
+    """An input by which the server tells the model where in its sequence a request is.
+
+    `kind`: `start`, `end`, `ready` (1 in rows that hold a request) or `id`. `no` and `yes` are its values; an `id` has
+    neither."""
+
+    input: str
+    kind: str
+    datatype: str
+    no: float = 0.0
+    yes: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceState:
+    """State that the server keeps for each sequence: an output of one request is an input of the next one."""
+
+    input: str
+    output: str
+    datatype: str
+    shape: tuple[int, ...]
+    """Without the batch axis. -1 is any size; the first state has `initial_shape`."""
+    initial_shape: tuple[int, ...] = ()
+    initial_file: str = ""
+    """In the folder INITIAL_STATE_FOLDER of the model. Empty: zeros, or empty strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatching:
+    """Requests of a model belong to sequences, and all of one sequence run in one worker, in order."""
+
+    strategy: str = "direct"
+    """`direct`: each sequence has a row of the batch. `oldest`: batches are made of the oldest requests."""
+    slots: int = 0
+    """Sequences that one worker has at a time; 0: with `direct` one for each row, with `oldest` 1024."""
+    idle_s: float = 1.0
+    """A sequence without a request for so long is over, and its slot is free."""
+    delay_s: float = 0.0
+    """How long a request may wait for those of other sequences."""
+    utilization: float = 0.0
+    """`direct`: part of the slots whose requests start a batch before that."""
+    preferred: tuple[int, ...] = ()
+    """`oldest`: batch sizes that start before that, ascending."""
+    controls: tuple[SequenceControl, ...] = ()
+    states: tuple[SequenceState, ...] = ()
+
+    def hidden_inputs(self) -> frozenset[str]:
+        """Names of inputs that the server fills, and no client sees."""
+        return frozenset([*(each.input for each in self.controls), *(each.input for each in self.states)])
+
+    def hidden_outputs(self) -> frozenset[str]:
+        return frozenset(each.output for each in self.states)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Everything that a worker needs to serve one version of a model, and a gateway to describe it.
 
@@ -129,6 +186,8 @@ class ModelSpec:
     """Priority of requests that name none: 1 is the highest, 0 the middle one."""
     priority_levels: int = PRIORITY_LEVELS
     queue_policies: tuple[QueuePolicy, ...] = ()
+    sequences: SequenceBatching | None = None
+    """None: its requests are independent of each other."""
     load: str = ""
     """`start`, or `on-demand`: when it is first loaded. Empty: as the control mode of the server says."""
     ttl_s: float | None = None
@@ -144,6 +203,8 @@ class ModelSpec:
     cold_start_timeout_s: float = 0.0
     """How long a request may wait for it to be loaded from sleep; 0: as long as a load may take."""
     retry_on_crash: bool = False
+    response_cache: bool = False
+    """Gateways may answer a request with the result of an earlier one that was equal to it."""
     trusted: bool = False
     decoupled: bool = False
     """It answers a request any number of times. A class whose `infer` is a generator does so without being asked."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from mmsup.gateway.http2 import frames
-from mmsup.gateway.http2.header_blocks import block_of
 from mmsup.gateway.http2.outgoing import Outgoing
 from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import Streams
+from mmsup.ipc.rpc.header_literals import block_of
 
 START = frames.PREFACE + frames.settings({})
 GET = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"here")]

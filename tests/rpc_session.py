@@ -15,13 +15,13 @@ from fake_router import FakeRouter, metadata
 from fake_transport import FakeTransport, quiet
 from http2_client import START, data, frames_of, headers
 from mmsup.gateway.http2 import frames
-from mmsup.gateway.http2.header_blocks import Headers, block_of
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.rpc.calls.messages import INFERENCE, message_class, methods
 from mmsup.gateway.rpc.listener import RpcListener
 from mmsup.gateway.rpc.server import RpcServer
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
+from mmsup.ipc.rpc.header_literals import Headers, block_of
 
 Message = Any  # of protobuf
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("gateway", "ipc", "supervisor", "worker")
+FOLDERS = ("gateway", "ipc", "relay", "supervisor", "worker")
 
 MAY_IMPORT = {
-    "gateway": "api client_memory composition connections dispatch http infer observability rpc; "
-    "ipc memory messages transport",
-    "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; ipc messages",
+    "gateway": "api client_memory composition connections dispatch http infer observability rpc rpc/relay; ipc "
+    "memory messages transport",
+    "gateway/api": "api/description client_memory dispatch http infer observability protocol streaming; "
+    "ipc messages tensors",
     "gateway/api/description": "dispatch http; ipc messages tensors",
     "gateway/client_memory": "; ipc messages",
     "gateway/composition": "dispatch http infer observability protocol waking; ipc memory messages transport",
@@ -27,25 +28,34 @@ MAY_IMPORT = {
     "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
     "gateway/dispatch/streams": "protocol; messages",
     "gateway/http": "dispatch protocol; ipc",
-    "gateway/http2": "; ipc",
-    "gateway/infer": "client_memory dispatch http observability protocol waking; ipc memory messages tensors transport",
+    "gateway/http2": "; rpc",
+    "gateway/caching": "dispatch observability protocol; ipc messages",
+    "gateway/infer": "caching client_memory dispatch http observability protocol sequences waking; "
+    "ipc memory messages tensors transport",
     "gateway/observability": "; ipc memory messages",
-    "gateway/protocol": "client_memory; ipc memory messages tensors transport",
-    "gateway/rpc": "connections http rpc/calls rpc/infer rpc/services http2 infer observability; ipc",
-    "gateway/rpc/calls": "http http2; ipc protobuf",
-    "gateway/rpc/infer": "dispatch http infer observability protocol rpc/calls waking; ipc messages tensors",
+    "gateway/protocol": "client_memory protocol/sequences; ipc memory messages tensors transport",
+    "gateway/protocol/sequences": "; ipc messages",
+    "gateway/rpc": "connections dispatch http rpc/calls rpc/infer rpc/services http2 infer observability; ipc memory "
+    "rpc",
+    "gateway/rpc/calls": "http http2; ipc protobuf rpc",
+    "gateway/rpc/infer": "dispatch http infer observability protocol protocol/sequences rpc/calls sequences streaming "
+    "waking; ipc messages tensors",
+    "gateway/rpc/relay": "http2 rpc/calls; rpc",
     "gateway/rpc/services": "client_memory dispatch observability protocol rpc/calls; ipc messages",
+    "gateway/sequences": "dispatch protocol protocol/sequences; ipc memory messages",
     "gateway/streaming": "dispatch http infer observability protocol; ipc messages tensors",
     "gateway/waking": "; ipc messages",
     "ipc": "",
     "ipc/memory": "; ipc",
-    "ipc/messages": "; ipc",
+    "ipc/messages": "; ipc rpc",
     "ipc/protobuf": "",
+    "ipc/rpc": "",
     "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
+    "relay": "; ipc memory rpc transport",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
-    "runtime_settings zygotes; ipc messages transport",
+    "runtime_settings uploads zygotes; ipc messages transport",
     "supervisor/capacity": "config instances processes state; ipc",
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
@@ -62,13 +72,13 @@ MAY_IMPORT = {
     "supervisor/cli/output": "config",
     "supervisor/cli/plan": "capacity cli/command cli/ctl cli/output cli/serve config repository; ipc memory",
     "supervisor/cli/serve": "cli/command cli/output config linux repository; ipc",
-    "supervisor/config": "; ipc messages tensors transport",
+    "supervisor/config": "; ipc messages rpc tensors transport",
     "supervisor/controller": "api capacity config eviction gateways gpu groups instances linux models observability "
-    "on_demand postmortem processes repository resources runtime_settings state zygotes; "
+    "on_demand postmortem processes repository resources runtime_settings state uploads zygotes; "
     "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
-    "supervisor/gateways": "config instances linux models observability postmortem processes; "
-    "ipc memory messages transport",
+    "supervisor/gateways": "config instances linux models observability postmortem processes; ipc memory messages "
+    "rpc transport",
     "supervisor/gpu": "observability processes; ipc transport",
     "supervisor/groups": "instances linux postmortem processes; ipc memory messages transport",
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
@@ -85,17 +95,19 @@ MAY_IMPORT = {
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
     "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
+    "supervisor/uploads": "config models repository; ipc messages",
     "supervisor/zygotes": "linux observability processes; ipc messages transport",
-    "worker": "execution hosting serving startup streaming; ipc memory messages transport",
+    "worker": "execution hosting sequences serving startup streaming; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/calls": "execution; ipc messages tensors transport",
     "worker/engines": "calls engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
-    "worker/engines/triton_python": "engines engines/triton_python/api execution; ipc tensors",
-    "worker/engines/triton_python/api": "execution; ipc tensors",
+    "worker/engines/triton_python": "calls engines engines/triton_python/api execution; ipc tensors",
+    "worker/engines/triton_python/api": "calls execution; ipc tensors",
     "worker/execution": "; ipc memory messages tensors transport",
+    "worker/hosting": "execution sequences serving startup streaming; ipc memory messages transport",
+    "worker/sequences": "batching execution serving; ipc memory messages tensors transport",
     "worker/serving": "batching calls execution startup; ipc memory messages tensors transport",
-    "worker/hosting": "execution serving startup streaming; ipc memory messages transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
     "worker/streaming": "calls execution serving startup; memory messages transport",
     "worker/zygote": "; ipc memory messages transport",
@@ -112,7 +124,8 @@ HOMES = {
     "safetensors": {"worker/engines/pytorch.py"},
     "onnxruntime": {"worker/engines/ort.py"},
     "aiohttp": {"gateway/"},
-    "uvloop": {"gateway/"},
+    "uvloop": {"gateway/", "relay/"},
+    "grpc": {"relay/"},
     "hpack": {"gateway/http2/header_blocks.py"},
     "orjson": {"gateway/"},
     "prometheus_client": {"gateway/observability/metrics.py"},

@@ -111,6 +111,9 @@ def test_every_model_of_the_document_is_sound_and_answers_as_it_says(tmp_path: P
             status, _, reply = http.send("POST", f"/{path}", body)
             assert status == 200, reply
             assert [each["data"] for each in json.loads(reply)["outputs"]] == answers
+        server.await_state("counts", "ready")
+        status, _, stream = http.send("POST", "/v2/models/counts/generate_stream", '{"n": 2}')
+        assert (status, [json.loads(each)["i"] for each in stream.decode().split("data: ")[1:]]) == (200, [0, 1])
         http.close()
 
 

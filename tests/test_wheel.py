@@ -67,6 +67,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_every_file_of_the_checkout_and_no_other(wheel: Path) -> None:
     files = {Path("mmsup/__init__.py"), Path("mmsup/py.typed")}
     files |= {Path("mmsup", each.relative_to(ROOT)) for name in PACKAGES for each in (ROOT / name).rglob("*.py")}
+    files |= {each.relative_to(ROOT / "src") for each in (ROOT / "src" / "mmsup" / "client").rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         found = {Path(each) for each in archive.namelist() if ".dist-info/" not in each}
     assert found == files

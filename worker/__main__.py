@@ -34,6 +34,7 @@ from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
 from mmsup.worker.execution.device_errors import DeviceFault
 from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_model_code
 from mmsup.worker.startup.controller_channel import WorkerControlChannel, exit_now
+from mmsup.worker.startup.hidden_tensors import public_metadata
 from mmsup.worker.startup.model_load import LOAD_CODES, load_model
 from mmsup.worker.startup.resource_limits import set_environment, set_limits, tune_malloc
 
@@ -83,6 +84,7 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
         _run_members(control, page)
     _value_or_exit(control, call_model_code(lambda: os.chdir(spec.directory), spec))
     from mmsup.worker.execution.engine import as_offloading_engine, as_streaming_engine  # noqa: PLC0415 - as below
+    from mmsup.worker.sequences.handler_choice import handler_class  # noqa: PLC0415 - as below
     from mmsup.worker.serving.loop import ServingLoop  # noqa: PLC0415 - imports numpy, with its threads, which the limits above must bind
 
     executor = _value_or_exit(control, load_model(control.send, spec, page))
@@ -90,13 +92,14 @@ def _run_worker(control: WorkerControlChannel, configuration: ConfigureWorker, p
     garbage.freeze_and_disable()
     imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
     can_offload = as_offloading_engine(executor.engine) is not None
-    control.send(WorkerReady(executor.metadata, time.monotonic() - began_s, imported, can_offload))
+    metadata = public_metadata(spec, executor.metadata)
+    control.send(WorkerReady(metadata, time.monotonic() - began_s, imported, can_offload))
     if as_streaming_engine(executor.engine) is not None:
         from mmsup.worker.streaming.streaming_loop import StreamingLoop  # noqa: PLC0415 - imports asyncio, for these alone
 
         StreamingLoop(control, zeromq, executor, page).run()
     else:
-        ServingLoop(control, zeromq, executor, page).run()
+        ServingLoop(control, zeromq, executor, page, handler_class=handler_class(spec)).run()
     page.set_activity(Activity.STOPPING, time.monotonic_ns())
     call_model_code(executor.engine.unload, spec)
     if zeromq is not None:

@@ -46,7 +46,7 @@ class HttpApp:
         model = ModelApi(router, inference.counters, status)
         memory = MemoryApi(inference.regions)
         generation = GenerateHandler(inference)
-        repository = RepositoryApi(router.routes, call_controller)
+        repository = RepositoryApi(inference, call_controller)
         settings = SettingsApi(call_controller)
         description = DescriptionApi(router)
         predict = PredictApi(inference)

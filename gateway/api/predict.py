@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api import predictions
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.http import request_body, response
 from mmsup.gateway.http.request import HttpRequest
@@ -20,7 +21,7 @@ from mmsup.gateway.infer import handler
 from mmsup.gateway.infer.early_body import EarlyBody
 from mmsup.gateway.infer.handler import InferHandler, ParsedRequest
 from mmsup.gateway.observability.request_counters import RequestTimer
-from mmsup.gateway.protocol import infer_request, infer_response, json_document, metadata, predict
+from mmsup.gateway.protocol import infer_request, infer_response, json_document, metadata
 from mmsup.gateway.protocol.binary_tensors import JSON_LIMIT_BYTES, Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
 
@@ -79,7 +80,7 @@ class PredictApi:
 
 def _parse(model: str, dispatched: DispatchedRequest, body: bytearray) -> tuple[ParsedRequest, int]:
     described = dispatched.metadata
-    document, rows = predict.infer_document(json_document.parse_json(memoryview(body)), model, described)
+    document, rows = predictions.infer_document(json_document.parse_json(memoryview(body)), model, described)
     blobs = Blobs(memoryview(b""), 0, 0)
     return ParsedRequest(infer_request.parse_request(document, model, described, blobs), described), rows
 
@@ -87,4 +88,4 @@ def _parse(model: str, dispatched: DispatchedRequest, body: bytearray) -> tuple[
 def _predictions(dispatched: DispatchedRequest, parsed: ParsedRequest, result: InferenceResult, rows: int) -> bytes:
     context = handler.response_context(dispatched, parsed)
     outputs = infer_response.wanted_tensors(context, parsed.request.outputs, result.outputs)
-    return predict.predictions(context.model, outputs, rows)
+    return predictions.predictions(context.model, outputs, rows)

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
 
-from mmsup.gateway.dispatch.route_table import RouteTable
-from mmsup.gateway.http import response
-from mmsup.gateway.http.request import HttpRequest
-from mmsup.gateway.observability.controller_status import CallController, ask_controller
+from mmsup.gateway.http import request_body, response
+from mmsup.gateway.http.request import HttpRequest, as_document
+from mmsup.gateway.infer.handler import InferHandler
+from mmsup.gateway.observability.controller_status import CallController, ask_controller, change_model
+from mmsup.gateway.protocol.control_calls import load_request
 from mmsup.gateway.protocol.json_document import as_object, parse_error
-from mmsup.ipc.errors import CallerError, ServerError, WorkerError
+from mmsup.ipc.errors import ServerError, WorkerError
 
 LOAD_WAIT_S: Final = 300.0
 """Of a model whose versions are not known."""
@@ -21,10 +22,13 @@ READERS_LIMIT: Final = 64
 
 
 class RepositoryApi:
-    def __init__(self, routes: RouteTable, call_controller: CallController) -> None:
-        self._routes = routes
+    def __init__(self, inference: InferHandler, call_controller: CallController) -> None:
+        self._router = inference.router
+        self._routes = inference.router.routes
+        self._parser_executor = inference.parser_executor
         self._call_controller = call_controller
         self._reading = 0
+        self._uploading = asyncio.Lock()
 
     async def _document(self, request: HttpRequest) -> dict[str, Any]:  # a JSON object
         """The body of a control request; ServerError if too many are being received."""
@@ -85,19 +89,28 @@ class RepositoryApi:
         return await ask_controller(self._call_controller, command, arguments)
 
     async def _execute(self, command: str, request: HttpRequest) -> StreamResponse:
-        parameters = _parameters(request, await self._document(request))
-        await self._call_controller(command, {"name": request.model, **parameters})
+        parameters = _parameters(await self._load_document(request))
+        parsed = load_request(request.model, parameters, self._router.configuration)
+        arguments = {"name": request.model, **({"parameters": parsed.parameters} if parsed.parameters else {})}
+        await change_model(self._call_controller, command, arguments, parsed.files)
         return response.empty_response(request.echo_headers)
 
+    async def _load_document(self, request: HttpRequest) -> dict[str, Any]:  # a JSON object
+        """As `_document`; where files may come, one that is large too, of which one at a time is received."""
+        configuration, size = self._router.configuration, request.raw.content_length
+        if not configuration.allow_model_uploads or (size is not None and size <= request_body.DOCUMENT_LIMIT_BYTES):
+            return await self._document(request)
+        if self._uploading.locked():
+            raise ServerError("queue_full", "another model is being sent to this server", retry_after_s=1)
+        async with self._uploading:
+            body = await request.read_control_body(configuration.max_body_bytes)
+            return await asyncio.get_running_loop().run_in_executor(self._parser_executor, as_document, body)
 
-def _parameters(request: HttpRequest, document: dict[str, Any]) -> dict[str, Any]:  # JSON
-    """The `parameters` of a load or unload, as an argument only if there are any; the controller checks them."""
+
+def _parameters(document: dict[str, Any]) -> dict[str, Any]:  # JSON
+    """The `parameters` of a load or unload."""
     value = document.get("parameters")
     parameters = {} if value is None else as_object(value)
     if parameters is None or not all(isinstance(each, str | int | float | bool) for each in parameters.values()):
         raise parse_error("'parameters' must be an object of scalars")
-    files = [key for key in parameters if key.startswith("file:")]
-    if files:
-        text = f"failed to load '{request.model}': files may not be sent to this server"
-        raise CallerError("forbidden", text, model=request.model)
-    return {"parameters": parameters} if parameters else {}
+    return parameters

@@ -88,7 +88,7 @@ class ComposedRequest(DispatchedRequest):
 
     async def acquire_next_link(self, priority: int = 0) -> None:
         wait = RequestWait(self.deadline_ns, self.client_deadline_ns, priority, choose=self._choose)
-        self.link = link = await self._router.acquire(self.spec.name, self._requested_version, wait)
+        self.link = link = await self._router.acquire(self.spec.name, self.requested_version, wait)
         link.reserved_requests += 1
         self.spec, self.metadata, self.deadline_ns = link.spec, link.metadata, wait.deadline_ns
 

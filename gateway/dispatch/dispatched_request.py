@@ -33,7 +33,7 @@ from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
-_EXECUTED_CODES: Final = frozenset({"", "inference_failed"})
+EXECUTED_CODES: Final = frozenset({"", "inference_failed"})
 """Codes of a final reply that show that the request ran and its worker survived it."""
 _EMPTY: Final = memoryview(b"")
 GRANTS_LIMIT: Final = 2
@@ -56,14 +56,14 @@ class DispatchedRequest:
 
     # fmt: off
     __slots__ = (
-        "_requested_version", "_router", "buffer", "client_deadline_ns", "deadline_ns", "in_flight", "link", "metadata",
-        "request_id", "reserved_bytes", "spec",
+        "_router", "buffer", "client_deadline_ns", "deadline_ns", "in_flight", "link", "metadata", "request_id",
+        "requested_version", "reserved_bytes", "spec",
     )
     # fmt: on
 
     def __init__(self, router: Dispatcher, link: WorkerLink, version: str, deadline_ns: int) -> None:
         self._router = router
-        self._requested_version = version
+        self.requested_version = version
         self.link = link
         link.reserved_requests += 1
         self.buffer: Slot | memoryview = _EMPTY
@@ -136,7 +136,7 @@ class DispatchedRequest:
 
     async def acquire_next_link(self, priority: int = 0) -> None:
         wait = RequestWait(self.deadline_ns, self.client_deadline_ns, priority)
-        self.link = link = await self._router.acquire(self.spec.name, self._requested_version, wait)
+        self.link = link = await self._router.acquire(self.spec.name, self.requested_version, wait)
         link.reserved_requests += 1
         self.spec, self.metadata, self.deadline_ns = link.spec, link.metadata, wait.deadline_ns
 
@@ -283,7 +283,7 @@ class _WaitingInfer:
                         event = await self._send_and_wait()
                     while isinstance(event, InferReply) and event.needed_bytes:
                         event = await self._grant_larger(event.needed_bytes)
-                    if self._runs_alone and isinstance(event, InferReply) and event.code in _EXECUTED_CODES:
+                    if self._runs_alone and type(event) is InferReply and event.code in EXECUTED_CODES:
                         self._router.poison_requests.on_survived(request.spec.name, self._fingerprint)
                     return request.result(event)
                 except WorkerExited as exited:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import Metadata, ModelSpec
+
+ENDED_LIMIT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLink:
+    worker_id: WorkerId
+    model: str
+    at_s: float
+    """Monotonic."""
+    was_planned: bool
+    """The worker got no new requests any more."""
 
 
 class PlainRoute:
@@ -65,6 +81,8 @@ class LinkTable:
         self.serving: dict[tuple[str, str], list[WorkerLink]] = {}
         """Those that get new requests, by model and version; no list is empty."""
         self._draining: dict[WorkerId, WorkerLink] = {}
+        self.ended: deque[EndedLink] = deque(maxlen=ENDED_LIMIT)
+        """Of models with sequences, the last one last."""
         self.on_added: Callable[[WorkerLink], None] = lambda _: None
         """Called with each new link."""
 
@@ -90,6 +108,9 @@ class LinkTable:
         self.plain_routes.clear(link.spec.name)
 
     def remove(self, link: WorkerLink) -> None:
+        if link.spec.sequences is not None:
+            was_planned = link.worker_id in self._draining
+            self.ended.append(EndedLink(link.worker_id, link.spec.name, time.monotonic(), was_planned))
         self.stop_routing(link.worker_id)
         self.by_worker.pop(link.worker_id, None)
         self._draining.pop(link.worker_id, None)
@@ -120,10 +141,14 @@ class LinkTable:
         if link is not None:
             link.close()
 
-    def close_drained(self) -> None:
-        """Close the links that get no new requests and have none in flight."""
+    def of_model(self, name: str) -> list[WorkerLink]:
+        """All its open links, also those that get no new requests."""
+        return [each for each in self.by_worker.values() if each.spec.name == name and not each.closed]
+
+    def close_drained(self, *, keeps: Callable[[WorkerLink], bool] = lambda _: False) -> None:
+        """Close the links that get no new requests and have none in flight, but those that `keeps` names."""
         for link in list(self._draining.values()):
-            if not link.in_flight.requests:
+            if not link.in_flight.requests and not keeps(link):
                 link.close()
 
     def close_all(self) -> None:

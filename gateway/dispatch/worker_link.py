@@ -328,6 +328,9 @@ class _WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, on_exit)
 
+    def live_sequences(self) -> int:
+        return self._page.sequences()
+
     @property
     def pid(self) -> int:
         """Models of a co-location group have the same."""

@@ -25,6 +25,7 @@ STATUS: Final[dict[str, int]] = {
     "too_large": 413,
     "unsupported_media": 415,
     "request_quarantined": 422,
+    "sequence_unknown": 400,
     "not_found": 404,
     "already_exists": 409,
     "not_implemented": 501,
@@ -51,6 +52,7 @@ STATUS: Final[dict[str, int]] = {
     "insufficient_gpu_memory": 507,
     "model_loading": 503,
     "model_restarting": 503,
+    "sequence_lost": 503,
     # ours
     "queue_full": 503,
     "no_buffer": 503,

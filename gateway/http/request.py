@@ -13,8 +13,8 @@ from aiohttp.web_request import BaseRequest
 from mmsup.gateway.http import host_policy, request_body
 from mmsup.gateway.http.host_policy import HostPolicy
 from mmsup.gateway.protocol import json_document
+from mmsup.gateway.protocol.control_calls import check_local
 from mmsup.gateway.protocol.json_document import parse_error
-from mmsup.ipc.errors import CallerError
 
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _CREDENTIALS: Final = struct.Struct("iII")
@@ -82,8 +82,7 @@ class HttpRequest:
 
     def check_change(self) -> None:
         """CallerError if what it changes may not be changed by whoever sent it."""
-        if not self._connection.is_local:
-            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        check_local(is_local=self._connection.is_local)
         self.check_origin()
 
     def check_origin(self) -> None:
@@ -92,13 +91,19 @@ class HttpRequest:
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object
         """The JSON body of a control request; empty if there is no body."""
-        limit = request_body.DOCUMENT_LIMIT_BYTES
-        request_body.check_head(self.raw, limit)
+        return as_document(await self.read_control_body(request_body.DOCUMENT_LIMIT_BYTES))
+
+    async def read_control_body(self, limit_bytes: int) -> bytearray:
+        request_body.check_head(self.raw, limit_bytes)
         await request_body.send_continue(self.raw)
-        body = await request_body.read_all(self.raw, limit)
-        if not body.strip():
-            return {}
-        value = json_document.parse_json(bytes(body))
-        if not isinstance(value, dict):
-            raise parse_error("it is not an object")
-        return cast("dict[str, Any]", value)  # as above
+        return await request_body.read_all(self.raw, limit_bytes)
+
+
+def as_document(body: bytearray) -> dict[str, Any]:  # a JSON object
+    """The JSON of a control request; empty if there is none."""
+    if not body.strip():
+        return {}
+    value = json_document.parse_json(bytes(body))
+    if not isinstance(value, dict):
+        raise parse_error("it is not an object")
+    return cast("dict[str, Any]", value)  # as above

@@ -19,7 +19,7 @@ from mmsup.gateway.http2.keepalive import KeepaliveTimer
 from mmsup.gateway.http2.outgoing import WRITE_HIGH_BYTES, Outgoing
 from mmsup.gateway.http2.stream import Stream, StreamHandler
 from mmsup.gateway.http2.streams import CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_LIMIT, Streams
-from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+from mmsup.ipc.rpc.keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 SEND_LIMIT_S: Final = 60.0
 """How long data of a stream may wait for the client, which grants no window or does not read."""

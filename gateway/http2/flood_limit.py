@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 from mmsup.gateway.http2.ping_strikes import PingStrikes
-from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+from mmsup.ipc.rpc.keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 RESETS: Final = "resets"
 ANSWERED: Final = "answered"

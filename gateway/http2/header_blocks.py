@@ -8,13 +8,13 @@ We never index what we send (RFC 7541, 6.2.2), so that there is no state and con
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
 from mmsup.gateway.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
+from mmsup.ipc.rpc.header_literals import Headers
 
 LIST_LIMIT_BYTES: Final = 1 << 14
 """Of a decoded list of headers, as RFC 9113, 6.5.2 counts them; announced in our settings."""
@@ -22,7 +22,6 @@ BLOCK_LIMIT_BYTES: Final = 1 << 15
 """Of a block over all its frames."""
 KNOWN_LIMIT: Final = 64
 KNOWN_BLOCK_LIMIT_BYTES: Final = 1024
-Headers = list[tuple[bytes, bytes]]
 
 
 class HeaderBlocks:
@@ -57,25 +56,3 @@ class HeaderBlocks:
         table = self._decoder.header_table
         entries = table.dynamic_entries
         return table.maxsize, len(entries), entries[0] if entries else None
-
-
-def literal(name: bytes, value: bytes) -> bytes:
-    """One header, without indexing and without Huffman's code (RFC 7541, 6.2.2)."""
-    return b"\x00" + _text(name) + _text(value)
-
-
-def block_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([literal(name, value) for name, value in headers])
-
-
-def _text(value: bytes) -> bytes:
-    """RFC 7541, 5.2 and 5.1: a length with a prefix of 7 bits, and the bytes."""
-    size = len(value)
-    if size < 127:
-        return bytes((size,)) + value
-    made, rest = bytearray((127,)), size - 127
-    while rest >= 128:
-        made.append(rest & 127 | 128)
-        rest >>= 7
-    made.append(rest)
-    return bytes(made) + value

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.outgoing import Outgoing
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 
 AGE_SPREAD: Final = 0.1
 """Connections that were opened together do not end together."""

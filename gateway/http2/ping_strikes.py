@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 
 NO_CALLS_INTERVAL_S: Final = 7200.0
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mmsup.gateway.http2 import frames
-from mmsup.gateway.http2.header_blocks import Headers
 from mmsup.gateway.http2.outgoing import Outgoing
 from mmsup.gateway.http2.peer_windows import PeerWindows
+from mmsup.ipc.rpc.header_literals import Headers
 
 
 class StreamHandler(Protocol):

@@ -9,11 +9,12 @@ from typing import Final
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.flood_limit import ANSWERED, EMPTY, RESETS, UPDATES, FloodLimit
 from mmsup.gateway.http2.frames import ConnectionFault, StreamFault
-from mmsup.gateway.http2.header_blocks import BLOCK_LIMIT_BYTES, HeaderBlocks, Headers
+from mmsup.gateway.http2.header_blocks import BLOCK_LIMIT_BYTES, HeaderBlocks
 from mmsup.gateway.http2.outgoing import Outgoing
 from mmsup.gateway.http2.peer_windows import PeerWindows
 from mmsup.gateway.http2.stream import Stream, StreamHandler
-from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+from mmsup.ipc.rpc.header_literals import Headers
+from mmsup.ipc.rpc.keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 STREAMS_LIMIT: Final = 1000
 """Open ones; announced."""

@@ -94,7 +94,8 @@ class FastInfer:
             dispatched.request_id = self.request_id = parsed.request.id or self.request_id
             if parsed.request.timeout_us:
                 handler.apply_timeout(dispatched, parsed, self._timer)
-            if parsed.uses_regions or not dispatched.try_infer(parsed.job, self._on_event):
+            is_slow = dispatched.spec.response_cache or not parsed.is_cacheable
+            if is_slow or not dispatched.try_infer(parsed.job, self._on_event):
                 self._finish_in_task(None)
         except Exception as error:  # noqa: BLE001 - the outermost level of a request: the client gets an answer
             self.fail(error)
@@ -132,7 +133,7 @@ class FastInfer:
             self._known = known
             return known.parsed.with_job(known.parsed.job, json_id) if json_id else known.parsed
         parsed = handler.parse_request(self, metadata, self.body, head.layout)
-        if parsed.uses_regions:
+        if not parsed.is_cacheable:
             return parsed
         if any(each.datatype == "BYTES" for each in parsed.job.inputs):
             return parsed  # whether strings fit their shape can be seen only in the bytes of each request
@@ -159,7 +160,7 @@ class FastInfer:
         if (
             names is None
             or known is not None
-            or parsed.uses_regions
+            or not parsed.is_cacheable
             or (json_id and not json_template.takes_id(bytes(self.body)))
         ):
             return parsed

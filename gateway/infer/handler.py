@@ -18,6 +18,7 @@ from typing import Protocol
 
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.caching.cached_inference import CachedInference
 from mmsup.gateway.client_memory.region_table import RegionTable, make_region_table
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
@@ -33,6 +34,8 @@ from mmsup.gateway.protocol import binary_tensors, infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import BodyLayout
 from mmsup.gateway.protocol.infer_request import InferRequest
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
+from mmsup.gateway.sequences.sequence_router import SequenceRouter
+from mmsup.gateway.sequences.sequence_turns import Turn
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.specs import Metadata
 
@@ -51,7 +54,7 @@ class RequestIdentity(Protocol):
 class ParsedRequest:
     """A parsed request: the job for the model and the form of the response."""
 
-    __slots__ = ("inference_count", "job", "metadata", "request", "uses_regions")
+    __slots__ = ("inference_count", "is_cacheable", "job", "metadata", "request", "uses_regions")
 
     def __init__(self, request: InferRequest, metadata: Metadata) -> None:
         names = [each.spec.name for each in request.outputs]
@@ -62,7 +65,8 @@ class ParsedRequest:
         self.inference_count = request.inputs[0].shape[0] if metadata.max_batch_size and request.inputs else 1
         """How many inferences it counts as: the size of its own batch."""
         self.uses_regions = request.uses_regions
-        """Such a request is never kept in a cache."""
+        self.is_cacheable = not request.uses_regions and request.sequence is None
+        """Whether requests like it may be known ones, and it may be sent at once."""
 
     def without_data(self, job: InferenceJob) -> ParsedRequest:
         """A copy for a cache, without the client's tensors. `job`: the job without them."""
@@ -74,7 +78,7 @@ class ParsedRequest:
         """A copy with another job of the same shapes, and another id if one is given."""
         copy = ParsedRequest.__new__(ParsedRequest)
         copy.request, copy.metadata, copy.inference_count = self.request, self.metadata, self.inference_count
-        copy.uses_regions = self.uses_regions
+        copy.uses_regions, copy.is_cacheable = self.uses_regions, self.is_cacheable
         copy.job = job
         if json_id:
             copy.request = replace(self.request, id=json_id)
@@ -97,6 +101,8 @@ class InferHandler:
         self.counters = counters
         self.fair_queue = FairQueue(router.routes)
         self.parser_executor = parser_executor
+        self.sequences = SequenceRouter(router)
+        self.cached = CachedInference(router, counters, parser_executor)
 
     async def handle(self, call: HttpRequest) -> StreamResponse:
         timer = RequestTimer(self.counters, call.model, call.version)
@@ -154,7 +160,7 @@ class InferHandler:
         self, dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer, event: RequestEvent | None
     ) -> infer_response.InferResponse:
         """The response. `event`: what has come since the request was sent; None if it is still to be sent."""
-        result = await dispatched.resume(parsed.job, event)
+        result = await self.infer(dispatched, parsed, event)
         return await self._build(dispatched, parsed, timer, result)
 
     async def serve_regions(
@@ -165,13 +171,13 @@ class InferHandler:
         return await self._build(dispatched, parsed, timer, result)
 
     async def infer_with_regions(
-        self, dispatched: DispatchedRequest, parsed: ParsedRequest, *, is_local: bool
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, turn: Turn | None = None, *, is_local: bool
     ) -> InferenceResult:
         """Copy the inputs in, run it, and copy the outputs out."""
         model = dispatched.spec.name
         with closing(RegionTensors(self.regions, parsed.request, model, is_local=is_local)) as tensors:
             await tensors.copy_in(dispatched, self.parser_executor)
-            result = await dispatched.resume(parsed.job, None)
+            result = await self.infer(dispatched, parsed, None, turn)
             await tensors.copy_out(result)
         return result
 
@@ -184,6 +190,17 @@ class InferHandler:
             built = await loop.run_in_executor(self.parser_executor, _build_slow_response, dispatched, parsed, result)
         timer.finish(result.reply, parsed.inference_count)
         return built
+
+    async def infer(
+        self, dispatched: DispatchedRequest, parsed: ParsedRequest, event: RequestEvent | None, turn: Turn | None = None
+    ) -> InferenceResult:
+        """The result of a request, waiting for what must be waited for."""
+        flags = parsed.request.sequence
+        if flags is None or dispatched.spec.sequences is None:
+            if dispatched.spec.response_cache and parsed.is_cacheable and event is None:
+                return await self.cached.infer(dispatched, parsed.job)
+            return await dispatched.resume(parsed.job, event)
+        return await self.sequences.infer(dispatched, parsed.job, flags, turn)
 
 
 def apply_timeout(dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from mmsup.ipc.errors import MmsupError, ServerError
+from mmsup.ipc.messages.uploads import pack_files
 
 STATUS_WAIT_S: Final = 0.5
 ANSWER_WAIT_S: Final = 10.0
@@ -23,6 +25,26 @@ async def ask_controller(call_controller: CallController, command: str, argument
             return await call_controller(command, arguments)
     except TimeoutError:
         raise ServerError("unavailable", "the supervisor does not answer; try again", retry_after_s=2) from None
+
+
+async def change_model(
+    call_controller: CallController,
+    command: str,
+    arguments: dict[str, Any],  # as above
+    files: Mapping[str, bytes],
+) -> None:
+    """Load or unload a model, with files if there are any; returns when it is done."""
+    if not files:
+        await call_controller(command, arguments)
+        return
+    try:
+        upload = await pack_files(files)
+    except OSError as error:
+        raise ServerError("insufficient_memory", f"there is no memory for the files: {error.strerror}") from None
+    try:
+        await call_controller(command, {**arguments, "upload": upload})
+    finally:
+        os.close(upload.fd)
 
 
 class ControllerStatus:

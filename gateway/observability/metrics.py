@@ -45,6 +45,14 @@ _NV_METRICS: Final = {
     "nv_inference_compute_input_duration_us": ("compute_input_ns", 1000, "Time to gather inputs, microseconds."),
     "nv_inference_compute_infer_duration_us": ("compute_infer_ns", 1000, "Time in the models, microseconds."),
     "nv_inference_compute_output_duration_us": ("compute_output_ns", 1000, "Time to copy outputs, microseconds."),
+    "nv_cache_num_hits_per_model": ("cache_hit", 1, "Inferences answered from the response cache."),
+    "nv_cache_num_misses_per_model": ("cache_miss", 1, "Inferences that were not found in the response cache."),
+    "nv_cache_hit_duration_per_model": ("cache_hit_ns", 1000, "Time of lookups that found a response, microseconds."),
+    "nv_cache_miss_duration_per_model": (
+        "cache_miss_ns",
+        1000,
+        "Time of lookups that found none, and to keep the response, microseconds.",
+    ),
 }
 _WHEN: Final = ("load_peak", "settled", "serving_peak", "offloaded")
 _EDGES: Final = (*map(str, BUCKETS_S), "+Inf")
@@ -231,6 +239,7 @@ def _worker_metrics(models: Sequence[tuple[str, Json]], *, is_stale: bool) -> It
     for name, meaning in (
         ("memory_bytes", "Host memory that a worker holds."),
         ("memory_cap_bytes", "Host memory that a worker may hold."),
+        ("sequences", "Sequences that are live at a worker: they have a slot, or wait for one."),
     ):
         yield from _gauge(f"mmsup_worker_{name}", meaning, _WORKER, _known(workers, name))
 

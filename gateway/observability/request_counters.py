@@ -50,6 +50,7 @@ _REASON: Final = {
     "bad_worker_reply": "BACKEND",
     "gpu_oom": "BACKEND",
     "gpu_fault": "BACKEND",
+    "sequence_lost": "BACKEND",
     "deadline_exceeded": "BACKEND",
 }
 _EDGES_NS: Final = [round(edge * 1e9) for edge in BUCKETS_S]
@@ -218,6 +219,19 @@ class VersionCounters:
         bucket = bisect_left(_EDGES_NS, request_ns)
         self._row.add_success(inferences, whole, times_ns, bucket, time.time_ns() // 1_000_000)
 
+    def record_cache_hit(self, took_ns: int, request_ns: int) -> None:
+        """Count a request that was answered from the response cache, which took so long to look up: a success that
+        was no inference."""
+        row = self._row
+        row.add("cache_hit")
+        row.add("cache_hit_ns", took_ns)
+        row.add_success(0, 0, (request_ns, took_ns, 0, 0, 0), bisect_left(_EDGES_NS, request_ns), _now_ms())
+
+    def record_cache_miss(self, took_ns: int) -> None:
+        """Count a request that was looked up there in vain; `took_ns`: with the time to keep its result."""
+        self._row.add("cache_miss")
+        self._row.add("cache_miss_ns", took_ns)
+
     def record_known(self, replies: Sequence[_KnownReply], now_ns: int) -> int:
         """The same for some replies to known requests, answered at once. Returns the current time, in milliseconds
         since 1970."""
@@ -268,6 +282,10 @@ class VersionCounters:
         return known
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(slots=True, eq=False)
 class RequestTimer:
     """Times one request and counts its outcome; the first outcome holds."""
@@ -286,7 +304,10 @@ class RequestTimer:
             request_ns = time.monotonic_ns() - self.started_ns
             counters, key = self._counters, (self.model, self.version)
             version_counters = counters.by_version.get(key) or counters.version_counters(*key)
-            version_counters.record_success(reply, inferences, request_ns)
+            if reply.batch:
+                version_counters.record_success(reply, inferences, request_ns)
+            else:
+                version_counters.record_cache_hit(reply.queue_ns, request_ns)
 
     def responses(self) -> ResponseCounters:
         return self._counters.responses(self.model, self.version)

@@ -30,6 +30,7 @@ def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTota
     model, version = key
     row = totals.get(key) or dict.fromkeys(FIELDS, 0)
     succeeded = row["success"]
+    ran = succeeded - row["cache_hit"]
     failed = sum(row[f"fail_{reason}"] for reason in REASONS)
     return {
         "name": model,
@@ -41,11 +42,11 @@ def _version_statistics(key: tuple[str, str], totals: Totals, batches: BatchTota
             "success": _duration(succeeded, row["request_ns"]),
             "fail": _duration(failed, row["fail_ns"]),
             "queue": _duration(succeeded, row["queue_ns"]),
-            "compute_input": _duration(succeeded, row["compute_input_ns"]),
-            "compute_infer": _duration(succeeded, row["compute_infer_ns"]),
-            "compute_output": _duration(succeeded, row["compute_output_ns"]),
-            "cache_hit": _duration(0, 0),
-            "cache_miss": _duration(0, 0),
+            "compute_input": _duration(ran, row["compute_input_ns"]),
+            "compute_infer": _duration(ran, row["compute_infer_ns"]),
+            "compute_output": _duration(ran, row["compute_output_ns"]),
+            "cache_hit": _duration(row["cache_hit"], row["cache_hit_ns"]),
+            "cache_miss": _duration(row["cache_miss"], row["cache_miss_ns"]),
         },
         "batch_stats": _batches(batches.get(key, {})),
         "memory_usage": memory,

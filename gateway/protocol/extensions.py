@@ -23,6 +23,8 @@ def _shares_memory(configuration: ConfigureGateway) -> bool:
 
 _EXTENSIONS: Final[dict[str, Condition]] = {
     "classification": _always,
+    "sequence": _always,
+    "sequence(string_id)": _always,
     "model_repository": _always,
     "schedule_policy": _always,
     "model_configuration": _always,

@@ -14,6 +14,7 @@ from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.binary_tensors import Blobs, check_strings
 from mmsup.gateway.protocol.inference_job import InputTensor
 from mmsup.gateway.protocol.json_document import as_list, as_object, parse_error
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags, sequence_flags
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import PRIORITY_LEVELS, Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import ITEM_BYTES, RANK_LIMIT, element_count, shape_matches
@@ -62,6 +63,7 @@ class InferRequest:
     parameters: Json = field(default_factory=dict[str, Any])  # scalars
     priority: int = 0
     """1 is the highest; 0: the default of the model."""
+    sequence: SequenceFlags | None = None
 
     @property
     def uses_regions(self) -> bool:
@@ -102,7 +104,13 @@ def parse_request(
     all_binary = _flag(parameters, "binary_data_output", default=False)
     outputs = _outputs(_tensors(document, "outputs"), model, metadata, all_binary)
     for_model, client_id = _model_parameters(parameters), request_id(document)
-    return InferRequest(inputs, outputs, client_id, _count(parameters, "timeout"), for_model, _priority(parameters))
+    sequence = sequence_flags(parameters) if parameters else None
+    timeout_us, priority = _count(parameters, "timeout"), _priority(parameters)
+    request = InferRequest(inputs, outputs, client_id, timeout_us, for_model, priority, sequence)
+    if metadata.decoupled and request.uses_regions:
+        text = f"model '{model}' is decoupled, for which no shared memory of clients is used: send and take the tensors"
+        raise CallerError("not_implemented", text, model=model)
+    return request
 
 
 def decoupled_error(model: str) -> CallerError:
@@ -172,8 +180,6 @@ def _model_parameters(parameters: Json) -> Json:
         return {}
     if "headers" in parameters:
         raise parse_error("parameter 'headers' is reserved")
-    if parameters.get("sequence_id", 0) not in (0, ""):
-        raise CallerError("not_implemented", "sequences are not served: leave out sequence_id")
     made = {key: value for key, value in parameters.items() if key not in _RESERVED}
     if len(made) > PARAMETER_LIMIT:
         raise parse_error(f"{len(made)} parameters, at most {PARAMETER_LIMIT} are allowed")
@@ -235,7 +241,7 @@ def _input(given: Json, spec: TensorSpec, model: str, max_batch_size: int, blobs
         return _shared_data(span, spec, shape, model)
     if "data" in given:
         try:
-            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, base64=base64)
+            data = json_tensors.to_bytes(given["data"], spec.datatype, shape, is_base64=base64)
         except json_tensors.TensorDataError as error:
             raise CallerError("bad_request", f"input '{spec.name}' for model '{model}': {error}", model=model) from None
         return InputTensor(spec.name, spec.datatype, shape, data=data)

@@ -111,6 +111,6 @@ def _output(tensor: OutputTensor, blobs: list[memoryview], wanted: RequestedOutp
     else:
         if wanted.base64:
             made["parameters"] = {"content_type": "base64"}
-        written = json_tensors.to_json(tensor.data, tensor.datatype, tensor.name, base64=wanted.base64)
+        written = json_tensors.to_json(tensor.data, tensor.datatype, tensor.name, is_base64=wanted.base64)
         made["data"] = orjson.Fragment(written)
     return made

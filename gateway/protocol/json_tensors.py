@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import array
+import base64
+import binascii
 import functools
 import itertools
 import struct
@@ -15,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from mmsup.gateway.protocol import base64_strings
 from mmsup.gateway.protocol.json_document import as_list
 from mmsup.gateway.protocol.large_json import NumberList
 from mmsup.ipc.errors import CallerError
@@ -54,16 +55,16 @@ def to_bytes(
     datatype: str,
     shape: Sequence[int],
     *,
-    base64: bool = False,
+    is_base64: bool = False,
 ) -> bytes | memoryview:
-    """The bytes of a tensor written as JSON; or TensorDataError. `base64`: each string is one in base64."""
+    """The bytes of a tensor written as JSON; or TensorDataError. `is_base64`: each string is one in base64."""
     if datatype in BINARY_ONLY:
         raise TensorDataError(f"{datatype} has no form in JSON: send it as binary data (binary_data_size)")
     values = _flat_values(data, shape)
     if isinstance(values, NumberList):
         return _number_list_bytes(values, datatype)
     if datatype == "BYTES":
-        return pack_strings(_from_base64(values) if base64 else _encoded(values))
+        return pack_strings(_from_base64(values) if is_base64 else _encoded(values))
     kinds = set(map(type, values))
     if datatype == "BOOL":
         if kinds - {bool}:
@@ -162,8 +163,8 @@ def _encoded(values: list[Any]) -> list[bytes]:
 
 def _from_base64(values: list[Any]) -> list[bytes]:
     try:
-        return base64_strings.decoded(_encoded(values))
-    except ValueError as error:
+        return [base64.b64decode(each, validate=True) for each in _encoded(values)]
+    except binascii.Error as error:
         raise TensorDataError(f"a string is not base64: {error}") from None
 
 
@@ -219,17 +220,17 @@ def _first_out_of_range(values: list[int], datatype: str) -> int:
     return next(each for each in values if not int(limits.min) <= each <= int(limits.max))
 
 
-def to_json(data: bytes | memoryview, datatype: str, name: str, *, base64: bool = False) -> bytes:
-    """The flat JSON list of a tensor's elements; each number parses to the same value again. `base64`: strings are
-    written so, whatever bytes they are."""
+def to_json(data: bytes | memoryview, datatype: str, name: str, *, is_base64: bool = False) -> bytes:
+    """The flat JSON list of a tensor's elements; each number parses to the same value again. `is_base64`: strings
+    are written so, whatever bytes they are."""
     if type(data) is bytes and datatype in _CODES and len(data) <= PIECE_ELEMENTS:  # of a small reply, and aligned
         written = orjson.dumps(np.frombuffer(data, NUMPY[datatype]), None, _OF_NUMPY)
         if b"null" not in written:
             return written
     if datatype == "BYTES":
         strings = unpack_strings(memoryview(data))
-        if base64:
-            return orjson.dumps(base64_strings.encoded(strings))
+        if is_base64:
+            return orjson.dumps([base64.b64encode(each).decode() for each in strings])
         try:
             return orjson.dumps([each.decode() for each in strings])
         except UnicodeDecodeError:

@@ -11,7 +11,7 @@ from mmsup.gateway.http.request import socket_peer_uid
 from mmsup.gateway.http2.connection import Http2Connection
 from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.server import RpcServer
-from mmsup.ipc.rpc_keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
+from mmsup.ipc.rpc.keepalive import DEFAULT_KEEPALIVE, RpcKeepalive
 
 
 class RpcConnection(Http2Connection):

@@ -6,13 +6,13 @@ import time
 from functools import partial
 from typing import Final
 
-from mmsup.gateway.http2.header_blocks import Headers
-from mmsup.gateway.http2.stream import Stream, StreamHandler
+from mmsup.gateway.http2.stream import StreamHandler
 from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController, ControllerStatus
 from mmsup.gateway.rpc.calls import call, status
 from mmsup.gateway.rpc.calls.call import RpcCall
+from mmsup.gateway.rpc.calls.call_stream import CallStream
 from mmsup.gateway.rpc.calls.message_framing import ACCEPTED, ENCODINGS
 from mmsup.gateway.rpc.calls.messages import HEALTH, INFERENCE, REFLECTIONS, Message, Method, methods
 from mmsup.gateway.rpc.calls.peer import RpcPeer
@@ -32,6 +32,7 @@ from mmsup.gateway.rpc.services import reflection_service
 from mmsup.gateway.rpc.services.health_service import HealthService
 from mmsup.gateway.rpc.services.inference_service import InferenceService
 from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.rpc.header_literals import Headers
 
 ENDS_AT_ERROR: Final = b"triton_grpc_error"
 
@@ -53,7 +54,7 @@ class RpcServer:
             for name, method in methods(service).items():
                 self._methods[f"/{service}/{name}".encode()] = service, name, method
 
-    def open_stream(self, stream: Stream, *, peer: RpcPeer) -> StreamHandler:
+    def open_stream(self, stream: CallStream, *, peer: RpcPeer) -> StreamHandler:
         """The handler of a stream that a client has just opened."""
         headers = stream.headers
         if not call.is_grpc(headers):

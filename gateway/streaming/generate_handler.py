@@ -37,7 +37,7 @@ class _Generation:
         self._dispatched = dispatched
         self._parsed = parsed
         self._timer = timer
-        self.responses = ResponseStream(dispatched, parsed.job, inference.router.verdicts, timer)
+        self.responses = ResponseStream(dispatched, parsed.job, inference.router, timer)
 
     async def next(self) -> bytes | None:
         """The next response as JSON, None after the last."""
@@ -54,9 +54,7 @@ class _Generation:
 
     def finish(self) -> None:
         """All responses have been sent."""
-        last = self.responses.last
-        assert last is not None, "a stream ended without its last reply"
-        self._timer.finish(last, self._parsed.inference_count)
+        self._timer.finish(self.responses.last_reply, self._parsed.inference_count)
 
 
 class GenerateHandler:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
-from mmsup.gateway.dispatch.exit_verdicts import Verdicts
+from mmsup.gateway.dispatch.dispatched_request import EXECUTED_CODES, DispatchedRequest, Dispatcher
 from mmsup.gateway.dispatch.in_flight import InFlightRequest, WorkerExited
 from mmsup.gateway.observability.request_counters import RequestTimer, error_code
 from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
@@ -25,14 +24,14 @@ class ResponseStream:
     """For a request that is open and parsed. Whoever opened the request closes it, which cancels what is not read."""
 
     def __init__(
-        self, dispatched: DispatchedRequest, job: InferenceJob, verdicts: Verdicts, timer: RequestTimer
+        self, dispatched: DispatchedRequest, job: InferenceJob, router: Dispatcher, timer: RequestTimer
     ) -> None:
         """`timer`: of the request. Its outcome is for the caller to count, that of each response is counted here."""
         self._timer = timer
         self._responses = timer.responses() if dispatched.metadata.decoupled else None
         self._dispatched = dispatched
         self._job = job
-        self._verdicts = verdicts
+        self._router = router
         self._in_flight: InFlightRequest | None = None
         """Set when the first of many responses has come."""
         self._is_over = False
@@ -42,8 +41,13 @@ class ResponseStream:
         self._grants = 0
         self.count = 0
         """Responses so far."""
-        self.last: InferReply | None = None
+        self._last: InferReply | None = None
+
+    @property
+    def last_reply(self) -> InferReply:
         """The reply that ended it, with the times of all."""
+        assert self._last is not None, "a stream ended without its last reply"
+        return self._last
 
     async def next(self) -> InferenceResult | None:
         """The next response, None after the last; its memory is used until the next call. MmsupError says whose fault
@@ -89,8 +93,10 @@ class ResponseStream:
                 await self._grant(request, event.needed_bytes)
                 continue
             self._is_over = True
+            if isinstance(event, InferReply) and event.code in EXECUTED_CODES:
+                await self._on_survived()
             if isinstance(event, InferReply) and not event.code:
-                self.last = event
+                self._last = event
                 return None
             raise await self._error(event)
 
@@ -99,7 +105,7 @@ class ResponseStream:
             self._in_flight = self._dispatched.in_flight
             return self._result(result)
         self._is_over = True
-        self.last = result.reply
+        self._last = result.reply
         if self._dispatched.metadata.decoupled:
             return None
         self.count = 1
@@ -132,10 +138,17 @@ class ResponseStream:
             return
         link.grant(request, slot)
 
+    async def _on_survived(self) -> None:
+        """Its worker has lived through the whole of it: if it was a suspect it has run alone, and is none any more."""
+        lists, spec = self._router.poison_requests, self._dispatched.spec
+        if lists.has_entries(spec.name):
+            inputs = self._dispatched.input_tensors(self._job)
+            lists.on_survived(spec.name, await lists.fingerprint(spec.name, spec.version, inputs))
+
     async def _error(self, event: InferReply | WorkerExited | ServerError) -> MmsupError:
         model = self._dispatched.spec.name
         if isinstance(event, InferReply):
             return make_error(event.code, event.text, model=model)
         if isinstance(event, WorkerExited):
-            return await self._verdicts.wait(self._dispatched.link.worker_id, model)
+            return await self._router.verdicts.wait(self._dispatched.link.worker_id, model)
         return event

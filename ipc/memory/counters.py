@@ -56,6 +56,10 @@ FIELDS: Final = (
     "front_fallback",
     *(f"bucket_{index}" for index in range(len(BUCKETS_S) + 1)),
     "known",
+    "cache_hit",
+    "cache_hit_ns",
+    "cache_miss",
+    "cache_miss_ns",
 )
 """The tables outlive the code that counts in them: a new field is appended, where older code has left zeros."""
 BATCH_FIELDS: Final = ("exec_count", "compute_input_ns", "compute_infer_ns", "compute_output_ns")

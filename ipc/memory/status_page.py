@@ -13,6 +13,8 @@ One 4 KiB memfd per process, created and held by the keeper, written by the proc
     6            started         requests started so far
     7            refused         requests answered with `gpu_oom` so far: the device had no memory for them
     8            stepping        id of the stream whose next part is being made; 0: none, STEPPING_ALL: any of them
+    9            sequences       that are live: they have a slot, or wait for one
+    10           open_streams    how many they are
     16 ... 63    streams         ids of the streams that are open; 0: a free place
     64 ... 511   ring            ids of the requests that were started last; 0: none yet
 
@@ -54,7 +56,8 @@ BATCHES: Final = 3
 REQUESTS: Final = 4
 STARTED: Final = 6
 _DEVICE, _REFUSED = 5, 7
-_STEPPING: Final = 8
+SEQUENCES: Final = 9
+_STEPPING, _OPEN_STREAMS = 8, 10
 STREAMS_INDEX: Final = 16
 STREAM_PLACES: Final = RING_INDEX - STREAMS_INDEX
 STEPPING_ALL: Final = (1 << 64) - 1
@@ -95,6 +98,8 @@ class Progress:
     requests: int
     device_bytes: int
     refused: int = 0
+    sequences: int = 0
+    open_streams: int = 0
 
 
 def make_status_page() -> int:
@@ -166,6 +171,7 @@ class StatusPageWriter:
     def set_stream(self, place: int, request: int) -> None:
         """A stream is open in that place; 0: it is closed."""
         self.words[STREAMS_INDEX + place] = request
+        self.words[_OPEN_STREAMS] += 1 if request else -1
 
     def step(self, request: int, now_ns: int) -> None:
         """The next part of this stream is about to be made; STEPPING_ALL: of any."""
@@ -200,8 +206,19 @@ class StatusPageReader:
         words = self._words
         raw = words[ACTIVITY]
         activity = Activity(raw) if raw <= Activity.MOVING else Activity.BUSY
-        counts = words[BATCHES], words[REQUESTS], words[_DEVICE], words[_REFUSED]
+        counts = (
+            words[BATCHES],
+            words[REQUESTS],
+            words[_DEVICE],
+            words[_REFUSED],
+            words[SEQUENCES],
+            words[_OPEN_STREAMS],
+        )
         return Progress(activity, words[SINCE], words[HEARTBEAT], *counts)
+
+    def sequences(self) -> int:
+        """How many are live."""
+        return int(self._words[SEQUENCES])
 
     def started(self) -> frozenset[int]:
         """Ids of the requests that were started last, of all gateways."""

@@ -1,6 +1,6 @@
 """Messages between a gateway and a worker: requests, replies, shared memory.
 
-    gateway --> worker     Infer, GrantBuffer, Cancel, StreamCredit   (many in one frame)
+    gateway --> worker     Infer, GrantBuffer, Cancel, StreamCredit, EndSequence   (many in one frame)
     gateway --> worker     AttachExtent, DetachExtent      (with a descriptor; always over the socket pair)
     worker  --> gateway    InferReply, ResponsePart        (many in one frame)
 
@@ -15,10 +15,16 @@ that evicts an entry loses nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mmsup.ipc.specs import TensorSpec
 
+SEQUENCE_ID: Final = "sequence_id"
+SEQUENCE_START: Final = "sequence_start"
+SEQUENCE_END: Final = "sequence_end"
+SEQUENCE_NO_WAIT: Final = "triton_sequence_no_wait"
+"""Parameters of a request that belongs to a sequence: an integer or a string, and booleans. The last one is the
+gateway's: the worker answers `queue_full` at once if it has no free slot."""
 TensorLocation = bytes | memoryview | tuple[int, int, int]
 """The bytes of a tensor themselves, or (segment, offset, size) in the arena."""
 
@@ -74,6 +80,16 @@ class Cancel:
     """Discard request `id`. Answered by an InferReply with code `cancelled`, or by its result if it had started."""
 
     id: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndSequence:
+    """Forget the sequence, if there is one of that id: it begins anew at another worker. Not answered.
+
+    `number` counts if `text` is empty."""
+
+    number: int
+    text: str
 
 
 @dataclass(slots=True)

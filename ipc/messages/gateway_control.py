@@ -11,7 +11,7 @@ from typing import Any, Final
 from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages.handshake import Hello
 from mmsup.ipc.poison_policy import PoisonEntry
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 from mmsup.ipc.specs import Metadata, ModelSpec
 
 
@@ -34,11 +34,21 @@ class ConfigureGateway:
     """Limits on requests in flight and their bytes, over all models."""
     front: str = "fast"
     """`fast`, or `plain`: aiohttp serves all HTTP requests."""
+    cache_bytes: int = 0
+    """Limit of this gateway's response cache; 0: none."""
     allow_hosts: tuple[str, ...] = ()
     """Host names that the listeners answer to beside their own; `*` is any."""
+    allow_model_uploads: bool = False
+    """Whether load requests may bring files."""
+    allow_code_uploads: bool = False
+    """Such with code in them too."""
     max_cold_requests: int = 1024
     max_cold_bytes: int = 128 << 20
     """Limits on the requests that wait for models to be loaded, and on what is held of their bodies meanwhile."""
+    grpc_front: str = "own"
+    """`own`: the gateway serves gRPC itself; `grpcio`: the front process does."""
+    can_relay: bool = False
+    """Whether that process could be started, if the own front does not work."""
     grpc_keepalive: RpcKeepalive = field(default_factory=RpcKeepalive)
     client_memory: str = "local"
     """Whose clients may share memory: `local` (of loopback and UNIX listeners), `all` or `none`."""
@@ -339,8 +349,17 @@ TO_GATEWAY: Final = (
     RetireGateway,
 )
 
+
+@dataclass(frozen=True, slots=True)
+class RpcFrontFailed:
+    """The gateway's own gRPC front has failed its self-test."""
+
+    text: str
+
+
 FROM_GATEWAY: Final = (
     Hello,
+    RpcFrontFailed,
     Pong,
     CommandRequest,
     RequestOverdue,

@@ -22,6 +22,7 @@ from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
     DetachExtent,
+    EndSequence,
     GrantBuffer,
     Infer,
     InferReply,
@@ -85,13 +86,12 @@ def unpack_reply_signature(data: bytes) -> ReplySignature:
 INFER: Final = 0
 RESULT: Final = 3
 PART: Final = 7
-_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _CREDIT = 1, 2, 4, 5, 6, 8
+_GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _CREDIT, _END_SEQUENCE = 1, 2, 4, 5, 6, 8, 9
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
 _CALL, _CALL_INPUTS, _END_CALL, _GRANT_CALL, _CALL_REPLY = 20, 21, 22, 23, 24
 CallRecord = CallModel | CallInputs | EndCall | GrantCall | CallReply
-DataRecord = (
-    Infer | GrantBuffer | Cancel | InferReply | ResponsePart | StreamCredit | AttachExtent | DetachExtent | CallRecord
-)
+GatewayRecord = Infer | GrantBuffer | Cancel | EndSequence | StreamCredit | AttachExtent | DetachExtent
+DataRecord = GatewayRecord | InferReply | ResponsePart | CallRecord
 RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
 """Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
 follow the locations of its outputs."""
@@ -122,6 +122,7 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each tak
     InferReply: _pack_reply,
     GrantBuffer: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
     Cancel: lambda record: (_CANCEL, record.id),
+    EndSequence: lambda record: (_END_SEQUENCE, record.number, record.text),
     ResponsePart: lambda record: (
         PART,
         record.id,
@@ -293,6 +294,7 @@ _UNPACKERS: Final[dict[int, Decoder]] = {
     INFER: _unpack_infer,
     _GRANT: _unpack_checked(GrantBuffer),
     _CANCEL: _unpack_checked(Cancel),
+    _END_SEQUENCE: _unpack_checked(EndSequence),
     RESULT: _unpack_result,
     _REPLY: _unpack_reply,
     _ATTACH: _unpack_checked(AttachExtent),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from mmsup.ipc.errors import CallerError
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.supervisor.api.arguments import flag_argument, model_argument, text_argument, unknown_model
 from mmsup.supervisor.api.handlers import Command, Json, SendLine
 from mmsup.supervisor.api.status import StatusViews
@@ -13,6 +14,7 @@ from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
 from mmsup.supervisor.models.loader import ModelLoader
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.resources.gpu_placement import GpuPlacement
+from mmsup.supervisor.uploads.model_uploads import ModelUploads
 
 MAX_TICKET_LENGTH: Final = 64
 _LOAD_PARAMETERS: Final = frozenset({"config"})
@@ -30,6 +32,7 @@ class Commands:
         views: StatusViews,
         model_set: ModelSet,
         loader: ModelLoader,
+        uploads: ModelUploads,
         poison_requests: PoisonRegistry,
         devices: GpuPlacement,
         request_upgrade: StartUpgrade,
@@ -37,6 +40,7 @@ class Commands:
         self._views = views
         self._model_set = model_set
         self._loader = loader
+        self._uploads = uploads
         self._poison_requests = poison_requests
         self._devices = devices
         self._request_upgrade = request_upgrade
@@ -84,10 +88,15 @@ class Commands:
         if not isinstance(parameters, dict) or not parameters.keys() <= _LOAD_PARAMETERS:
             raise CallerError("bad_request", f"failed to load '{name}': of parameters only 'config' is known")
         config = text_argument({**parameters, **arguments}, "config", "")
-        return await self._loader.load(name, config, lambda text: send_line({"progress": text}))
+        upload, on_progress = arguments.get("upload"), lambda text: send_line({"progress": text})
+        if upload is None:
+            return await self._loader.load(name, config, on_progress)
+        if not isinstance(upload, UploadedFiles):
+            raise CallerError("bad_request", "files of a model are sent over HTTP or gRPC")
+        return await self._uploads.load(name, config, upload, on_progress)
 
     async def _unload(self, arguments: Json, _send_line: SendLine) -> Any:  # JSON
-        return await self._loader.unload(text_argument(arguments, "name"))
+        return await self._uploads.unload(text_argument(arguments, "name"))
 
     async def _quarantine(self, arguments: Json, _send_line: SendLine) -> Json:
         return {"requests": self._poison_requests.rows(self._listed_model(arguments))}

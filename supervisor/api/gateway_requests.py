@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -9,6 +10,7 @@ from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest
 from mmsup.ipc.messages.packed_result import pack
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.transport.codec import encode
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.supervisor.api.handlers import Handlers
@@ -34,6 +36,10 @@ async def answer(
             raise ServerError("internal", f"the answer to {request.command} is too long for one message")
     except MmsupError as error:
         reply = CommandReply(request.id, error.code, error.text, error.retry_after_s or 0.0, None)
+    finally:
+        upload = request.arguments.get("upload")
+        if isinstance(upload, UploadedFiles):
+            os.close(upload.fd)
     failpoint("brain.answer")
     send(reply)
 

@@ -12,6 +12,7 @@ import mmsup
 from mmsup.ipc.messages.keeper_control import KeeperInventory
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.gateways.rpc_front import RpcFront
 from mmsup.supervisor.instances.instance import Instance
 from mmsup.supervisor.instances.lifecycle_events import LOADING, OFFLOADABLE, InstanceState
 from mmsup.supervisor.models.model import Model, asleep_in, state_of
@@ -21,6 +22,7 @@ from mmsup.supervisor.models.sleep_state import ASLEEP
 from mmsup.supervisor.observability.event_log import EventLog
 from mmsup.supervisor.on_demand import model_usage
 from mmsup.supervisor.processes import usage
+from mmsup.supervisor.processes.launch_spec import public_addresses
 from mmsup.supervisor.zygotes.zygote_process import Zygote
 
 Json = dict[str, Any]  # one JSON object
@@ -52,6 +54,7 @@ class StatusViews:
         event_log: EventLog,
         devices: Callable[[], list[Json]],
         zygotes: Callable[[], list[Zygote]],
+        rpc_front: RpcFront,
     ) -> None:
         self._server = server
         self._model_set = model_set
@@ -59,6 +62,7 @@ class StatusViews:
         self._event_log = event_log
         self._devices = devices
         self._zygotes = zygotes
+        self._rpc_front = rpc_front
         self._made_s = time.monotonic()
         """When this controller began."""
 
@@ -74,12 +78,13 @@ class StatusViews:
             "uptime_s": round(time.monotonic() - server.started_s, 1),
             "isolation": server.isolation,
             "state_kept_aside": server.kept_aside(),
-            "addresses": {name: address for name, address in inventory.addresses.items() if name != "control"},
+            "addresses": public_addresses(inventory.addresses),
             "keeper": {"pid": inventory.keeper_pid},
             "controller": controller,
             "brain": controller,  # the name of version 0.1; goes with the next release
             "gateways": gateways,
             "spare_gateways": self._gateways.standby.counts(),
+            "grpc_front": self._rpc_front.status(),
             "memory": self._model_set.memory.status(),
             "zygotes": [_status_of_zygote(each) for each in self._zygotes()],
             "devices": self._devices(),
@@ -108,6 +113,10 @@ class StatusViews:
             is_standby = gateway is standby.gateway and standby.is_ready()
             seat = self._gateways.seats.index(gateway) if gateway in self._gateways.seats else None
             rows.append(row | {"state": "spare" if is_standby else _state_of(gateway), "seat": seat})
+        front = self._rpc_front
+        if front.process is not None:
+            row = _process("grpc-front", 0, front.process.pid, front.number, front.started_s)
+            rows.append(row | {"state": "ready" if front.process.has_served else "starting"})
         for zygote in self._zygotes():
             status = _status_of_zygote(zygote)
             row = _process("zygote", zygote.number, status["pid"], 1, zygote.started_s)
@@ -217,9 +226,17 @@ def _instance(instance: Instance) -> Json:
         "activity": instance.process.progress().activity.name.lower() if instance.process else "",
         "restarts": max(instance.generation - 1, 0),
         "memory_bytes": _memory_bytes(instance),
+        "sequences": _live_sequences(instance),
         **_company(instance),
         "start": instance.start if instance.worker else "",
     }
+
+
+def _live_sequences(instance: Instance) -> int | None:
+    """None of a model whose requests are independent of each other."""
+    if instance.revision.spec.sequences is None or instance.process is None:
+        return None
+    return instance.process.progress().sequences
 
 
 def _company(instance: Instance) -> Json:

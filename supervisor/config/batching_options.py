@@ -18,7 +18,7 @@ Json = dict[str, Any]  # JSON: each member has its own type
 
 def parse_batching(raw: object) -> Json:
     """`batching: {max_size, delay, preferred, objective}`; each is optional."""
-    return _parse_mapping(raw, "mapping of max_size, delay, preferred and objective", _BATCHING)
+    return parse_mapping(raw, "mapping of max_size, delay, preferred and objective", _BATCHING)
 
 
 def parse_queue_policies(raw: object) -> list[Json]:
@@ -30,7 +30,7 @@ def parse_queue_policies(raw: object) -> list[Json]:
     found: list[Json] = []
     for at, each in enumerate(given):
         try:
-            found.append({"level": 0, **_parse_mapping(each, "policy", _POLICY)})
+            found.append({"level": 0, **parse_mapping(each, "policy", _POLICY)})
         except InvalidValue as error:
             problems += [(f"[{at}].{key}" if key else f"[{at}]", text) for key, text in error.problems]
     levels = [each["level"] for each in found]
@@ -72,7 +72,7 @@ def _batching_from_triton(config: Mapping[str, Any], problems: list[tuple[str, s
         found["delay"] = delay_us / 1e6
     if config.get("preferred_batch_size"):
         try:
-            found["preferred"] = _sizes(config["preferred_batch_size"])
+            found["preferred"] = parse_sizes(config["preferred_batch_size"])
         except InvalidValue as error:
             problems += [("preferred_batch_size", text) for _, text in error.problems]
     return found
@@ -123,7 +123,7 @@ def oversized_batches(keys: Mapping[str, Any]) -> list[int]:
     return [each for each in (options.get("max_size", 0), *options.get("preferred", ())) if most and each > most]
 
 
-def _sizes(raw: object) -> list[int]:
+def parse_sizes(raw: object) -> list[int]:
     size = validators.integer(1, MAX_ROWS)
     found = sorted({size(each) for each in validators.sequence(raw, "list of sizes")})
     if not found:
@@ -131,7 +131,7 @@ def _sizes(raw: object) -> list[int]:
     return found
 
 
-def _delay(raw: object) -> float:
+def parse_delay(raw: object) -> float:
     seconds = validators.duration(raw)
     if seconds > MAX_DELAY_S:
         raise InvalidValue(f"{displayed(raw)} is more than {MAX_DELAY_S:.0f} s; requests must not wait so long")
@@ -140,8 +140,8 @@ def _delay(raw: object) -> float:
 
 _BATCHING: Final[dict[str, validators.Parser[Any]]] = {  # each member has its own type
     "max_size": validators.integer(1, MAX_ROWS),
-    "delay": _delay,
-    "preferred": _sizes,
+    "delay": parse_delay,
+    "preferred": parse_sizes,
     "objective": validators.duration,
 }
 _POLICY: Final[dict[str, validators.Parser[Any]]] = {  # as above
@@ -152,7 +152,7 @@ _POLICY: Final[dict[str, validators.Parser[Any]]] = {  # as above
 }
 
 
-def _parse_mapping(
+def parse_mapping(
     raw: object, what: str, known: Mapping[str, validators.Parser[Any]]
 ) -> Json:  # each member has its own type
     problems: list[tuple[str, str]] = []

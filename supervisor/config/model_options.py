@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mmsup.ipc.messages.zygote_control import ENGINE_SETS
 from mmsup.ipc.specs import PRIORITY_LEVELS, TensorSpec
-from mmsup.supervisor.config import batching_options, units, validators
+from mmsup.supervisor.config import batching_options, sequence_options, units, validators
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, hidden_error, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 
@@ -54,12 +54,14 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "priority": ModelOption("priority", validators.integer(0, PRIORITY_LEVELS)),
     "priority_levels": ModelOption("priority_levels", validators.integer(1, PRIORITY_LEVELS)),
     "queue_policies": ModelOption("queue_policies", batching_options.parse_queue_policies),
+    "sequences": ModelOption("sequences", sequence_options.parse_sequences),
     "load": ModelOption("load", validators.one_of(LOAD_RULES)),
     "ttl": ModelOption("ttl_s", validators.duration_or_never),
     "pin": ModelOption("pin", validators.boolean),
     "evict": ModelOption("evict", validators.boolean),
     "sleep": ModelOption("sleep", validators.one_of(SLEEP_RULES)),
     "cold_start_timeout": ModelOption("cold_start_timeout_s", units.duration),
+    "response_cache": ModelOption("response_cache", validators.boolean),
     "retry_on_crash": ModelOption("retry_on_crash", validators.boolean),
     "decoupled": ModelOption("decoupled", validators.boolean),
     "trusted": ModelOption("trusted", validators.boolean),
@@ -69,7 +71,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "parameters": ModelOption("parameters", validators.string_map),
     "strings": ModelOption("parameters", validators.one_of(("text", "bytes"))),
 }
-MERGED_OPTIONS: Final = ("batching", "env", "parameters")
+MERGED_OPTIONS: Final = ("batching", "env", "parameters", "sequences")
 """Of these a layer with higher precedence replaces single entries, of all others the whole value."""
 
 
@@ -118,6 +120,8 @@ def spec_fields(keys: Mapping[str, Any]) -> dict[str, Any]:  # arguments of Mode
         set_fields["batching"] = batching_options.batching_spec(set_fields["batching"])
     if "queue_policies" in set_fields:
         set_fields["queue_policies"] = batching_options.policy_specs(set_fields["queue_policies"])
+    if "sequences" in set_fields:
+        set_fields["sequences"] = sequence_options.sequences_spec(set_fields["sequences"])
     return set_fields
 
 

@@ -7,6 +7,7 @@ Settings. Does not cover: the models' own files (repository/scanner.py).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -63,6 +64,20 @@ def _device_budget(raw: object) -> str:
     return f"{device}:{validators.size(model_options.MIN_GPU_MEMORY_BYTES)(size)}"
 
 
+def _cache_config(raw: object) -> int:
+    """Triton's `local,size=BYTES`; also a size alone, and 0."""
+    text = str(raw).strip()
+    cache, comma, setting = text.partition(",")
+    if comma:
+        name, _, size = setting.partition("=")
+        if cache.strip() != "local" or name.strip() != "size":
+            raise InvalidValue(
+                f"{displayed(text)} is not local,size=SIZE: there is no other cache, and no other setting"
+            )
+        text = size.strip()
+    return 0 if text == "0" else validators.size()(text)
+
+
 def _client_memory(raw: object) -> str:
     return raw if raw in ("local", "all", "none") else "all" if validators.boolean(raw) else "none"
 
@@ -109,6 +124,7 @@ SERVER_OPTIONS: Final = (
     ServerOption("exit_on_error", "exit-on-error", validators.boolean),
     ServerOption("max_body_bytes", "http-max-input-size", validators.size()),
     ServerOption("arena_bytes", "arena-size", validators.size(1 << 20)),
+    ServerOption("cache_bytes", "cache-config", _cache_config),
     ServerOption("max_requests", "max-requests", validators.integer(2, 1 << 20)),
     ServerOption("max_request_bytes", "max-request-bytes", validators.size(1 << 20)),
     ServerOption("memory_budget_bytes", "memory-budget", _budget),
@@ -121,6 +137,9 @@ SERVER_OPTIONS: Final = (
     ServerOption("link", "worker-link", validators.one_of(LINKS)),
     ServerOption("zygotes", "zygotes", validators.one_of(ZYGOTES)),
     ServerOption("max_parallel_loads", "model-load-thread-count", validators.integer(1, 256)),
+    ServerOption("allow_model_uploads", "allow-model-uploads", validators.boolean),
+    ServerOption("allow_code_uploads", "allow-code-uploads", validators.boolean),
+    ServerOption("max_upload_bytes", "max-upload-bytes", validators.size(1 << 20)),
     ServerOption("exit_timeout_s", "exit-timeout-secs", units.duration),
     ServerOption("kill_limit_s", "kill-limit", validators.duration),
     ServerOption("log_format", "log-format", validators.one_of(LOG_FORMATS)),
@@ -275,6 +294,8 @@ class _OptionReader:
             self._error("load_models", "has an effect with --model-control-mode explicit alone")
         if "runtime_dir" in found and _too_long(worker_socket(found["runtime_dir"], 99999, 9999999)):
             self._error("runtime_dir", "is too long: the path of a socket ends at 107 bytes")
+        if found.get("grpc_front") == "grpcio" and importlib.util.find_spec("grpc") is None:
+            self._error("grpc_front", "needs the grpcio library, which is not installed: pip install 'mmsup[grpc]'")
         for name in ("http_unix", "grpc_unix"):
             if _too_long(found.get(name, "")):
                 self._error(name, "is too long: the path of a socket ends at 107 bytes")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmsup.ipc.log_settings import LogSettings
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 from mmsup.ipc.transport.dataclass_codec import record_decoder, to_plain
 
 CONTROL_MODES: Final = ("none", "explicit", "poll", "on-demand")
@@ -56,7 +56,7 @@ class Settings:
     grpc_max_ping_strikes: int = 2
     grpc_max_connection_age_ms: int = 0
     grpc_max_connection_age_grace_ms: int = 0
-    """As RpcKeepalive has them (ipc/rpc_keepalive.py)."""
+    """As RpcKeepalive has them (ipc/rpc/keepalive.py)."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
     """-1: no metrics listener; `/metrics` is then on the HTTP port alone."""
@@ -76,6 +76,8 @@ class Settings:
     max_body_bytes: int = 64 << 20
     arena_bytes: int = 2 << 30
     """Quota of arena memory of one gateway."""
+    cache_bytes: int = 64 << 20
+    """Of the response caches of all gateways together; 0: none."""
     max_requests: int = 4096
     """Open requests in one gateway, of all models; one model may use all that are free."""
     max_request_bytes: int = 1 << 30
@@ -102,6 +104,12 @@ class Settings:
     exit_timeout_s: float = 30.0
     kill_limit_s: float = 10.0
     """How long a worker may take to exit after SIGKILL before it is replaced nevertheless."""
+    allow_model_uploads: bool = False
+    """Load requests may bring files of a model, which are kept in the state directory."""
+    allow_code_uploads: bool = False
+    """They may bring code too."""
+    max_upload_bytes: int = 1 << 30
+    """All such files together."""
     log_format: str = "auto"
     log_info: bool = True
     log_warning: bool = True

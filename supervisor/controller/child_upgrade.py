@@ -35,6 +35,7 @@ class ProcessUpgrade:
         self._context = context
         self._models = models
         self._pool = gateways.pool
+        self._rpc_front = gateways.rpc_front
         self._wait_until = context.change_signal.wait_until
 
     async def run(self) -> None:
@@ -48,6 +49,7 @@ class ProcessUpgrade:
             await self._replace_gateway(gateway)
         # Not before: a standby of the old code is good as long as no gateway of the new code has served.
         pool.standby.replace_older(progress.present.started_s)
+        self._rpc_front.renew()
         self._models.model_set.context.starts.renew()
         for model in list(self._models.model_set.models.values()):  # what is in host memory is there with the old code
             self._models.sleeper.give_up_copy(model, model.sleep.reason, "and the server was upgraded")

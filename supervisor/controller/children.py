@@ -18,6 +18,7 @@ from mmsup.ipc.messages.keeper_control import ChildDescriptors, ChildExited, Kee
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.gateways.rpc_front import RpcFront
 from mmsup.supervisor.groups.pool import GroupPool
 from mmsup.supervisor.instances import actions, lifecycle_events, worker_exit, worker_messages
 from mmsup.supervisor.instances.context import KeeperSender
@@ -36,6 +37,7 @@ class RouterTargets:
     keeper: KeeperSender
     model_set: ModelSet
     pool: GatewayPool
+    rpc_front: RpcFront
     zygotes: ZygotePool
     groups: GroupPool
     on_workers_adopted: Callable[[], None]
@@ -137,6 +139,9 @@ class ChildRouter:
             case "host", number, _ if not isinstance(message, NotForked):
                 targets.model_set.next_instance_id = max(targets.model_set.next_instance_id, number + 1)
                 targets.groups.on_message(number, message, descriptors)
+                return
+            case "front", number, generation if not isinstance(message, NotForked):
+                targets.rpc_front.on_message(number, generation, message, descriptors)
                 return
             case "zygote", number, generation:
                 _send_to_zygotes(targets.zygotes, number, generation, message, descriptors)

@@ -7,7 +7,7 @@ import os
 import random
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -44,6 +44,7 @@ from mmsup.supervisor.gateways.gateway_events import GatewayEvents
 from mmsup.supervisor.gateways.gateway_process import GatewayContext
 from mmsup.supervisor.gateways.poison_requests import PoisonRegistry, poison_key
 from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.gateways.rpc_front import RpcFront
 from mmsup.supervisor.gpu.health import GpuHealth
 from mmsup.supervisor.gpu.monitor import GpuMonitor
 from mmsup.supervisor.groups.pool import GroupPool
@@ -76,6 +77,7 @@ from mmsup.supervisor.resources.held_memory import FORKED_BYTES, IMPORTED_BYTES,
 from mmsup.supervisor.resources.memory_watch import check_memory
 from mmsup.supervisor.runtime_settings.runtime_settings import SETTINGS_KEY, RuntimeSettings, SettingsRecord
 from mmsup.supervisor.state.checkpoint import CheckpointWriter
+from mmsup.supervisor.uploads.model_uploads import ModelUploads
 from mmsup.supervisor.zygotes.launcher import PoolContext
 from mmsup.supervisor.zygotes.pool import ZygotePool
 
@@ -116,6 +118,8 @@ def make_context(
 
     settings = Settings.from_json(inventory.settings)
     state_dir = StateDir(settings)
+    if state_dir.uploads is not None:
+        settings = replace(settings, repositories=(*settings.repositories, str(state_dir.uploads.directory)))
     state_dir.event_log.subscribe(EventConsole(console))
     cpus = len(os.sched_getaffinity(0))
     return ControllerContext(
@@ -163,6 +167,8 @@ class Gateways:
             context.settings, context.launch_environment, context.keeper, event_log, output, addresses
         )
         self.pool = pool = GatewayPool(self.context)
+        self.rpc_front = RpcFront(self.context, context.inventory.generation)
+        self.context.can_relay = lambda: self.rpc_front.can_run
         self.readiness = ReadinessReporter(pool, model_set, context.console, on_announced, is_announced=is_announced)
         self.poison_requests = PoisonRegistry(event_log, pool.broadcast, on_poison_change)
         self.barriers = GatewayBarriers(pool)
@@ -178,7 +184,8 @@ class Gateways:
             self.crash_collector,
             self.readiness.readiness,
         )
-        self.checks = GatewayChecks(pool, lambda: self.readiness.is_announced)
+        self.events.on_rpc_front_failed = self.rpc_front.on_own_front_failed
+        self.checks = GatewayChecks(pool, self.rpc_front, lambda: self.readiness.is_announced)
         runtime_settings = context.runtime_settings
         self.events.log_settings = lambda: runtime_settings.record.log
 
@@ -376,8 +383,13 @@ class Api:
     ) -> None:
         state_dir, model_set, devices = context.state_dir, models.model_set, resources.gpus.placement
         zygotes = resources.starts.zygotes
-        views = StatusViews(info, model_set, gateways.pool, state_dir.event_log, devices.rows, zygotes.rows)
-        commands = Commands(views, model_set, models.loader, gateways.poison_requests, devices, request_upgrade)
+        views = StatusViews(
+            info, model_set, gateways.pool, state_dir.event_log, devices.rows, zygotes.rows, gateways.rpc_front
+        )
+        uploads = ModelUploads(state_dir.uploads, models.context, models.loader, models.watcher)
+        commands = Commands(
+            views, model_set, models.loader, uploads, gateways.poison_requests, devices, request_upgrade
+        )
         on_demand = OnDemandCommands(models.waker, models.sleeper)
         reports = gateways.crash_collector.reports
         history = HistoryCommands(model_set, state_dir.event_log, state_dir.model_output, reports)

@@ -98,6 +98,7 @@ class Controller:
                 context.keeper,
                 self.models.model_set,
                 self.gateways.pool,
+                self.gateways.rpc_front,
                 resources.starts.zygotes,
                 resources.starts.groups,
                 on_workers_adopted=lambda: self._on_workers_adopted(router),
@@ -224,6 +225,7 @@ class Controller:
         self.gateways.events.regions.close()
         self.gateways.checks.close()
         self.gateways.pool.close()
+        self.gateways.rpc_front.close()
         self.models.model_set.close()
         self.resources.starts.cleanup.close()
         self.gateways.crash_collector.close()

@@ -22,6 +22,8 @@ _LEVELS: Final = {
     "load_refused": "warning",
     "memory_overbooked": "warning",
     "gateway_exit": "warning",
+    "grpc_front_exit": "warning",
+    "grpc_front_fallback": "warning",
     "brain_exit": "warning",
     "bundle_lost": "warning",
     "repository_lost": "warning",

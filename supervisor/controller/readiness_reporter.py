@@ -12,6 +12,7 @@ from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.models.readiness import ModelReadiness, ServerReadiness, server_readiness
 from mmsup.supervisor.observability.console import Console
+from mmsup.supervisor.processes.launch_spec import public_addresses
 
 
 class ReadinessReporter:
@@ -80,7 +81,7 @@ class ReadinessReporter:
         loading = [each.name for each in self._models() if not each.has_outcome]
         text = now.reason or "every wanted model has its verdict"
         text = f"the start-up grace is over; still loading: {', '.join(loading)}" if loading and now.ready else text
-        context.event_log.record("ready", text, addresses=context.addresses)
+        context.event_log.record("ready", text, addresses=public_addresses(context.addresses))
         context.keeper.send(NotifySystemd("READY=1"))
 
     def _models(self) -> list[ModelReadiness]:

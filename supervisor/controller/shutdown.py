@@ -45,7 +45,12 @@ async def shut_down(context: ControllerContext, models: Models, gateways: Gatewa
     failpoint("brain.emptied")
     for gateway in gateways.pool.processes():
         context.keeper.send(SignalChild(gateway.token, signal.SIGTERM))
-    await wait_until(lambda: all(each.process is None for each in gateways.pool.processes()), GATEWAY_EXIT_S)
+    gateways.rpc_front.stop()
+
+    def are_gone() -> bool:
+        return gateways.rpc_front.process is None and all(each.process is None for each in gateways.pool.processes())
+
+    await wait_until(are_gone, GATEWAY_EXIT_S)
     context.state_dir.desired_state.clear()
     text = "drained" if drained else f"work was left after {exit_timeout_s:g} s"
     context.state_dir.event_log.record("stopping", f"{text}; the server ends")

@@ -3,6 +3,7 @@
 events.jsonl       what happened        logs/MODEL.log      what a model's workers printed
 wanted.json        desired state        scratch/            directories of running workers
 footprints.json    memory that each model was measured to need
+uploads/MODEL/     models that clients have sent
 deaths/MODEL/      the last crashes, a report each   NAME.kept-N   a file of which this version can make nothing
 """
 
@@ -17,6 +18,7 @@ from mmsup.supervisor.observability.model_output import ModelOutput
 from mmsup.supervisor.postmortem.archive import CrashArchive
 from mmsup.supervisor.state.desired_state import DesiredState
 from mmsup.supervisor.state.kept_aside import kept_aside
+from mmsup.supervisor.uploads.upload_store import UploadStore
 
 
 class StateDir:
@@ -27,6 +29,9 @@ class StateDir:
         self.desired_state = DesiredState(self._path / "wanted.json", settings.control_mode)
         self.crash_archive = CrashArchive(self._path / "deaths")
         self.footprints = self._path / footprint_store.FILE_NAME
+        is_open = settings.allow_model_uploads
+        self.uploads = UploadStore(self._path / "uploads", settings.max_upload_bytes) if is_open else None
+        """None where clients may not send models."""
         self.scratch = str(self._path / "scratch")
         self._outputs: dict[str, ModelOutput] = {}
 

@@ -81,7 +81,7 @@ class Candidates:
             idle_s=now_s - max(sleep.last_use_s, ready_s) if not is_loading else 0.0,
             use_rate=sleep.use.at(now_s),
             return_s=return_s,
-            kept_s=math.inf if is_changing else kept_s,
+            kept_s=math.inf if is_changing or model_usage.live_sequences(model) else kept_s,
             running_s=max(_running_times_s(instances), default=0.0),
         )
 

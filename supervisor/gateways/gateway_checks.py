@@ -10,6 +10,7 @@ from typing import Final
 from mmsup.ipc.memory.status_page import Activity, Progress
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.gateways.rpc_front import RpcFront
 
 CHECK_INTERVAL_S: Final = 0.25
 START_S: Final = 60.0
@@ -20,9 +21,10 @@ STANDBY_STALE_S: Final = 5.0
 
 
 class GatewayChecks:
-    def __init__(self, pool: GatewayPool, is_server_up: Callable[[], bool]) -> None:
+    def __init__(self, pool: GatewayPool, rpc_front: RpcFront, is_server_up: Callable[[], bool]) -> None:
         """`is_server_up`: READY has been announced; no standby is started before."""
         self._pool = pool
+        self._rpc_front = rpc_front
         self._is_server_up = is_server_up
         self._timer: asyncio.TimerHandle | None = None
 
@@ -37,6 +39,7 @@ class GatewayChecks:
                 pool.unseated.remove(gateway)
             else:
                 gateway.retire()  # one that came up to replace another: which one, the controller before knew
+        self._rpc_front.open()
         self._check()
 
     def close(self) -> None:
@@ -48,6 +51,7 @@ class GatewayChecks:
         for gateway in pool.processes():
             if gateway.process is not None and not gateway.process.is_dead:
                 _kill_if_stuck(gateway, gateway.process.progress(), now_s)
+        self._rpc_front.check(now_s)
         pool.standby.check_start()
         if pool.unseated:
             pool.on_change()  # that one has come up, only its status page says

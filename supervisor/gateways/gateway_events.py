@@ -8,7 +8,7 @@ from typing import Any
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.log_settings import LogSettings
 from mmsup.ipc.messages import gateway_control
-from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, PoisonSuspected
+from mmsup.ipc.messages.gateway_control import CommandReply, CommandRequest, PoisonSuspected, RpcFrontFailed
 from mmsup.supervisor.gateways.barrier import GatewayBarriers
 from mmsup.supervisor.gateways.broadcast import GatewayBroadcast
 from mmsup.supervisor.gateways.client_regions import ClientRegions
@@ -39,6 +39,8 @@ class GatewayEvents:
     ) -> None:
         self.on_command: OnCommand = lambda _request, _reply: None
         self.log_settings: Callable[[], LogSettings] = LogSettings
+        self.on_rpc_front_failed: Callable[[int, str], None] = lambda _number, _text: None
+        """Gets the number of a gateway whose own gRPC front does not work, and why."""
         self._pool = pool
         self._barriers = barriers
         self._broadcast = broadcast
@@ -83,6 +85,8 @@ class GatewayEvents:
                 instance = self._model_set.current_instance(message.instance, message.generation)
                 if instance is not None:
                     instance.apply(ProtocolViolated(f"its answer was not valid: {message.text}"))
+            case RpcFrontFailed(text):
+                self.on_rpc_front_failed(gateway.number, text)
             case CommandRequest():
                 failpoint("brain.asked")
                 generation = gateway.generation

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import mmsup
 from mmsup.ipc.failpoints import failpoint
@@ -23,6 +23,7 @@ from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages import gateway_control
 from mmsup.ipc.messages.handshake import WIRE_VERSION, Hello
 from mmsup.ipc.messages.keeper_control import ChildExited, ForgetChild, SignalChild
+from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.ipc.stray_signals import signal_name
 from mmsup.ipc.transport.codec import decode, encode
 from mmsup.ipc.transport.control_channel import close_fds
@@ -89,6 +90,8 @@ class GatewayContext:
     idle: IdleGroup | None = None
     """The control group in which a standby starts."""
     rng: random.Random = field(default_factory=random.Random)
+    can_relay: Callable[[], bool] = lambda: False
+    """Whether the gRPC front process could serve."""
     is_stopping: bool = False
     """No process follows another one any more."""
 
@@ -165,7 +168,7 @@ class GatewayProcess:
         if self.role is GatewayRole.STANDBY:
             self.role = GatewayRole.SERVING
         self.started_s = time.monotonic()
-        self.send(_configuration(self, self._context.settings))
+        self.send(_configuration(self, self._context))
         failpoint("brain.configured")
         self._context.owner.on_configured(self)
 
@@ -256,6 +259,8 @@ class GatewayListener:
         if isinstance(message, gateway_control.RegisterRegion) and gateway.has_answered:
             self._context.owner.on_region(gateway, message, descriptors)
             return
+        if isinstance(message, gateway_control.CommandRequest) and gateway.has_answered:
+            _take_upload(message, descriptors)
         close_fds(descriptors)
         if isinstance(message, Hello):
             gateway.has_answered = True
@@ -277,11 +282,19 @@ class GatewayListener:
         self._context.output.append(str(self._gateway.number), data)
 
 
+def _take_upload(message: gateway_control.CommandRequest, descriptors: list[int]) -> None:
+    """Put the files that came with a command among its arguments, which own their descriptor from now on."""
+    sizes: Any = message.arguments.pop("upload", None)  # JSON of a gateway
+    if isinstance(sizes, dict) and len(descriptors) == 1:
+        message.arguments["upload"] = UploadedFiles(descriptors.pop(), dict(cast("dict[str, int]", sizes)))
+
+
 def _kind(gateway: GatewayProcess) -> str:
     return "spare" if gateway.role is GatewayRole.STANDBY else "gateway"
 
 
-def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_control.ConfigureGateway:
+def _configuration(gateway: GatewayProcess, context: GatewayContext) -> gateway_control.ConfigureGateway:
+    settings = context.settings
     return gateway_control.ConfigureGateway(
         wire_version=WIRE_VERSION,
         seat=gateway.counter_table,
@@ -296,7 +309,12 @@ def _configuration(gateway: GatewayProcess, settings: Settings) -> gateway_contr
         front=settings.front,
         max_cold_requests=settings.max_cold_requests,
         max_cold_bytes=settings.max_cold_bytes,
+        cache_bytes=settings.cache_bytes // settings.gateway_seats,
         allow_hosts=settings.allow_hosts,
+        grpc_front=settings.grpc_front,
+        can_relay=context.can_relay(),
+        allow_model_uploads=settings.allow_model_uploads,
+        allow_code_uploads=settings.allow_code_uploads,
         grpc_keepalive=settings.grpc_keepalive,
         client_memory=settings.client_memory,
         client_memory_uids=settings.client_memory_uids,

@@ -8,6 +8,7 @@ and none is refused. Under systemd the same holds when the keeper dies (linux/fd
     grpc        grpc_host:grpc_port    gateways, unless the port is -1
     grpc_unix   grpc_unix              gateways, where settings name a path
     metrics     metrics_host:port      gateways, unless the port is -1
+    relay       RUNTIME_DIR/relay.sock, mode 0600: gateways, for the gRPC front process
     control     RUNTIME_DIR/control.sock, mode 0600                controller
 """
 
@@ -31,6 +32,7 @@ BACKLOG: Final = 4096
 """Connections that the kernel queues while no gateway accepts; it limits this to net.core.somaxconn."""
 CONTROL: Final = "control"
 GRPC: Final = "grpc"
+RELAY: Final = "relay"
 NO_GRPC: Final = "gRPC is not served; --grpc-port chooses another port, -1 none"
 
 
@@ -60,6 +62,7 @@ class Listeners:
         unix = {"http_unix": settings.http_unix, "grpc_unix": settings.grpc_unix}
         unix = {name: path for name, path in unix.items() if path}
         unix[CONTROL] = paths.control_socket(settings.runtime_dir)
+        unix[RELAY] = paths.relay_socket(settings.runtime_dir)
         try:
             for name, sock in (stored or {}).items():
                 self._reuse(name, sock, tcp.get(name), unix.get(name))
@@ -72,7 +75,8 @@ class Listeners:
                     self._sockets.pop(name).close()
                     self.warnings.append(f"{error}: {NO_GRPC}")
             for name, path in unix.items():
-                self._bind_unix(name, path)
+                if name != RELAY or GRPC in self.addresses or settings.grpc_unix:
+                    self._bind_unix(name, path)
         except CannotListen:
             self.close()
             raise

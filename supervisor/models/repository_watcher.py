@@ -160,7 +160,7 @@ class RepositoryWatcher:
 
     async def _apply(self, name: str, entry: ModelEntry | None) -> None:
         try:
-            await (self._update(entry) if entry is not None else self._remove(name))
+            await (self._update(entry) if entry is not None else self.remove(name))
         finally:
             self._in_progress.discard(name)
 
@@ -203,7 +203,8 @@ class RepositoryWatcher:
         except MmsupError as error:
             self._context.event_log.record("load_failed", error.operator_text, model=entry.name, code=error.code)
 
-    async def _remove(self, name: str) -> None:
+    async def remove(self, name: str) -> None:
+        """The files of a model are gone: unload it, and forget it when its processes have exited."""
         model = self._model_set.model(name)
         if model is None:
             return

@@ -27,10 +27,17 @@ class ModelUsage:
             progress = instance.process.progress()
             counted[instance.worker_id] = progress.requests
             is_used |= progress.activity in RUNNING or progress.requests != before.get(instance.worker_id, 0)
+            is_used |= progress.open_streams > 0 or progress.sequences > 0  # their states would be lost
         self._counted[model.name] = counted
         if is_used:
             model.sleep.last_use_s = now_s
             model.sleep.use = model.sleep.use.used(now_s)
+
+
+def live_sequences(model: Model) -> int:
+    """At all its workers."""
+    processes = [each.process for each in model.instances() if each.process is not None]
+    return sum(each.progress().sequences for each in processes)
 
 
 def ready_s(model: Model) -> float:

@@ -24,6 +24,11 @@ from mmsup.supervisor.linux.worker_marks import worker_mark
 
 INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 GATEWAY_OOM_ADJ: Final = -800
+RPC_FRONT_OOM_ADJ: Final = 0
+"""After workers, which hold far more; before gateways, since only its own calls are lost with it."""
+RPC_LISTENERS: Final = ("grpc", "grpc_unix")
+RELAY_LISTENER: Final = "relay"
+"""On which gateways take calls from the gRPC front process."""
 WORKER_OOM_ADJ: Final = 300
 """The kernel kills a worker for memory before any of the server's own processes."""
 ZYGOTE_OOM_ADJ: Final = 200
@@ -99,11 +104,21 @@ def host_token(number: int) -> str:
     return f"host.{number}.1"
 
 
+def rpc_front_token(number: int, generation: int) -> str:
+    """The name of one gRPC front process between controller and keeper; `generation`: that of the controller."""
+    return f"front.{number}.{generation}"
+
+
+def public_addresses(addresses: Mapping[str, str]) -> dict[str, str]:
+    """Of the listeners that clients connect to."""
+    return {name: each for name, each in addresses.items() if name not in ("control", RELAY_LISTENER)}
+
+
 def parse_token(token: str) -> tuple[str, int, int] | None:
     """Role, instance or seat, and generation; None if it is not such a token."""
     role, _, rest = token.partition(".")
     number, _, generation = rest.partition(".")
-    if role in ("worker", "gateway", "zygote", "host") and number.isdecimal() and generation.isdecimal():
+    if role in ("worker", "gateway", "zygote", "host", "front") and number.isdecimal() and generation.isdecimal():
         return role, int(number), int(generation)
     return None
 
@@ -225,6 +240,24 @@ def gateway_spawn(
         listeners=listeners,
         counter_tables=True,
         oom_score_adj=GATEWAY_OOM_ADJ,
+        note="",
+    )
+
+
+def rpc_front_spawn(front: WorkerId, environment: LaunchEnvironment, options: str, listeners: tuple[str, ...]) -> Spawn:
+    """`front`: number and generation. `options`: an RpcFrontOptions in JSON."""
+    env = {**_common_env(environment), "HOME": "/", "TMPDIR": environment.runtime_dir}
+    if DUMPABLE in environment.base_env:
+        env[DUMPABLE] = environment.base_env[DUMPABLE]
+    return Spawn(
+        token=rpc_front_token(*front),
+        argv=(sys.executable, "-m", "mmsup.relay", options),
+        env=env,
+        cwd="/",
+        procs_files=(),
+        listeners=listeners,
+        counter_tables=False,
+        oom_score_adj=RPC_FRONT_OOM_ADJ,
         note="",
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mmsup.ipc.protobuf.model_config import PACKAGE, model_config_file
-from mmsup.supervisor.config.config_error import ConfigError, unknown_name
+from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, unknown_name
 from mmsup.supervisor.config.yaml_file import ConfigSource, join_key
 
 if TYPE_CHECKING:
@@ -69,6 +69,16 @@ def read_json(text: str, name: str) -> ParsedConfig:
         text = f"is no model configuration: {_clean_message(str(error))}"
         return ParsedConfig(ConfigSource(name), {}, (ConfigError(name, text),))
     return ParsedConfig(ConfigSource(name), _to_json(message))
+
+
+def as_pbtxt(text: str, name: str) -> str:
+    """The JSON of a load request as the text of a config.pbtxt; InvalidValue if it is no model configuration."""
+    from google.protobuf import json_format, text_format  # noqa: PLC0415 - as above
+
+    errors = read_json(text, name).errors
+    if errors:
+        raise InvalidValue(errors[0].text)
+    return str(text_format.MessageToString(json_format.Parse(text, _message_class()())))
 
 
 def _clean_message(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mmsup.supervisor.config import batching_options, model_options, validators
+from mmsup.supervisor.config import batching_options, model_options, sequence_options, validators
 from mmsup.supervisor.config.config_error import (
     ConfigError,
     InvalidValue,
@@ -36,13 +36,12 @@ UNSUPPORTED_BACKENDS: Final = (
 OPTION_PREFIX: Final = "mmsup_"
 
 IGNORED_FIELDS: Final = (
-    "optimization", "response_cache", "metric_tags", "model_metrics", "cc_model_filenames",
+    "optimization", "metric_tags", "model_metrics", "cc_model_filenames",
     "runtime",
 )  # fmt: skip
 """They affect speed or metrics, never a result: one warning each."""
 
 UNSUPPORTED_FIELDS: Final = {
-    "sequence_batching": "sequences of requests are not supported; without their state the results would differ",
     "ensemble_scheduling": "ensembles are not supported",
     "batch_input": "inputs made from the batch are not supported; the model would miss them",
     "batch_output": "outputs scattered over the batch are not supported; the results would differ",
@@ -107,6 +106,9 @@ class _Interpreter:
             self.checked("max_batch_size", model_options.MODEL_OPTIONS["max_batch_size"].parse, 0, self.options)
         self.groups()
         self.dynamic_batching()
+        self.sequence_batching()
+        if self.config.get("response_cache", {}).get("enable", False):
+            self.options["response_cache"] = True
         if self.config.get("model_transaction_policy", {}).get("decoupled", False):
             self.options["decoupled"] = True
         self.parameters()
@@ -232,6 +234,16 @@ class _Interpreter:
         except InvalidValue as error:
             for key, text in error.problems:
                 self.error(f"dynamic_batching.{key}", text)
+
+    def sequence_batching(self) -> None:
+        """`sequence_batching`, as the option `sequences`."""
+        if "sequence_batching" not in self.config:
+            return
+        try:
+            self.options["sequences"] = sequence_options.from_triton(self.config["sequence_batching"])
+        except InvalidValue as error:
+            for key, text in error.problems:
+                self.error(join_key("sequence_batching", key) if key else "sequence_batching", text)
 
     def parameters(self) -> None:
         """`parameters` of the model; those that begin with mmsup_ are model options instead."""

@@ -40,8 +40,8 @@ ADD = (
 SAME = "class Model:\n    def infer(self, inputs):\n        return {'y': inputs['x']}\n"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["own", "grpcio"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("models")
     inputs = tuple(TensorSpec(f"x_{each}", each, (-1,), optional=True) for each in ITEM_BYTES)
     outputs = tuple(TensorSpec(f"y_{each}", each, (-1,)) for each in ITEM_BYTES)
@@ -54,7 +54,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_fault_model(repository, "fault")
     write_fault_model(repository, "asleep", load="on-demand")
     unix = str(tmp_path_factory.mktemp("sockets") / "grpc.sock")
-    with serving(repository, "--grpc-unix", unix) as running:
+    with serving(repository, "--grpc-unix", unix, "--grpc-front", request.param) as running:
+        eventually(lambda: running.status()["grpc_front"]["serves"], "gRPC is served")
         yield running
 
 
@@ -169,7 +170,6 @@ def test_the_rules_of_a_request_are_those_of_http(client: Client) -> None:
     text = refused("NOT_FOUND", client.infer, "no", [x])
     assert text.startswith("Request for unknown model: 'no' is not found")
     assert "version 9 is not found" in refused("NOT_FOUND", client.infer, "add", [x, y], "9")
-    assert "sequence" in refused("UNIMPLEMENTED", client.infer, "add", [x, y], sequence_id=5)
 
 
 def test_parameters_priority_and_headers_are_taken(client: Client) -> None:
@@ -345,12 +345,12 @@ def test_models_are_listed_unloaded_and_loaded(client: Client) -> None:
     )
 
 
-def test_client_shared_memory_is_not_there_and_examples_can_tell(client: Client) -> None:
+def test_regions_of_shared_memory_are_none_at_first_and_must_exist(client: Client) -> None:
     client.unregister_system_shared_memory()
     client.unregister_cuda_shared_memory()
     assert not client.get_system_shared_memory_status().regions
     assert not client.get_cuda_shared_memory_status().regions
-    assert refused("UNIMPLEMENTED", client.register_system_shared_memory, "r", "/r", 64)
+    assert refused("INVALID_ARGUMENT", client.register_system_shared_memory, "r", "/mmsup_no_such_region", 64)
 
 
 def test_log_and_trace_settings_are_changed_and_shown(client: Client) -> None:

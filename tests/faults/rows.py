@@ -76,11 +76,21 @@ ROWS: Final = {
     "F64": "a crash, a hang, an excess of memory or a load of one model of a co-location group",
     "F65": "more models asked for at one time than the memory budget holds",
     "F66": "a move of a model to host memory or back that raises, hangs or ends its process",
+    "F67": "a worker that dies, or hangs, in a stream of responses",
+    "F68": "a gateway or the controller dies under streams of responses",
+    "F69": "a reader of a stream that stops reading",
+    "F70": "a client that leaves its stream",
+    "F71": "a worker that dies, or is replaced, while sequences are live in it",
+    "F72": "SIGKILL of the gateways while sequences are live",
+    "F73": "SIGKILL of the controller while sequences are live",
     "F74": "SIGKILL of a worker that another model has called",
     "F75": "SIGKILL of a worker that waits for another model",
     "F76": "SIGKILL of a gateway, and of the controller, while models call each other",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
     "F79": "memory regions of clients without number or end, of other users, of links, devices and reserved names",
+    "F81": "SIGKILL of the gRPC front process under calls and streams",
+    "F82": "SIGKILL of a gateway under calls of the gRPC front process",
+    "F83": "a gateway whose own gRPC front does not work",
 }
 
 OPEN: Final[dict[str, str]] = {}

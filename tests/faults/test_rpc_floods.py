@@ -21,8 +21,8 @@ from harness.server import Server, eventually, serving
 from harness.victim import BYSTANDER, bystander_repository
 from http2_client import START, data, frame, headers
 from mmsup.gateway.http2 import frames
-from mmsup.gateway.http2.header_blocks import block_of, literal
 from mmsup.gateway.rpc.calls.messages import Message, message_class
+from mmsup.ipc.rpc.header_literals import block_of, literal
 from rpc_session import framed
 
 pytestmark = pytest.mark.slow

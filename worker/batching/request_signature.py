@@ -38,11 +38,12 @@ class BatchKey:
 
 
 class RequestSignature:
-    __slots__ = ("batch_key", "inputs", "outputs", "priority", "rows", "runs_alone")
+    __slots__ = ("batch_key", "inputs", "outputs", "parameters", "priority", "rows", "runs_alone")
 
     def __init__(self, message: InferSignature, batch_key: BatchKey | None) -> None:
         self.inputs = tuple([_input(each) for each in message.inputs])
         self.outputs = message.outputs
+        self.parameters = message.parameters
         self.priority = message.priority
         self.runs_alone = message.runs_alone
         """All requests that ran before it are answered before it runs."""

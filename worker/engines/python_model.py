@@ -2,7 +2,8 @@
 
     class Model:
         def load(self, context): ...     # name, version, directory, device, parameters; may be left out
-        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out; may be `async def`
+        def infer(self, inputs): ...     # dict of arrays in, dict of arrays out; may be `async def`; in a model with
+                                         # sequences it may take `sequences` too: a SequenceView for each row
         def unload(self): ...            # may be left out
         def offload(self): ...           # both or none: give memory back while nobody asks for the model,
         def restore(self): ...           # and make again what was given
@@ -57,7 +58,10 @@ from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.call_error import CallError
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.responses import mapped
+from mmsup.worker.execution.sequence_view import SequenceView
 
+SEQUENCES: Final = "sequences"
+"""The parameter of `infer` that gets the sequence of each row."""
 FALLBACK_NAME: Final = "mmsup_model"
 """The module of a file whose own name belongs to another module."""
 
@@ -129,6 +133,7 @@ class PythonModelEngine:
         self._folder = ""
         self.calls = ModelCalls()
         self.can_offload = False
+        self.sequences: Sequence[SequenceView | None] | None = None
         self.is_streaming = False
 
     def load(self, spec: ModelSpec) -> Metadata:
@@ -147,6 +152,8 @@ class PythonModelEngine:
             self._model.load(ModelContext(*own, self.calls, self._texts))
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
+        if has_parameter(self._infer, SEQUENCES):
+            self.sequences, self._infer = (), self._infer_with_sequences
         self.can_offload = can_be_offloaded(self._model)
         is_generator = inspect.isgeneratorfunction(self._infer) or inspect.isasyncgenfunction(self._infer)
         decoupled = spec.decoupled or is_generator
@@ -179,6 +186,9 @@ class PythonModelEngine:
                 made[name] = value if type(value) is np.ndarray else _as_array(value, self._dtypes.get(name))
         return made
 
+    def _infer_with_sequences(self, inputs: dict[str, Array]) -> Any:  # of the user
+        return self._model.infer(inputs, sequences=self.sequences)
+
     def shrink(self) -> None:
         torch_memory.free_cache()
 
@@ -199,6 +209,13 @@ class PythonModelEngine:
                 model.unload()
         finally:
             forget_module(self._folder)
+
+
+def has_parameter(method: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(method).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def can_be_offloaded(model: Any) -> bool:  # an instance of the user's class

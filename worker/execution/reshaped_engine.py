@@ -47,7 +47,7 @@ class ReshapedEngine:
     """The engine of a model, with its inputs and outputs reshaped. Outputs are views where numpy allows it."""
 
     def __init__(self, engine: Engine, inputs: Reshapes, outputs: Reshapes) -> None:
-        self._engine = engine
+        self.inner = engine
         self._inputs = inputs
         self._outputs = outputs
         self._batch_axes = 0
@@ -55,23 +55,23 @@ class ReshapedEngine:
 
     @property
     def can_offload(self) -> bool:
-        return as_offloading_engine(self._engine) is not None
+        return as_offloading_engine(self.inner) is not None
 
     @property
     def calls(self) -> object:
-        return getattr(self._engine, "calls", None)
+        return getattr(self.inner, "calls", None)
 
     @property
     def is_streaming(self) -> bool:
-        return as_streaming_engine(self._engine) is not None
+        return as_streaming_engine(self.inner) is not None
 
     def load(self, spec: ModelSpec) -> Metadata:
         inner = replace(
             spec, inputs=_with_inner(spec.inputs, self._inputs), outputs=_with_inner(spec.outputs, self._outputs)
         )
-        metadata = self._engine.load(inner)
+        metadata = self.inner.load(inner)
         self._batch_axes = 1 if metadata.max_batch_size else 0
-        completed = completed_spec(self._engine, inner)
+        completed = completed_spec(self.inner, inner)
         self.completed_spec = replace(spec, max_batch_size=completed.max_batch_size, batching=completed.batching)
         return replace(
             metadata,
@@ -83,10 +83,10 @@ class ReshapedEngine:
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
         del buffers  # they have the shapes of clients
-        return self._outer(self._engine.infer(self._inner(inputs), wanted))
+        return self._outer(self.inner.infer(self._inner(inputs), wanted))
 
     def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
-        engine = as_streaming_engine(self._engine)
+        engine = as_streaming_engine(self.inner)
         assert engine is not None, "its engine answers once"
         return mapped(engine.respond(self._inner(inputs), wanted), self._outer)
 
@@ -109,10 +109,10 @@ class ReshapedEngine:
         return made
 
     def shrink(self) -> None:
-        self._engine.shrink()
+        self.inner.shrink()
 
     def device_bytes(self) -> int:
-        return self._engine.device_bytes()
+        return self.inner.device_bytes()
 
     def offload(self) -> None:
         self._offloading().offload()
@@ -121,12 +121,12 @@ class ReshapedEngine:
         self._offloading().restore()
 
     def _offloading(self) -> OffloadingEngine:
-        engine = as_offloading_engine(self._engine)
+        engine = as_offloading_engine(self.inner)
         assert engine is not None, "its engine cannot be offloaded"
         return engine
 
     def unload(self) -> None:
-        self._engine.unload()
+        self.inner.unload()
 
 
 def _reshapes(spec: ModelSpec, key: str, tensors: Iterable[TensorSpec]) -> Reshapes:

@@ -30,6 +30,7 @@ from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure, call_m
 from mmsup.worker.hosting.member_loop import MemberLoop
 from mmsup.worker.serving.shared_poller import SharedPoller
 from mmsup.worker.startup.controller_channel import TEXT_LIMIT, WorkerControlChannel, read_configuration
+from mmsup.worker.startup.hidden_tensors import public_metadata
 from mmsup.worker.startup.model_load import LOAD_CODES, load_model
 
 _POLLIN: Final = 1
@@ -69,7 +70,7 @@ class Member:
         imported = tuple(each for each in ENGINE_SETS if each in sys.modules)
         self.poller.unregister(self._control.channel.fileno())  # the loop registers it again
         self._loop = _member_loop(self._control, found, self._page, self.poller)
-        self._control.send(WorkerReady(found.metadata, time.monotonic() - began_s, imported))
+        self._control.send(WorkerReady(public_metadata(spec, found.metadata), time.monotonic() - began_s, imported))
         self._page.idle(time.monotonic_ns())
         return True
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.worker.execution.executor import Executor
+from mmsup.worker.sequences.handler_choice import handler_class
 from mmsup.worker.serving.loop import SEND_RETRY_MS, ServingLoop
 from mmsup.worker.serving.shared_poller import SharedPoller
 from mmsup.worker.startup.controller_channel import WorkerControlChannel
@@ -18,7 +19,7 @@ class MemberLoop(ServingLoop):
     def __init__(
         self, control: WorkerControlChannel, executor: Executor, page: StatusPageWriter, poller: SharedPoller
     ) -> None:
-        super().__init__(control, None, executor, page, poller=poller)
+        super().__init__(control, None, executor, page, poller=poller, handler_class=handler_class(executor.spec))
         self._batch_due_ns = 0
 
     def turn(self) -> bool:

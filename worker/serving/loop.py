@@ -118,7 +118,9 @@ class ServingLoop:
         return True
 
     def _is_done(self) -> bool:
-        return bool(self._steps.due) and not self._handler.replies.pending.results and not self._outbox.replies
+        if not self._steps.due or self._handler.replies.pending.results or self._outbox.replies:
+            return False
+        return not self._links.by_fd or self._handler.is_drained(time.monotonic_ns())
 
     def _on_idle(self) -> None:
         now_ns = time.monotonic_ns()

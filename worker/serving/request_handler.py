@@ -26,6 +26,7 @@ from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, failure_of
+from mmsup.worker.execution.request_parameters import PARAMETERS
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.inline_batch import InlineBatchRunner
 from mmsup.worker.serving.known_queue import KnownQueue
@@ -43,7 +44,7 @@ class RequestHandler:
         self.queue: PriorityQueue[GatewayLink] = PriorityQueue(executor.spec)
         self.policy = BatchPolicy(executor.spec, executor.metadata.max_batch_size)
         self.replies = ReplyWriter(executor, page, outbox)
-        is_enabled = use_known_requests and not executor.spec.queue_policies
+        is_enabled = use_known_requests and not executor.spec.queue_policies and not executor.spec.interface
         self.known = KnownQueue(executor.metadata, self.queue.default_priority, is_enabled=is_enabled)
         self._inline_batches = InlineBatchRunner(executor, page, self.policy, self.replies, outbox, self.known)
         self.known_runner = KnownRunner(self.known, executor, page, self.replies, outbox)
@@ -111,6 +112,10 @@ class RequestHandler:
         for closed in self._outbox.flush():
             self.drop_link(closed)
 
+    def is_drained(self, now_ns: int) -> bool:  # noqa: ARG002 - as models with sequences have it
+        """Whether the worker may stop, or its model move out of memory, where nothing is left to run."""
+        return True
+
     # Runs.
 
     def run_next_batch(self, now_ns: int) -> tuple[int, int]:
@@ -172,6 +177,8 @@ class RequestHandler:
         self.queue.running = (request,)
         if signature.runs_alone:
             self.flush()
+        if executor.spec.interface:
+            PARAMETERS.set(signature.parameters)
         buffers = self._output_buffers(request, inputs) if executor.uses_output_buffers else NO_BUFFERS
         ready_ns = time.monotonic_ns()
         self._page.batch_started((message.id,), ready_ns)
@@ -199,6 +206,8 @@ class RequestHandler:
         if len(batch) == 1:
             self._run_one(batch[0], started_ns)
             return
+        if self._executor.spec.interface:
+            PARAMETERS.set(batch[0].signature.parameters)
         if self._inline_batches.run(batch, started_ns):
             return
         runs_alone = batch[0].signature.runs_alone

@@ -10,6 +10,7 @@ from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
 from mmsup.ipc.messages.worker_control import LoadProgress
 from mmsup.ipc.specs import ModelSpec
 from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
+from mmsup.worker.startup.hidden_tensors import check_hidden_tensors, with_hidden_tensors
 
 if TYPE_CHECKING:
     from mmsup.worker.execution.engine import Engine  # imports numpy
@@ -27,6 +28,7 @@ def load_model(
     from mmsup.worker.execution.engine import LIBRARIES, open_engine  # noqa: PLC0415 - imports numpy, with its threads
     from mmsup.worker.execution.reshaped_engine import with_reshapes  # noqa: PLC0415
 
+    spec = with_hidden_tensors(spec)
     send(LoadProgress(f"importing {LIBRARIES[spec.engine]}"))
     engine = call_model_code(lambda: with_reshapes(open_engine(spec.interface or spec.engine), spec), spec)
     if isinstance(engine, ModelFailure):
@@ -40,8 +42,9 @@ def load_model(
 def _load(
     send: Callable[[object], None], engine: Engine, spec: ModelSpec, page: StatusPageWriter
 ) -> Executor | ModelFailure:
-    from mmsup.worker.execution.engine import completed_spec  # noqa: PLC0415 - as above
+    from mmsup.worker.execution.engine import as_streaming_engine, completed_spec  # noqa: PLC0415 - as above
     from mmsup.worker.execution.executor import Executor  # noqa: PLC0415 - as above
+    from mmsup.worker.execution.initial_state import initial_states  # noqa: PLC0415
     from mmsup.worker.startup.warm_up import wants_warm_up, warm_up  # noqa: PLC0415
 
     send(LoadProgress(f"loading {spec.artefact}"))
@@ -51,6 +54,16 @@ def _load(
     if spec.decoupled and not metadata.decoupled:
         text = f"model '{spec.name}' is configured as decoupled, and only a Python class can answer many times"
         return ModelFailure("config_mismatch", text)
+    if spec.sequences is not None:
+        if as_streaming_engine(engine) is not None:
+            text = f"model '{spec.name}' has sequences: its infer is to be a plain method that returns one response"
+            return ModelFailure("config_mismatch", text)
+        for checked in (
+            call_model_code(check_hidden_tensors, spec, spec, metadata),
+            call_model_code(initial_states, spec, spec),
+        ):
+            if isinstance(checked, ModelFailure):
+                return checked
     page.set_activity(Activity.WARMING, time.monotonic_ns())
     send(LoadProgress("warming up", is_warm_up=True))
     spec = completed_spec(engine, spec)

@@ -18,7 +18,7 @@ from mmsup.worker.calls.model_calls import calls_of
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import Response
 from mmsup.worker.execution.executor import Executor, failure_of_run
-from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure
 from mmsup.worker.streaming.event_loop import TurnedEventLoop
 from mmsup.worker.streaming.open_stream import OpenStream, caller_of
 from mmsup.worker.streaming.part_writer import PartWriter
@@ -40,6 +40,8 @@ class AwaitedStreams:
         self._writer = writer
         self._on_end = on_end
         self._calls = calls_of(executor.engine)
+        self._lost: DeviceLost | None = None
+        """What a task ended with that ends the process: asyncio would only log it."""
 
     def start(self, stream: OpenStream, answer: Any, inputs: Arrays) -> None:  # of the model
         stream.room = asyncio.Event()
@@ -52,6 +54,8 @@ class AwaitedStreams:
         self._page.step(STEPPING_ALL, time.monotonic_ns())
         self.events.turn()
         self._page.stepped()
+        if self._lost is not None:
+            raise self._lost
 
     def is_silent(self, stream: OpenStream, now_ns: int) -> bool:
         """Only after its first response: until then the request has its deadline. A model that it has called is judged
@@ -104,8 +108,12 @@ class AwaitedStreams:
     def _on_done(self, stream: OpenStream, task: asyncio.Task[None]) -> None:
         stream.task = None
         error = asyncio.CancelledError("it was cancelled from within") if task.cancelled() else task.exception()
-        if error is not None and stream.failure is None:
-            stream.failure = failure_of_run(error, self._spec)
+        try:
+            if error is not None and stream.failure is None:
+                stream.failure = failure_of_run(error, self._spec)
+        except DeviceLost as lost:
+            self._lost = lost
+            return
         self._on_end(stream)
 
     def close(self) -> None:

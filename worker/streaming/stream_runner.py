@@ -21,6 +21,7 @@ from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import Response, as_streaming_engine, int_parameter
 from mmsup.worker.execution.executor import Executor, failure_of_run
 from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
+from mmsup.worker.execution.request_parameters import PARAMETERS
 from mmsup.worker.execution.responses import close, is_awaited
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
@@ -85,6 +86,7 @@ class StreamRunner:
         stream = self.table.add(request, times)
         self._page.batch_started((request.message.id,), now_ns)
         CALLER.set(caller_of(request))
+        PARAMETERS.set(request.signature.parameters)
         try:
             answer = self._engine.respond(inputs, self._writer.names(stream))
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, asyncio's CancelledError too

@@ -94,8 +94,11 @@ class StreamingLoop(ServingLoop):
         executor: Executor,
         page: StatusPageWriter,
         *,
+        handler_class: type[RequestHandler] = RequestHandler,
         poller: select.poll | SharedPoller | None = None,
     ) -> None:
+        """`handler_class`: of a model that answers once, which this one is not."""
+        assert handler_class is RequestHandler, "a model whose requests are open side by side has no sequences"
         super().__init__(control, zeromq, executor, page, handler_class=StreamingHandler, poller=poller)
         assert isinstance(self._handler, StreamingHandler), "it made another handler"
         self._streaming = self._handler

@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from mmsup.gateway.http2.header_blocks import Headers, block_of, literal
-from mmsup.gateway.http2.stream import Stream
 from mmsup.gateway.rpc.calls import message_framing, status
+from mmsup.gateway.rpc.calls.call_stream import CallStream
 from mmsup.gateway.rpc.calls.message_framing import MessageReader
 from mmsup.gateway.rpc.calls.message_receiver import MessageReceiver
 from mmsup.gateway.rpc.calls.receive_memory import ReceiveMemory
 from mmsup.ipc.errors import CallerError, MmsupError
+from mmsup.ipc.rpc.header_literals import Headers, block_of, literal
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS_NS: Final = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 10**9, b"m": 10**6, b"u": 1000, b"n": 1}
@@ -51,7 +51,7 @@ class RpcCall:
     __slots__ = ("_has_headers", "_receiver", "_stream", "handler", "is_over", "metadata", "on_tick", "release")
     # fmt: on
 
-    def __init__(self, stream: Stream, memory: ReceiveMemory, limit_bytes: int, window: int = 0) -> None:
+    def __init__(self, stream: CallStream, memory: ReceiveMemory, limit_bytes: int, window: int = 0) -> None:
         """`window`: what a client may send beyond a message that is being received; 0 for a method that takes one."""
         self._stream = stream
         reader = MessageReader(limit_bytes, header(stream.headers, b"grpc-encoding") or b"identity")
@@ -153,6 +153,6 @@ def is_grpc(headers: Headers) -> bool:
     return is_call and header(headers, b":method") == b"POST"
 
 
-def refuse_http(stream: Stream) -> None:
+def refuse_http(stream: CallStream) -> None:
     """Answer a request that is no call of gRPC."""
     stream.end(_NO_GRPC)

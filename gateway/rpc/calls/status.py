@@ -9,8 +9,8 @@ import math
 from typing import Final
 
 from mmsup.gateway.http import error_status
-from mmsup.gateway.http2.header_blocks import block_of
 from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.rpc.header_literals import block_of
 
 OK: Final = 0
 CANCELLED: Final = 1
@@ -41,6 +41,7 @@ STATUS: Final[dict[str, int]] = {
     "too_large": RESOURCE_EXHAUSTED,
     "unsupported_media": UNIMPLEMENTED,
     "request_quarantined": FAILED_PRECONDITION,
+    "sequence_unknown": INVALID_ARGUMENT,
     "not_found": NOT_FOUND,
     "already_exists": ALREADY_EXISTS,
     "not_implemented": UNIMPLEMENTED,
@@ -67,6 +68,7 @@ STATUS: Final[dict[str, int]] = {
     "insufficient_gpu_memory": RESOURCE_EXHAUSTED,
     "model_loading": UNAVAILABLE,
     "model_restarting": UNAVAILABLE,
+    "sequence_lost": UNAVAILABLE,
     # ours
     "queue_full": UNAVAILABLE,
     "no_buffer": UNAVAILABLE,

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from mmsup.gateway.http.response import WRITE_TIMEOUT_S
 from mmsup.gateway.infer.handler import client_error
 from mmsup.gateway.rpc.calls import status
 from mmsup.gateway.rpc.calls.call import Parts, RpcCall
 from mmsup.gateway.rpc.calls.messages import Message, message_class
 from mmsup.gateway.rpc.infer import infer_messages
-from mmsup.gateway.rpc.infer.infer_call import InferCall
+from mmsup.gateway.rpc.infer.infer_call import InferCall, InferReceiver
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
 
 _STREAM_REPLY: Final = message_class("inference.ModelStreamInferResponse")
@@ -19,10 +20,7 @@ COLD_METADATA: Final = (b"x-mmsup-cold", b"1")
 OPEN_LIMIT: Final = 1024
 """Inferences of one stream that are not answered yet: from here on its client has to wait."""
 MOVES: Final = "this stream ends here, as the process that serves it is replaced or stops: open another one"
-MakeInfer = Callable[
-    [Callable[[InferCall, Parts], None], Callable[[InferCall, MmsupError], None], Callable[[], None]], InferCall
-]
-"""With what it calls: the reply, the error, that the model is loaded first."""
+MakeInfer = Callable[[InferReceiver], InferCall]
 
 
 class UnaryCall:
@@ -71,9 +69,11 @@ class UnaryCall:
 class ModelInferCall:
     """One ModelInferRequest, one ModelInferResponse."""
 
+    takes_many = False
+
     def __init__(self, call: RpcCall, make_infer: MakeInfer) -> None:
         self._call = call
-        self._infer = make_infer(self._deliver, self._refuse, self._on_cold)
+        self._infer = make_infer(self)
         self._is_started = False
         self._is_delivered = False
 
@@ -89,17 +89,24 @@ class ModelInferCall:
         if not self._is_started:
             self._call.fail(CallerError("bad_request", "the call has no message"))
 
-    def _on_cold(self) -> None:
+    def on_cold(self) -> None:
         self._call.metadata.append(COLD_METADATA)
 
-    def _deliver(self, _: InferCall, parts: Parts) -> None:
+    def deliver(self, infer: InferCall, parts: Parts) -> None:
+        del infer
         self._is_delivered = True
         self._call.reply(parts)  # calls `on_sent`, at once unless the client reads slowly
         self._call.finish()
 
-    def _refuse(self, infer: InferCall, error: MmsupError) -> None:
+    def refuse(self, infer: InferCall, error: MmsupError) -> None:
         self._call.fail(error)
         infer.close()
+
+    async def deliver_part(self, infer: InferCall, parts: Parts) -> None:
+        raise AssertionError(f"a call with one reply gets a part of many: {infer}, {len(parts)}")
+
+    def end(self, infer: InferCall) -> None:
+        raise AssertionError(f"a call with one reply gets none: {infer}")
 
     def on_cancel(self) -> None:
         if not self._is_delivered:
@@ -114,7 +121,10 @@ class ModelInferCall:
 
 class ModelStreamInferCall:
     """Many ModelInferRequests, each with its replies: requests run side by side, and each is answered when it is done.
-    An error is a reply; with `triton_grpc_error: true` in the metadata of the call it ends the stream instead."""
+    An error is a reply; with `triton_grpc_error: true` in the metadata of the call it ends the stream instead. A model
+    that answers many times is read as fast as the client reads."""
+
+    takes_many = True
 
     def __init__(self, call: RpcCall, make_infer: MakeInfer, *, ends_at_error: bool, timeout_s: float | None) -> None:
         self._call = call
@@ -123,6 +133,8 @@ class ModelStreamInferCall:
         self._running: dict[InferCall, int] = {}
         """With the size of the message of each."""
         self._unsent: list[InferCall] = []
+        self._part_waiters: list[asyncio.Future[None]] = []
+        """Of parts that wait until they have left."""
         self._is_half_closed = False
         self._is_retired = False
         self._timer: asyncio.TimerHandle | None = None
@@ -130,7 +142,7 @@ class ModelStreamInferCall:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._on_deadline)
 
     def on_message(self, message: bytes) -> None:
-        infer = self._make_infer(self._deliver, self._refuse, self._on_cold)
+        infer = self._make_infer(self)
         if self._is_retired:
             infer.fail(ServerError("draining", MOVES))
             self._call.release(len(message))
@@ -146,15 +158,15 @@ class ModelStreamInferCall:
         self._is_half_closed = True
         self._finish_if_done()
 
-    def _on_cold(self) -> None:
+    def on_cold(self) -> None:
         """The headers of a stream may have gone already."""
 
-    def _deliver(self, infer: InferCall, parts: Parts) -> None:
+    def deliver(self, infer: InferCall, parts: Parts) -> None:
         self._unsent.append(infer)
         self._call.reply(infer_messages.stream_parts(parts))
         self._end(infer)
 
-    def _refuse(self, infer: InferCall, error: MmsupError) -> None:
+    def refuse(self, infer: InferCall, error: MmsupError) -> None:
         infer.close()
         if self._ends_at_error:
             self._running.pop(infer, None)
@@ -164,6 +176,24 @@ class ModelStreamInferCall:
         shown = _STREAM_REPLY(error_message=status.message(error))
         shown.infer_response.id = infer.client_id
         self._call.reply([shown.SerializeToString()])
+        self._end(infer)
+
+    async def deliver_part(self, infer: InferCall, parts: Parts) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._part_waiters.append(waiter)
+        self._call.reply(infer_messages.stream_parts(parts))  # calls `on_sent` at once unless the client reads slowly
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await waiter
+        except TimeoutError:
+            self._running.pop(infer, None)
+            error = ServerError("cancelled", "the client did not read its responses")
+            self._call.fail(error)
+            self.on_cancel()
+            raise error from None
+
+    def end(self, infer: InferCall) -> None:
+        infer.close()
         self._end(infer)
 
     def _end(self, infer: InferCall) -> None:
@@ -199,6 +229,10 @@ class ModelStreamInferCall:
             self._timer.cancel()
 
     def on_sent(self) -> None:
+        waiters, self._part_waiters = self._part_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         unsent, self._unsent = self._unsent, []
         for each in unsent:
             each.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.dispatch.in_flight import RequestEvent
@@ -21,11 +21,14 @@ from mmsup.gateway.observability.request_counters import RequestTimer
 from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
+from mmsup.gateway.protocol.sequences.sequence_parameters import sequence_flags
 from mmsup.gateway.rpc.calls.call import Parts
 from mmsup.gateway.rpc.calls.messages import Message
-from mmsup.gateway.rpc.infer import infer_messages
+from mmsup.gateway.rpc.infer import infer_messages, stream_replies
 from mmsup.gateway.rpc.infer.infer_messages import RpcRequest
 from mmsup.gateway.rpc.infer.known_messages import KnownMessage, KnownMessages, ReplyTemplate
+from mmsup.gateway.sequences.sequence_turns import Turn
+from mmsup.gateway.streaming.response_stream import ResponseStream
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.messages.data import InferReply
@@ -56,6 +59,26 @@ class RequestBody:
             wait.deadline_ns = min(wait.deadline_ns, wait.client_deadline_ns)
 
 
+class InferReceiver(Protocol):
+    """Who gets what becomes of an inference: its reply, or an error; once, but for parts before it."""
+
+    takes_many: bool
+    """Any number of replies can be delivered."""
+
+    def deliver(self, infer: InferCall, parts: Parts) -> None:
+        """The reply, or the last of many."""
+
+    def refuse(self, infer: InferCall, error: MmsupError) -> None: ...
+    def on_cold(self) -> None:
+        """The model is loaded first."""
+
+    async def deliver_part(self, infer: InferCall, parts: Parts) -> None:
+        """One reply of many; returns when its memory is not needed any more."""
+
+    def end(self, infer: InferCall) -> None:
+        """There is no further reply."""
+
+
 class InferContext:
     """What the inferences of a gateway over gRPC share. `is_local`: those of listeners that only this machine can
     reach; they have `known` in common with all others."""
@@ -69,8 +92,8 @@ class InferContext:
 class InferCall:
     # fmt: off
     __slots__ = (
-        "_context", "_deliver", "_dispatched", "_known", "_on_cold", "_parsed", "_refuse", "_task",
-        "client_deadline_ns", "client_id", "request", "timer",
+        "_context", "_dispatched", "_known", "_parsed", "_receiver", "_task", "client_deadline_ns",
+        "client_id", "request", "timer",
     )
     # fmt: on
 
@@ -78,17 +101,12 @@ class InferCall:
         self,
         context: InferContext,
         client_deadline_ns: int,
-        deliver: Callable[[InferCall, Parts], None],
-        refuse: Callable[[InferCall, MmsupError], None],
-        on_cold: Callable[[], None],
+        receiver: InferReceiver,
     ) -> None:
-        """`client_deadline_ns`: that of the call by CLOCK_MONOTONIC, 0 without one. `on_cold` is called if the model is
-        loaded for it first."""
+        """`client_deadline_ns`: that of the call by CLOCK_MONOTONIC, 0 without one."""
         self._context = context
         self.client_deadline_ns = client_deadline_ns
-        self._deliver = deliver
-        self._refuse = refuse
-        self._on_cold = on_cold
+        self._receiver = receiver
         self.timer = RequestTimer(context.inference.counters, "", "")
         self.request: RpcRequest
         self.client_id = ""
@@ -132,7 +150,7 @@ class InferCall:
             queue.enqueue(request.model, COST, self._start_queued)
 
     def _start_queued(self) -> bool:
-        if self._deliver is _discard:
+        if self._receiver is _NOBODY:
             return False
         try:
             self._open()
@@ -148,6 +166,9 @@ class InferCall:
             self._spawn(self._serve)
             return
         self._dispatched = dispatched
+        if dispatched.metadata.decoupled:
+            self._spawn(self._serve)
+            return
         size = request.blob_bytes
         buffer = None if _is_slow_to_check(request, dispatched.metadata) else dispatched.try_allocate(size)
         if buffer is None:
@@ -158,20 +179,26 @@ class InferCall:
             buffer[at : at + len(each)] = each
             at += len(each)
         parsed = self._parse(dispatched, buffer)
-        if parsed.uses_regions or not dispatched.try_infer(parsed.job, self._on_event):
+        is_slow = dispatched.spec.response_cache or not parsed.is_cacheable
+        if is_slow or not dispatched.try_infer(parsed.job, self._on_event):
             self._spawn(partial(self._finish, None))
 
     def _parse(self, dispatched: DispatchedRequest, buffer: memoryview) -> ParsedRequest:
         """Check the request against the metadata of its model, and apply what it asks for."""
         request, metadata, known, version = self.request, dispatched.metadata, self._known, dispatched.spec.version
+        if metadata.decoupled and not self._receiver.takes_many:
+            raise infer_request.decoupled_error(request.model)
         if isinstance(known, KnownMessage) and known.is_good_for(version, metadata):
             parsed = known.parsed
         else:
             blobs = Blobs(buffer, 0, request.blob_bytes)
             parsed = ParsedRequest(
-                infer_request.parse_request(request.document, request.model, metadata, blobs), metadata
+                infer_request.parse_request(request.document, request.model, metadata, blobs, may_stream=True),
+                metadata,
             )
-            if isinstance(known, bytes):
+            if parsed.request.sequence is not None:
+                self._known = None
+            elif isinstance(known, bytes):
                 self._known = self._context.known.add(known, request, parsed, version)
             elif known is not None:
                 known.renew(parsed, version)
@@ -230,14 +257,14 @@ class InferCall:
                 known.reply = ReplyTemplate(signature.packed, result.outputs, names, parts)
         self.timer.finish(result.reply, parsed.inference_count)
         self.request.blobs.clear()  # the reply may wait long for its client
-        self._deliver(self, parts)
+        self._receiver.deliver(self, parts)
 
     def fail(self, error: Exception) -> None:
         model = getattr(error, "model", "")
         if not self.timer.model and model in self._context.inference.router.routes:  # not any name that clients make up
             self.timer.model = model
         self.timer.fail(error)
-        self._refuse(self, handler.client_error(error))
+        self._receiver.refuse(self, handler.client_error(error))
 
     # What waits.
 
@@ -256,35 +283,49 @@ class InferCall:
         self._take(request)
 
     async def _serve(self) -> None:
-        """Find a worker and memory, waiting for both, and serve the request."""
+        """Find a worker and memory, waiting for both, and serve the request. What comes behind it in its sequence
+        waits too."""
         request, size = self.request, self.request.blob_bytes
-        dispatched = self._dispatched
-        if dispatched is None:
-            body = RequestBody(self, size, self._on_cold)
-            dispatched = await self._context.inference.router.open(request.model, request.version, None, body)
-            self._dispatched = dispatched
-        buffer = await dispatched.allocate(size)
-        at = 0
-        for each in request.blobs:
-            await request_body.copy_in_steps(each, buffer[at : at + len(each)])
-            at += len(each)
-        if _is_slow_to_check(request, dispatched.metadata):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
+        flags = sequence_flags(request.document["parameters"])
+        with self._context.inference.sequences.turn(request.model, request.version, flags) as turn:
+            dispatched = self._dispatched
+            if dispatched is None:
+                body = RequestBody(self, size, self._receiver.on_cold)
+                dispatched = await self._context.inference.router.open(request.model, request.version, None, body)
+                self._dispatched = dispatched
+            buffer = await dispatched.allocate(size)
+            at = 0
+            for each in request.blobs:
+                await request_body.copy_in_steps(each, buffer[at : at + len(each)])
+                at += len(each)
+            if _is_slow_to_check(request, dispatched.metadata):
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._context.inference.parser_executor, self._parse, dispatched, buffer)
+            else:
+                self._parse(dispatched, buffer)
+            if not dispatched.metadata.decoupled:
+                await self._finish(None, turn)
+                return
+        receiver, parsed, router = self._receiver, self._parsed, self._context.inference.router
+        assert parsed is not None, "a request was opened and not parsed"
+        responses = ResponseStream(dispatched, parsed.job, router, self.timer)
+        await stream_replies.deliver_all(responses, dispatched, parsed, partial(receiver.deliver_part, self))
+        self.timer.finish(responses.last_reply, parsed.inference_count)
+        if request.wants_final:
+            receiver.deliver(self, stream_replies.final_reply(dispatched, parsed))
         else:
-            self._parse(dispatched, buffer)
-        await self._finish(None)
+            receiver.end(self)
 
-    async def _finish(self, event: RequestEvent | None) -> None:
+    async def _finish(self, event: RequestEvent | None, turn: Turn | None = None) -> None:
         """Wait for the rest; `event` is None if the request was not sent."""
         dispatched, parsed = self._dispatched, self._parsed
         assert dispatched is not None, "a request waits before it is opened"
         assert parsed is not None, "a request waits before it is parsed"
+        inference = self._context.inference
         if parsed.uses_regions:
-            inference = self._context.inference
-            result = await inference.infer_with_regions(dispatched, parsed, is_local=self._context.is_local)
+            result = await inference.infer_with_regions(dispatched, parsed, turn, is_local=self._context.is_local)
         else:
-            result = await dispatched.resume(parsed.job, event)
+            result = await inference.infer(dispatched, parsed, event, turn)
         if _is_slow_to_build(parsed):
             loop = asyncio.get_running_loop()
             executor = self._context.inference.parser_executor
@@ -297,7 +338,7 @@ class InferCall:
 
     def cancel(self) -> None:
         """The client is gone: nothing is delivered."""
-        self._deliver, self._refuse = _discard, _discard
+        self._receiver = _NOBODY
         self.timer.fail(asyncio.CancelledError())
         if self._task is not None:
             self._task.cancel()
@@ -310,7 +351,7 @@ class InferCall:
         dispatched, self._dispatched = self._dispatched, None
         if dispatched is not None:
             dispatched.close()
-        self._deliver, self._refuse = _discard, _discard  # they refer back to this: the cycle would keep the message
+        self._receiver = _NOBODY  # it refers back to this: the cycle would keep the message
         self._known = self._parsed = None
         self.request = _NO_REQUEST
 
@@ -340,5 +381,16 @@ def _labelled_context(dispatched: DispatchedRequest, parsed: ParsedRequest) -> i
     return handler.response_context(dispatched, parsed, read_labels=True)
 
 
-def _discard(_: InferCall, __: object) -> None:
+class _Nobody:
     """Gets the outcome of a call whose client is gone."""
+
+    takes_many = False
+
+    def deliver(self, infer: InferCall, parts: Parts) -> None: ...
+    def refuse(self, infer: InferCall, error: MmsupError) -> None: ...
+    def on_cold(self) -> None: ...
+    async def deliver_part(self, infer: InferCall, parts: Parts) -> None: ...
+    def end(self, infer: InferCall) -> None: ...
+
+
+_NOBODY: Final = _Nobody()

@@ -55,6 +55,8 @@ class RpcRequest:
     document: Json
     blobs: list[bytes | memoryview]
     """The data of its inputs, in their order."""
+    wants_final: bool = False
+    """After the last of many responses an empty one, which says so."""
 
     @property
     def blob_bytes(self) -> int:
@@ -112,9 +114,9 @@ def read_request(message: Message) -> RpcRequest:
         given = scalars(each.parameters)
         outputs.append({"name": each.name, "parameters": given if _REGION in given else {**given, "binary_data": True}})
     parameters = {**scalars(message.parameters), "binary_data_output": True}
-    parameters.pop(EMPTY_FINAL, None)
+    wants_final = parameters.pop(EMPTY_FINAL, False) is True
     document = {"id": message.id, "parameters": parameters, "inputs": shown, "outputs": outputs}
-    return RpcRequest(model, message.model_version, message.id, document, blobs)
+    return RpcRequest(model, message.model_version, message.id, document, blobs, wants_final)
 
 
 def scalars(parameters: Any) -> Json:  # a map of InferParameter

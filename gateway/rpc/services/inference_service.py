@@ -10,10 +10,16 @@ from google.protobuf import json_format
 from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.observability import statistics
-from mmsup.gateway.observability.controller_status import CallController, ControllerStatus, ask_controller
+from mmsup.gateway.observability.controller_status import (
+    CallController,
+    ControllerStatus,
+    ask_controller,
+    change_model,
+)
 from mmsup.gateway.observability.request_counters import RequestCounters
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
+from mmsup.gateway.protocol.control_calls import FILE_PREFIX, check_local, load_request
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, methods
 from mmsup.gateway.rpc.calls.peer import RpcPeer
 from mmsup.gateway.rpc.services import settings_messages as settings
@@ -61,8 +67,8 @@ class InferenceService:
 
     async def handle(self, method: str, request: Message, peer: RpcPeer) -> Message:
         """The reply of one method."""
-        if method in CONTROL and not peer.is_local and getattr(request, "settings", True):
-            raise CallerError("forbidden", "control calls are answered on loopback and UNIX listeners only")
+        if method in CONTROL and getattr(request, "settings", True):
+            check_local(is_local=peer.is_local)
         reply = methods(INFERENCE)[method].reply()
         handler = self._handlers.get(method)
         if handler is None:  # about regions of shared memory
@@ -126,16 +132,16 @@ class InferenceService:
     async def _change(self, command: str, request: Message) -> Json:
         _check_repository(request.repository_name)
         name = request.model_name
-        parameters: Json = {}
+        given: Json = {}
         for key, value in request.parameters.items():
             kind = value.WhichOneof("choice")
-            if key.startswith("file:"):
-                text = f"failed to load '{name}': files may not be sent to this server"
-                raise CallerError("forbidden", text, model=name)
-            if kind is None or kind == "bytes_param":
+            is_file = key.startswith(FILE_PREFIX)
+            if kind is None or (kind == "bytes_param" and not is_file):
                 raise CallerError("bad_request", f"parameter '{key:.80}' is no scalar", model=name)
-            parameters[key] = getattr(value, kind)
-        await self._call_controller(command, {"name": name, **({"parameters": parameters} if parameters else {})})
+            given[key] = getattr(value, kind)
+        parsed = load_request(name, given, self._router.configuration, long_name_code="load_failed")
+        arguments = {"name": name, **({"parameters": parsed.parameters} if parsed.parameters else {})}
+        await change_model(self._call_controller, command, arguments, parsed.files)
         return {}
 
 

@@ -80,6 +80,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "gateways": Flag("N", "Gateway processes."),
     "spare_gateway": Flag(BOOL, "Keep one more started, as a standby for one that exits."),
     "arena_bytes": Flag("SIZE", "Shared memory for tensors, each gateway."),
+    "cache_bytes": Flag("local,size=SIZE", "Response cache of models that have one, all gateways together."),
     "max_requests": Flag("N", "Open requests of each gateway, shared by all models."),
     "max_request_bytes": Flag("SIZE", "Bytes of their bodies, shared likewise."),
     "memory_budget_bytes": Flag(
@@ -101,6 +102,9 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "strict_readiness": Flag(BOOL, "Ready only while every requested model serves; otherwise one is enough."),
     "startup_grace_s": Flag("S", "How long first loads may hold readiness back while another model serves already."),
     "exit_on_error": Flag(BOOL, "End if a model fails at the start."),
+    "allow_model_uploads": Flag(BOOL, "Take files of models with load requests, from clients of this machine."),
+    "allow_code_uploads": Flag(BOOL, "Take such with code in them too: whoever can load a model can run anything."),
+    "max_upload_bytes": Flag("SIZE", "All such files together; they are kept in the state directory."),
     "exit_timeout_s": Flag("S", "How long a stop waits for requests in flight."),
     "kill_limit_s": Flag("S", "How long a killed worker may take to exit before it is quarantined."),
     "server_name": Flag("NAME", "The server's name in its metadata."),

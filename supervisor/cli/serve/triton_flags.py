@@ -14,7 +14,7 @@ _OTHER_FLAGS: Final = """
     grpc-header-forward-pattern grpc-infer-allocation-pool-size grpc-infer-thread-count
     grpc-max-response-pool-size grpc-infer-response-compression-level
     allow-cpu-metrics allow-gpu-metrics backend-config backend-directory buffer-manager-thread-count
-    cache-config cache-directory cuda-memory-pool-byte-size disable-auto-complete-config
+    cache-directory cuda-memory-pool-byte-size disable-auto-complete-config
     http-header-forward-pattern http-thread-count log-file metrics-config
     metrics-interval-ms min-supported-compute-capability model-config-name model-load-retry-count
     pinned-memory-pool-byte-size rate-limit rate-limit-resource trace-config

@@ -17,10 +17,8 @@ from mmsup.gateway.http2.header_blocks import (
     KNOWN_LIMIT,
     LIST_LIMIT_BYTES,
     HeaderBlocks,
-    Headers,
-    block_of,
-    literal,
 )
+from mmsup.ipc.rpc.header_literals import Headers, block_of, literal
 
 NAMES = st.sampled_from([b"a", b"b", b":path", b"content-type", b"te"])
 VALUES = st.sampled_from([b"", b"1", b"2", b"application/grpc", b"x" * 60])

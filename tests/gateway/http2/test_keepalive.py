@@ -9,7 +9,7 @@ from typing import cast
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.keepalive import KeepaliveTimer
 from mmsup.gateway.http2.outgoing import Outgoing
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 
 
 class Connection:

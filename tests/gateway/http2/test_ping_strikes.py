@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmsup.gateway.http2.ping_strikes import NO_CALLS_INTERVAL_S, PingStrikes
-from mmsup.ipc.rpc_keepalive import RpcKeepalive
+from mmsup.ipc.rpc.keepalive import RpcKeepalive
 
 
 def test_without_an_interval_no_ping_is_a_strike() -> None:

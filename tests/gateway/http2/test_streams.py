@@ -12,8 +12,9 @@ from http2_client import GET, Frame, Peer, data, frame, headers
 from mmsup.gateway.http2 import frames
 from mmsup.gateway.http2.flood_limit import ALLOWANCES, ANSWERED, EMPTY, UPDATES
 from mmsup.gateway.http2.frames import ConnectionFault
-from mmsup.gateway.http2.header_blocks import BLOCK_LIMIT_BYTES, Headers, block_of
+from mmsup.gateway.http2.header_blocks import BLOCK_LIMIT_BYTES
 from mmsup.gateway.http2.streams import CONNECTION_WINDOW, SHORT_S, STREAM_WINDOW, STREAMS_LIMIT, are_sound
+from mmsup.ipc.rpc.header_literals import Headers, block_of
 
 PRIORITY_OF_ITSELF = b"\0\0\0\x03\x10"
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fake_router import metadata
 from mmsup.gateway.client_memory.region_rules import RegionSpan
 from mmsup.gateway.protocol import binary_tensors, infer_request, json_document
+from mmsup.gateway.protocol.sequences.sequence_parameters import SequenceFlags
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec
 
@@ -163,11 +164,12 @@ def test_an_output_goes_to_one_place(other: Any) -> None:
     assert f"both 'shared_memory_region' and '{next(iter(other))}'" in caught.value.text
 
 
-def test_sequences_are_not_implemented_and_sequence_id_0_is_none() -> None:
-    with pytest.raises(CallerError) as caught:
-        read({"inputs": [X, N], "parameters": {"sequence_id": 5}})
-    assert caught.value.code == "not_implemented"
-    assert read({"inputs": [X, N], "parameters": {"sequence_id": 0}}).parameters == {}
+def test_the_parameters_of_a_sequence_are_not_those_of_the_model_and_sequence_id_0_is_none() -> None:
+    given = {"sequence_id": 5, "sequence_start": True, "mine": 1}
+    found = read({"inputs": [X, N], "parameters": given})
+    assert (found.sequence, found.parameters) == (SequenceFlags(5, is_start=True), {"mine": 1})
+    none = read({"inputs": [X, N], "parameters": {"sequence_id": 0}})
+    assert (none.sequence, none.parameters) == (None, {})
 
 
 @pytest.mark.parametrize(("batch", "fits"), [(0, False), (1, True), (4, True), (5, False)])

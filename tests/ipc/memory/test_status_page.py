@@ -11,6 +11,7 @@ import pytest
 from mmsup.ipc.memory.status_page import (
     RING,
     STATUS_PAGE_BYTES,
+    STEPPING_ALL,
     Activity,
     StatusPageReader,
     StatusPageWriter,
@@ -96,4 +97,31 @@ def test_a_page_cannot_be_shrunk_under_its_readers(page: int) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(page, 0)
     assert os.fstat(page).st_size == STATUS_PAGE_BYTES
+    os.close(page)
+
+
+def test_an_open_stream_has_started_however_many_started_since_and_its_step_is_executed(
+    page: int,
+) -> None:
+    writer, reader = StatusPageWriter(page), StatusPageReader(page)
+    for place, number in enumerate((2**62 + 1, 2**62 + 2)):
+        writer.set_stream(place, number)
+        writer.request_started(number)
+        writer.batch_executed(1)
+    for number in range(RING + 5):
+        writer.request_started(number + 1)
+        writer.batch_executed(1)
+    assert {2**62 + 1, 2**62 + 2} <= reader.started()
+    assert reader.read().open_streams == 2
+    assert reader.executing() == set()
+    writer.step(2**62 + 2, 5)
+    assert reader.executing() == {2**62 + 2}
+    assert (reader.read().activity, reader.read().since_ns) == (Activity.BUSY, 5)
+    writer.step(STEPPING_ALL, 6)
+    assert reader.executing() == {2**62 + 1, 2**62 + 2}
+    writer.stepped()
+    writer.set_stream(0, 0)
+    assert reader.executing() == set()
+    assert 2**62 + 1 not in reader.started()
+    assert reader.read().open_streams == 1
     os.close(page)

@@ -22,6 +22,8 @@ from mmsup.ipc.messages.data import (
     InferReply,
     InferSignature,
     ReplySignature,
+    ResponsePart,
+    StreamCredit,
     TensorLocation,
 )
 from mmsup.ipc.messages.gateway_control import FROM_GATEWAY, TO_GATEWAY
@@ -93,7 +95,7 @@ def test_each_control_message_round_trips(kind: type[Any]) -> None:
 
 
 CALLS = (CallModel, CallInputs, EndCall, GrantCall, CallReply)
-RECORDS = (Infer, GrantBuffer, Cancel, InferReply, AttachExtent, DetachExtent, *CALLS)
+RECORDS = (Infer, GrantBuffer, Cancel, InferReply, ResponsePart, StreamCredit, AttachExtent, DetachExtent, *CALLS)
 
 
 def any_place(rng: random.Random) -> TensorLocation:
@@ -112,6 +114,12 @@ def any_data(rng: random.Random) -> DataRecord:
         return InferReply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
     if kind is InferReply:
         return InferReply(rng.getrandbits(62), "inference_failed", "té", b"", (), rng.getrandbits(30), *times)
+    if kind is ResponsePart:
+        sequence, need = rng.getrandbits(30), rng.choice((0, 9))
+        signature, outputs = (b"", ()) if need else (rng.randbytes(9), places)
+        infer_ns, output_ns = times[:2]
+        number = rng.getrandbits(62)
+        return ResponsePart(number, "", "", signature, outputs, need, 0, 0, infer_ns, output_ns, sequence=sequence)
     if kind is CallModel:
         parents = tuple(rng.getrandbits(62) for _ in range(rng.randrange(3)))
         named = ("other", "1", rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(40))

@@ -8,6 +8,7 @@ import pytest
 
 from mmsup.ipc.specs import ModelSpec
 from mmsup.supervisor.config import model_options
+from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.config.server_options import SERVER_OPTIONS, read_config
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.yaml_file import parse_yaml
@@ -257,3 +258,19 @@ def test_the_file_of_the_gpu_driver_comes_from_the_environment(tmp_path: Path) -
         config = read_config(REPOSITORY, environ, 0)
         assert config.settings is not None
         assert (config.settings.gpu_driver, config.warnings) == (path, ())
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [("local,size=1048576", 1 << 20), ("local,size=64MiB", 64 << 20), ("local,size=0", 0), (0, 0), (4096, 4096)],
+)
+def test_the_cache_is_configured_as_triton_spells_it(given: object, size: int) -> None:
+    (option,) = [each for each in SERVER_OPTIONS if each.flag == "cache-config"]
+    assert option.parse(given) == size
+
+
+@pytest.mark.parametrize("given", ["redis,host=x", "local,ttl=5", "local,size=-1", "local,size=", "much"])
+def test_a_cache_that_is_not_there_is_refused(given: str) -> None:
+    (option,) = [each for each in SERVER_OPTIONS if each.flag == "cache-config"]
+    with pytest.raises(InvalidValue):
+        option.parse(given)

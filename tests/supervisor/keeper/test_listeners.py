@@ -33,14 +33,14 @@ def test_every_listener_of_the_settings_is_there_under_its_name(folder: Path) ->
     unix = {name: str(folder / f"{name}.sock") for name in ("http_unix", "grpc_unix")}
     listeners = Listeners(settings_of(folder, grpc_port=0, metrics_port=0, **unix))
     try:
-        assert list(listeners.addresses) == ["http", "grpc", "metrics", "http_unix", "grpc_unix", "control"]
+        assert list(listeners.addresses) == ["http", "grpc", "metrics", "http_unix", "grpc_unix", "control", "relay"]
         for name in ("http", "grpc", "metrics"):
             host, _, port = listeners.addresses[name].rpartition(":")
             socket.create_connection((host, int(port))).close()
-        for name in ("http_unix", "grpc_unix", "control"):
+        for name in ("http_unix", "grpc_unix", "control", "relay"):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(listeners.addresses[name])
-        assert len({listeners.fileno(name) for name in listeners.addresses}) == 6
+        assert len({listeners.fileno(name) for name in listeners.addresses}) == 7
         with pytest.raises(KeyError):
             listeners.fileno("other")
     finally:

@@ -21,6 +21,8 @@ SUPPORTED = {
     "output",
     "instance_group",
     "dynamic_batching",
+    "sequence_batching",
+    "response_cache",
     "default_model_filename",
     "parameters",
     "model_transaction_policy",
@@ -95,7 +97,11 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
         ("instance_group { count: 200 } instance_group { count: 200 }", "m/config.pbtxt:1: instance_group", "400"),
         ("version_policy { latest { num_versions: 0 } }", "m/config.pbtxt:1: version_policy.latest", "at least 1"),
         ("version_policy { specific {} }", "m/config.pbtxt:1: version_policy.specific", "at least one"),
-        ("sequence_batching {}", "m/config.pbtxt:1: sequence_batching", "results would differ"),
+        (
+            "sequence_batching { iterative_sequence: true }",
+            "m/config.pbtxt:1: sequence_batching.iterative_sequence",
+            "is not supported",
+        ),
         ("ensemble_scheduling {}", "m/config.pbtxt:1: ensemble_scheduling", "not supported"),
         (
             'parameters { key: "mmsup_memori" value { string_value: "1" } }',
@@ -124,7 +130,7 @@ def test_fields_that_are_invalid_or_would_change_results_are_refused_with_place_
 
 def test_all_errors_of_a_file_are_reported_together() -> None:
     found = interpreted(
-        'name: "x"\nbackend: "y"\nmax_batch_sise: 1\nsequence_batching {}\ninput { dims: 1 }\nbatch_input {}\n'
+        'name: "x"\nbackend: "y"\nmax_batch_sise: 1\nensemble_scheduling {}\ninput { dims: 1 }\nbatch_input {}\n'
     )
     assert [each.place.split(":")[1] for each in found.errors] == ["3", "1", "2", "5", "5", "4", "6"]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.engines.triton_python.api.errors import TritonModelException
+from mmsup.worker.engines.triton_python.api.model_calls import PATH
 from mmsup.worker.engines.triton_python.execute_thread import ExecuteThread
 from mmsup.worker.engines.triton_python.sent_responses import SentResponses
 from mmsup.worker.execution.batch_arrays import Arrays
@@ -20,17 +23,19 @@ class DecoupledExecution:
     """`execute` calls the model with the one request. Nothing here holds that after it has returned: once the model has
     dropped its sender too, the stream ends."""
 
-    def __init__(self, stream: SentResponses, execute: Callable[[], Any]) -> None:
+    def __init__(self, stream: SentResponses, execute: Callable[[], Any], calls: ModelCalls) -> None:
         self._stream = stream
         self._execute: Callable[[], Any] | None = execute
+        self._calls = calls
 
     async def in_thread(self, thread: ExecuteThread) -> AsyncIterator[Arrays]:
         """`execute` runs in that thread. When nobody reads any more, it is waited for: a worker whose model does not
         come back is one that hangs."""
-        loop, returned = asyncio.get_running_loop(), asyncio.Event()
+        loop, returned, context = asyncio.get_running_loop(), asyncio.Event(), contextvars.copy_context()
 
         def call() -> None:
-            self._call()
+            PATH.use(self._calls, loop)
+            context.run(self._call)  # which says whose calls of other models they are
             with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
                 loop.call_soon_threadsafe(returned.set)
 
@@ -44,6 +49,7 @@ class DecoupledExecution:
 
     async def in_loop(self) -> AsyncIterator[Arrays]:
         """`execute` is a coroutine of the event loop."""
+        PATH.use(self._calls, asyncio.get_running_loop())
         task = asyncio.create_task(self._call_async())
         try:
             async for each in self._stream.responses():

@@ -14,9 +14,9 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,10 +24,12 @@ from mmsup.ipc.errors import ModelError
 from mmsup.ipc.python_models import TRITON_CLASS
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
+from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
 from mmsup.worker.engines.python_model import forget_module, load_module
-from mmsup.worker.engines.triton_python.api.errors import TritonModelException, failure_of_error
+from mmsup.worker.engines.triton_python.api.errors import failure_of_error
+from mmsup.worker.engines.triton_python.api.model_calls import PATH
 from mmsup.worker.engines.triton_python.api.model_config import (
     BackendModelConfig,
     using_decoupled_model_transaction_policy,
@@ -43,16 +45,15 @@ from mmsup.worker.engines.triton_python.config_document import (
     completed_spec,
     config_document,
 )
-from mmsup.worker.engines.triton_python.decoupled_execution import DecoupledExecution
-from mmsup.worker.engines.triton_python.decoupled_sender import DecoupledSender
-from mmsup.worker.engines.triton_python.event_loop import EventLoopThread
-from mmsup.worker.engines.triton_python.execute_thread import ExecuteThread
-from mmsup.worker.engines.triton_python.sent_responses import SentResponses
+from mmsup.worker.engines.triton_python.returned_responses import Execute, checked_responses
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.model_errors import ModelFailure, RequestRefused
+from mmsup.worker.execution.request_parameters import PARAMETERS
 
-NO_RESPONSES: Final = "execute returned None, and no response sender was asked for: it returns a list of responses"
+if TYPE_CHECKING:
+    from mmsup.worker.engines.triton_python.responder import Responder  # imports asyncio, which takes 30 ms of a start
+
 log = logging.getLogger("mmsup.worker")
 
 
@@ -61,15 +62,14 @@ class TritonPythonEngine:
 
     def __init__(self) -> None:
         self._model: Any = None  # an instance of the user's class
-        self._execute: Callable[[list[InferenceRequest]], Any] = _not_loaded
-        self._loop = EventLoopThread()
+        self._execute: Execute = _not_loaded
         self._copies = True
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._folder = ""
         self._converted: set[str] = set()
         """Outputs of which a conversion was logged."""
-        self._thread = ExecuteThread()
-        self._is_async = False
+        self.calls = ModelCalls()
+        self._responder: Responder | None = None
         self.is_streaming = False
         self.completed_spec: ModelSpec | None = None
         """Valid after `load`, as `is_streaming`."""
@@ -78,6 +78,7 @@ class TritonPythonEngine:
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
         self._folder = spec.directory
         install_backend_utils(spec.directory)
+        PATH.use(self.calls)
         kind = _model_class(spec)
         document = _completed_document(kind, spec)
         self.completed_spec = spec = completed_spec(spec, document)
@@ -89,9 +90,15 @@ class TritonPythonEngine:
             self._model.initialize(arguments(spec, json.dumps(document)))
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._execute = self._model.execute
-        self._is_async = inspect.iscoroutinefunction(self._execute)
-        self.is_streaming = using_decoupled_model_transaction_policy(document)
-        return replace(metadata, decoupled=self.is_streaming, runs_side_by_side=self.is_streaming)
+        is_decoupled = using_decoupled_model_transaction_policy(document)
+        self.is_streaming = is_decoupled or inspect.iscoroutinefunction(self._execute)
+        if self.is_streaming:
+            from mmsup.worker.engines.triton_python.responder import Responder  # noqa: PLC0415 - imports asyncio
+
+            self._responder = Responder(
+                self._execute, self._request, self._result, self.calls, is_decoupled=is_decoupled
+            )
+        return replace(metadata, decoupled=is_decoupled, runs_side_by_side=self.is_streaming)
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
@@ -107,33 +114,23 @@ class TritonPythonEngine:
         del buffers  # the user's class makes its own arrays
         senders = [InferenceResponseSender() for _ in jobs]
         requests = [self._request(job, wanted, sender) for job, sender in zip(jobs, senders, strict=True)]
+        PATH.use(self.calls)
         try:
-            returned = self._execute(requests)
-            if inspect.iscoroutine(returned):
-                returned = self._loop.start(returned).result()
-            responses = _responses(returned, senders)
+            responses = checked_responses(self._execute(requests), senders)
         finally:
             for sender in senders:
                 sender.close()
         return [self._result(each, wanted) for each in responses]
 
     def respond(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> Responses:
-        """Of a decoupled model: `execute` is called with the one request, and what it sends comes one by one."""
-        stream = SentResponses()
-        sender = DecoupledSender(stream, lambda response: self._copied_result(response, wanted))
-        request = self._request(inputs, wanted, sender)
-        execution = DecoupledExecution(stream, lambda: self._execute([request]))
-        return execution.in_loop() if self._is_async else execution.in_thread(self._thread)
-
-    def _copied_result(self, response: InferenceResponse, wanted: Sequence[str]) -> Arrays | ModelFailure:
-        made = self._result(response, wanted)
-        return made if isinstance(made, ModelFailure) else {name: each.copy() for name, each in made.items()}
+        assert self._responder is not None, "its execute answers once, and does not await"
+        return self._responder.respond(inputs, wanted)
 
     def _request(
         self, job: Mapping[str, Array], wanted: Sequence[str], sender: InferenceResponseSender
     ) -> InferenceRequest:
         tensors = [BackendTensor(name, self._own(array)) for name, array in job.items()]
-        return received(InferenceRequest(inputs=tensors, requested_output_names=wanted), sender)
+        return received(tensors, wanted, PARAMETERS.get(), sender)
 
     def _own(self, array: Array) -> Array:
         return array.copy() if self._copies and array.dtype.kind != "O" else array
@@ -172,8 +169,8 @@ class TritonPythonEngine:
             if model is not None and hasattr(model, "finalize"):
                 model.finalize()
         finally:
-            self._loop.stop()
-            self._thread.stop()
+            if self._responder is not None:
+                self._responder.stop()
             forget_module(self._folder)
 
 
@@ -195,29 +192,6 @@ def _completed_document(kind: Any, spec: ModelSpec) -> dict[str, Any]:  # a clas
         text = "auto_complete_config returns the pb_utils.ModelConfig that it was given"
         raise ModelError("config_mismatch", f"model '{spec.name}': {text}, not a {type(made).__name__}")
     return made.as_dict()
-
-
-def _responses(returned: Any, senders: Sequence[InferenceResponseSender]) -> list[InferenceResponse]:
-    """A response for each request, of what `execute` returned or sent; TritonModelException if there is not."""
-    if returned is None:
-        if not all(each.is_taken for each in senders):
-            raise TritonModelException(NO_RESPONSES)
-        return [_sent(each) for each in senders]
-    if not isinstance(returned, list):
-        raise TritonModelException(f"execute returned a {type(returned).__name__} instead of a list of responses")
-    if len(returned) != len(senders):
-        raise TritonModelException(f"execute returned {len(returned)} responses for {len(senders)} requests")
-    for each in returned:
-        if not isinstance(each, InferenceResponse):
-            raise TritonModelException(f"execute returned a {type(each).__name__} in the place of an InferenceResponse")
-    return returned
-
-
-def _sent(sender: InferenceResponseSender) -> InferenceResponse:
-    response = sender.wait()
-    if response is None:
-        raise TritonModelException("the response sender was closed before a response was sent")
-    return response
 
 
 def _not_loaded(_: list[InferenceRequest]) -> Any:  # in the place of the user's method

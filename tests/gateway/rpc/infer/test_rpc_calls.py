@@ -15,7 +15,6 @@ import pytest
 from fake_router import FakeRouter, metadata
 from http2_client import data, headers
 from mmsup.gateway.http2 import frames
-from mmsup.gateway.http2.header_blocks import Headers, block_of
 from mmsup.gateway.http2.streams import STREAM_WINDOW
 from mmsup.gateway.protocol import infer_request as request_document
 from mmsup.gateway.rpc.calls import message_receiver
@@ -23,6 +22,7 @@ from mmsup.gateway.rpc.calls.message_framing import SLICE_BYTES
 from mmsup.gateway.rpc.calls.messages import INFERENCE, Message, message_class, methods
 from mmsup.gateway.rpc.infer import call_handlers, infer_messages
 from mmsup.ipc.errors import ModelError, ServerError
+from mmsup.ipc.rpc.header_literals import Headers, block_of
 from rpc_session import Call, RpcSession, framed, infer_reply, infer_request, make_router, run
 
 OK, INVALID, DEADLINE, NOT_FOUND, EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 0, 3, 4, 5, 8, 12, 13, 14

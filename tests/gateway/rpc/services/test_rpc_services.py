@@ -128,7 +128,8 @@ def test_a_load_that_fails_has_the_controller_s_error() -> None:
         assert (await session.unary("RepositoryModelLoad", load)).code == NOT_FOUND
         load.parameters["file:1/x"].bytes_param = b"x"
         call = await session.unary("RepositoryModelLoad", load)
-        assert (call.code, call.text) == (DENIED, "failed to load 'm': files may not be sent to this server")
+        assert call.code == DENIED
+        assert call.text.startswith("failed to load 'm': files may not be sent to this server")
 
     run(check)
 

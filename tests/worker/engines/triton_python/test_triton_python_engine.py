@@ -1,26 +1,32 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from engines.build import write_python
+from engines.in_process_worker import InProcessWorker
 from mmsup.ipc.errors import ModelError
 from mmsup.ipc.memory.status_page import StatusPageWriter, make_status_page
+from mmsup.ipc.messages.data import Infer, InferSignature
 from mmsup.ipc.python_models import TRITON_MODULE
 from mmsup.ipc.specs import TRITON_PYTHON, Batching, ModelSpec, TensorSpec
+from mmsup.ipc.transport.codec import pack_frame, pack_signature
 from mmsup.worker.engines.triton_python.engine import TritonPythonEngine
-from mmsup.worker.execution.engine import completed_spec
+from mmsup.worker.execution.batch_arrays import Arrays
+from mmsup.worker.execution.engine import as_streaming_engine, completed_spec
 from mmsup.worker.execution.executor import Executor, Result
 from mmsup.worker.execution.model_errors import ModelFailure
+from mmsup.worker.execution.request_parameters import PARAMETERS
 
 X = (TensorSpec("x", "FP32", (-1,)),)
 Y = (TensorSpec("y", "FP32", (-1,)),)
@@ -82,6 +88,18 @@ def x(*values: float) -> dict[str, Any]:
 def outputs_of(result: Result) -> dict[str, list[Any]]:
     assert not isinstance(result, ModelFailure), result.text
     return {name: array.tolist() for name, array in result.items()}
+
+
+def awaited(executor: Executor) -> dict[str, list[Any]]:
+    """The answer of an asynchronous class."""
+    engine = as_streaming_engine(executor.engine)
+    assert engine is not None
+    assert not executor.metadata.decoupled
+
+    async def answer() -> Arrays:
+        return dict(await cast("Coroutine[Any, Any, Arrays]", engine.respond(x(1), ("y",))))
+
+    return outputs_of(asyncio.run(answer()))
 
 
 def failure(result: Result) -> ModelFailure:
@@ -304,13 +322,13 @@ def test_an_asynchronous_execute_goes_on_between_requests(load: Loader) -> None:
             return [pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([self.count], np.float32))])]
         """
     executor = load(methods)
-    assert [outputs_of(executor.run_one(x(1))) for _ in range(2)] == [{"y": [1.0]}, {"y": [2.0]}]
+    assert [awaited(executor) for _ in range(2)] == [{"y": [1.0]}, {"y": [2.0]}]
 
 
 def test_an_asynchronous_execute_that_ends_its_process_is_heard(load: Loader) -> None:
     executor = load("\nasync def execute(self, requests):\n    raise SystemExit(3)\n")
     with pytest.raises(SystemExit):
-        executor.run_one(x(1))
+        awaited(executor)
 
 
 def test_a_response_may_be_sent_by_a_thread(load: Loader) -> None:
@@ -426,3 +444,39 @@ def test_the_module_is_there_for_a_model_and_on_no_disk(load: Loader) -> None:
     load(DOUBLE)
     assert TRITON_MODULE in sys.modules
     assert not hasattr(sys.modules[TRITON_MODULE], "__file__")
+
+
+def test_a_model_sees_the_parameters_of_its_request(load: Loader) -> None:
+    methods = """
+        def execute(self, requests):
+            made = []
+            for request in requests:
+                words = json.loads(request.parameters()), request.correlation_id(), request.flags()
+                text = np.array([json.dumps(words)], np.object_)
+                made.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", text)]))
+            return made
+        """
+    executor = load(methods, outputs=(TensorSpec("y", "BYTES", (1,)),))
+    PARAMETERS.set({"top": 0.5, "word": "a", "sequence_id": 7, "sequence_start": True})
+    (text,) = outputs_of(executor.run_one(x(1)))["y"]
+    PARAMETERS.set({})
+    assert json.loads(text) == [{"top": 0.5, "word": "a"}, 7, 1]
+    (text,) = outputs_of(executor.run_one(x(1)))["y"]
+    assert json.loads(text) == [{}, 0, 0]
+
+
+def test_each_request_runs_with_its_own_parameters() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def infer(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen.append(dict(PARAMETERS.get()))
+        return {"y": inputs["x"]}
+
+    with InProcessWorker(infer, X, Y, interface=TRITON_PYTHON) as worker:
+        for number, parameters in enumerate(({"a": 1}, {}, {"a": 2}, {"a": 2}), start=1):
+            signature = pack_signature(InferSignature((TensorSpec("x", "FP32", (1,)),), (), parameters))
+            end = worker.ends[0]
+            assert end is not None
+            end.send(pack_frame([Infer(number, signature, 1 << 62, None, (b"\0\0\0\0",))]))
+            worker.run()
+    assert seen == [{"a": 1}, {}, {"a": 2}, {"a": 2}]

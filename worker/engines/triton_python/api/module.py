@@ -15,7 +15,7 @@ from mmsup.worker.engines.triton_python.api import datatypes, model_config, requ
 from mmsup.worker.engines.triton_python.api.errors import TritonError, TritonModelException
 from mmsup.worker.engines.triton_python.api.logger import BackendLogger
 from mmsup.worker.engines.triton_python.api.metrics import MetricFamily
-from mmsup.worker.engines.triton_python.api.request_content import PreferredMemory
+from mmsup.worker.engines.triton_python.api.request_content import SEQUENCE_END, SEQUENCE_START, PreferredMemory
 from mmsup.worker.engines.triton_python.api.response import InferenceResponse
 from mmsup.worker.engines.triton_python.api.response_sender import RESPONSE_COMPLETE_FINAL, InferenceResponseSender
 from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
@@ -57,8 +57,8 @@ _NAMES: Final[dict[str, Any]] = {
     "PreferredMemory": PreferredMemory,
     "TRITONSERVER_MEMORY_CPU": 0,
     "TRITONSERVER_MEMORY_GPU": 1,
-    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START": 1,
-    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_END": 2,
+    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START": SEQUENCE_START,
+    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_END": SEQUENCE_END,
     "TRITONSERVER_REQUEST_RELEASE_ALL": request.RELEASE_ALL,
     "TRITONSERVER_REQUEST_RELEASE_RESCHEDULE": request.RELEASE_RESCHEDULE,
     "TRITONSERVER_RESPONSE_COMPLETE_FINAL": RESPONSE_COMPLETE_FINAL,

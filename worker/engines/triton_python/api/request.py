@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import json
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
 from mmsup.worker.engines.triton_python.api import model_calls
 from mmsup.worker.engines.triton_python.api.errors import TritonModelException
-from mmsup.worker.engines.triton_python.api.request_content import RequestContent
+from mmsup.worker.engines.triton_python.api.request_content import SEQUENCE_END, SEQUENCE_START, RequestContent
 from mmsup.worker.engines.triton_python.api.response_sender import InferenceResponseSender
+from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
 
 RELEASE_ALL: Final = 1
 RELEASE_RESCHEDULE: Final = 2
@@ -47,7 +49,19 @@ class InferenceRequest(RequestContent):
             raise TritonModelException(NO_RESCHEDULING)
 
 
-def received(request: InferenceRequest, sender: InferenceResponseSender) -> InferenceRequest:
-    """The same request, with the sender of its responses."""
+def received(
+    inputs: Sequence[BackendTensor],
+    wanted: Sequence[str],
+    parameters: Mapping[str, Any],  # scalars
+    sender: InferenceResponseSender,
+) -> InferenceRequest:
+    """A request that has come, with the sender of its responses."""
+    request = InferenceRequest(inputs=inputs, requested_output_names=wanted)
     request._sender = sender
+    if parameters:
+        own = dict(parameters)
+        request._correlation_id = own.pop("sequence_id", 0)
+        request._flags = SEQUENCE_START * bool(own.pop("sequence_start", False))
+        request._flags |= SEQUENCE_END * bool(own.pop("sequence_end", False))
+        request._parameters = json.dumps(own)
     return request

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from mmsup.worker.engines.triton_python.api.errors import TritonModelException
 from mmsup.worker.engines.triton_python.api.response import Parameters, parameters_text
 from mmsup.worker.engines.triton_python.api.tensor import BackendTensor
+
+SEQUENCE_START: Final = 1
+SEQUENCE_END: Final = 2
+"""Flags of a request."""
 
 
 class PreferredMemory:

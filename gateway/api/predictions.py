@@ -6,12 +6,13 @@ name. So the first axis of every input and output has to be the rows, whether th
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
-from mmsup.gateway.protocol import base64_strings, json_tensors
+from mmsup.gateway.protocol import json_tensors
 from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.gateway.protocol.json_document import as_list, as_object, parse_error
 from mmsup.gateway.protocol.large_json import NumberList
@@ -137,4 +138,4 @@ def _cells(tensor: OutputTensor) -> list[bytes]:
     try:
         return [orjson.dumps(each.decode()) for each in strings]
     except UnicodeDecodeError:
-        return [orjson.dumps({BASE64: each}) for each in base64_strings.encoded(strings)]
+        return [orjson.dumps({BASE64: base64.b64encode(each).decode()}) for each in strings]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fake_router import metadata
-from mmsup.gateway.protocol import infer_request, json_document, predict
+from mmsup.gateway.api import predictions
+from mmsup.gateway.protocol import infer_request, json_document
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InputTensor, OutputTensor
 from mmsup.ipc.errors import CallerError
@@ -25,7 +26,7 @@ FIXED = metadata(("x", "INT64", (2,)))
 
 def read(document: Any, described: Metadata) -> list[InputTensor]:
     parsed = json_document.parse_json(json.dumps(document).encode())
-    made, rows = predict.infer_document(parsed, "M", described)
+    made, rows = predictions.infer_document(parsed, "M", described)
     request = infer_request.parse_request(made, "M", described, Blobs(memoryview(b""), 0, 0))
     assert all(each.shape[0] == rows for each in request.inputs)
     return request.inputs
@@ -105,23 +106,23 @@ def output(name: str, array: Any) -> OutputTensor:
 @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 3), (2, 3, 2), (2, 0), (2, 0, 3), (2, 3, 0)])
 def test_each_prediction_is_a_row_of_the_output(shape: tuple[int, ...]) -> None:
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    assert json.loads(predict.predictions("M", [output("y", array)], 2)) == {"predictions": array.tolist()}
+    assert json.loads(predictions.predictions("M", [output("y", array)], 2)) == {"predictions": array.tolist()}
 
 
 def test_of_several_outputs_a_prediction_is_an_object() -> None:
     words = OutputTensor("s", "BYTES", (2, 1), memoryview(pack_strings([b"a", "ä,".encode()])))
-    written = predict.predictions("M", [output('q"', np.array([1, 2])), words], 2)
+    written = predictions.predictions("M", [output('q"', np.array([1, 2])), words], 2)
     assert json.loads(written) == {"predictions": [{'q"': 1, "s": ["a"]}, {'q"': 2, "s": ["ä,"]}]}
 
 
 def test_what_json_has_no_word_for_is_written_as_at_v2_and_bytes_in_base64() -> None:
-    written = predict.predictions("M", [output("y", np.array([np.nan, -np.inf], np.float32))], 2)
+    written = predictions.predictions("M", [output("y", np.array([np.nan, -np.inf], np.float32))], 2)
     assert written == b'{"predictions":[NaN,-Infinity]}'
     data = OutputTensor("s", "BYTES", (2,), memoryview(pack_strings([b"a", b"\xff"])))
-    assert json.loads(predict.predictions("M", [data], 2)) == {"predictions": [{"b64": "YQ=="}, {"b64": "/w=="}]}
+    assert json.loads(predictions.predictions("M", [data], 2)) == {"predictions": [{"b64": "YQ=="}, {"b64": "/w=="}]}
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 2)])
 def test_an_output_without_a_row_for_each_instance_is_no_prediction(shape: tuple[int, ...]) -> None:
     with pytest.raises(CallerError, match=r"output 'y' of model 'M' has shape .* for 2 instances"):
-        predict.predictions("M", [output("y", np.zeros(shape, np.float32))], 2)
+        predictions.predictions("M", [output("y", np.zeros(shape, np.float32))], 2)

@@ -1,0 +1,1 @@
+"""What the parameters of a request say of its sequence."""

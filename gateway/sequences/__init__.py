@@ -1,0 +1,1 @@
+"""Requests that belong to a sequence: their order, and the worker that has their state."""

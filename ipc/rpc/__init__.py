@@ -1,0 +1,1 @@
+"""What gateways and the gRPC front process share: keepalive, header blocks, the frames between them."""

@@ -1,0 +1,1 @@
+"""Models whose files clients have sent: a repository in the state directory."""

@@ -1,0 +1,1 @@
+"""Sequences: requests that one worker runs in order, with slots, control inputs and state."""
