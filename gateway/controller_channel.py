@@ -103,7 +103,10 @@ class ControllerCalls:
         if future is None or future.done():
             return
         if message.code:
-            future.set_exception(make_error(message.code, message.text, retry_after_s=message.retry_after_s or None))
+            retry_after_s, retryable = message.retry_after_s or None, message.retryable
+            future.set_exception(
+                make_error(message.code, message.text, retry_after_s=retry_after_s, retryable=retryable)
+            )
         else:
             future.set_result(unpack(message.result, orjson.loads))
 

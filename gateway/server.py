@@ -16,6 +16,7 @@ from mmsup.gateway import self_test
 from mmsup.gateway.api.app import HttpApp
 from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.composition.composer import Composer
+from mmsup.gateway.composition.ensemble_router import EnsembleRouter
 from mmsup.gateway.composition.worker_calls import attach_calls
 from mmsup.gateway.connections.acceptor import ConnectionAcceptor
 from mmsup.gateway.connections.connection_state import IDLE_S
@@ -61,6 +62,8 @@ class GatewayServer:
         self._infer_handler = InferHandler(router, self.counters, self._parser_executor, regions)
         composer = Composer(self._infer_handler)
         router.links.on_added = partial(attach_calls, composer)
+        if isinstance(router, EnsembleRouter):
+            router.composer = composer
         self._app = HttpApp(self._infer_handler, call_controller)
         self._rpc = RpcServer(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None
@@ -117,6 +120,7 @@ class GatewayServer:
         held_bytes = router.memory_quota.held_bytes
         self.counters.set_current(router.admission.requests_by_model, router.links.used_bytes(), held_bytes)
         self.counters.set_waiting(router.waiters.cold_starts.admission.requests_by_model)
+        self.counters.set_pending(router.pending_requests())
 
     @property
     def is_finished(self) -> bool:
@@ -153,6 +157,7 @@ class GatewayServer:
         self._parser_executor.shutdown(cancel_futures=True)
         self.counters.set_current({}, 0, 0)
         self.counters.set_waiting({})
+        self.counters.set_pending({})
         self.counters.set_front_fallback(False)
 
 

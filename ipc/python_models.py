@@ -6,6 +6,7 @@ from typing import Final
 
 CLASS_FILE: Final = "model.py"
 """Beside a .safetensors file, which contains only weights, it defines the torch.nn.Module class `Model`."""
+MLSERVER_SETTINGS: Final = "model-settings.json"
 TRITON_CLASS: Final = "TritonPythonModel"
 TRITON_MODULE: Final = "triton_python_backend_utils"
 TRITON_COMPLETION: Final = "auto_complete_config"

@@ -90,8 +90,9 @@ MAY_IMPORT = {
     "supervisor/on_demand": "capacity config instances models processes state; ipc memory",
     "supervisor/postmortem": "config observability state; ipc memory messages transport",
     "supervisor/processes": "linux; ipc memory messages transport",
-    "supervisor/repository": "config repository/contents; ipc protobuf tensors transport",
+    "supervisor/repository": "config repository/contents repository/ensembles; ipc protobuf tensors transport",
     "supervisor/repository/contents": "config; ipc",
+    "supervisor/repository/ensembles": "config; ipc",
     "supervisor/resources": "capacity config gpu instances linux models processes zygotes; ipc",
     "supervisor/runtime_settings": "; ipc",
     "supervisor/state": "; ipc transport",
@@ -285,7 +286,7 @@ def _as_string(path: Path) -> list[str]:
     """How a string names a module that is imported by its name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     whole = ".".join(("mmsup", *parts))
-    return [f'"{whole}"', f'"{path.stem}"'] if parts[:2] == ("worker", "engines") else [f'"{whole}"']
+    return [f'"{whole}"', f'"{path.stem}"', f'"{path.stem}.'] if parts[:2] == ("worker", "engines") else [f'"{whole}"']
 
 
 def test_each_heavy_library_is_imported_in_its_home_only() -> None:

@@ -65,8 +65,9 @@ def _input(spec: TensorSpec, values: list[Any], model: str, *, is_batched: bool)
     while len(shape) < len(declared) and declared[len(shape)] == 1:
         shape.append(1)
     if len(shape) != len(declared) or not declared:
-        text = f"input '{spec.name}' of model '{model}' has shape {list(declared)}, its instances make {shape}"
-        raise CallerError("bad_request", f"{text}: where the first axis is no row, ask at /v2", model=model)
+        text = f"input '{spec.name}' of model '{model}' has shape {list(declared)}, these instances make {shape}"
+        row = f"an instance is a row of shape {list(declared[1:])}" if declared else "it has no rows: ask at /v2"
+        raise CallerError("bad_request", f"{text}; {row}", model=model)
     made: Json = {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": values}
     if spec.datatype == "BYTES" and _first_leaf(values).__class__ is dict:
         made |= {"data": _unwrapped(values, spec.name, model), "parameters": {"content_type": "base64"}}

@@ -12,6 +12,7 @@ from mmsup.gateway.http import response
 from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.observability import metrics, statistics
 from mmsup.gateway.observability.controller_status import ControllerStatus
+from mmsup.gateway.observability.host_use import HostWatch
 from mmsup.gateway.observability.request_counters import RequestCounters, Totals
 from mmsup.gateway.observability.slices import in_slices
 from mmsup.gateway.protocol import metadata
@@ -22,6 +23,7 @@ class ServerApi:
         self._router = router
         self._counters = counters
         self._status = status
+        self._host = HostWatch()
         self._page_lock = asyncio.Lock()
         """One page is made at a time: each takes memory meanwhile."""
 
@@ -38,7 +40,7 @@ class ServerApi:
     async def metrics(self, request: HttpRequest) -> StreamResponse:
         page, status = bytearray(), await self._status.get()
         async with self._page_lock:
-            await in_slices(metrics.metrics_pieces(await self._totals(), status), page.extend)
+            await in_slices(metrics.metrics_pieces(await self._totals(), status, self._host.look()), page.extend)
         return Response(body=page, headers=response.response_headers(metrics.CONTENT_TYPE, request.echo_headers))
 
     async def metadata(self, request: HttpRequest) -> StreamResponse:

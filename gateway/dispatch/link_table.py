@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -123,6 +123,23 @@ class LinkTable:
             if not link.closed and (best is None or load < least):
                 best, least = link, load
         return best
+
+    def pending(self) -> dict[tuple[str, str], int]:
+        """Requests that were sent and are not being executed, by model and version; none with 0."""
+        found: dict[tuple[str, str], int] = {}
+        for link in self.by_worker.values():
+            requests = link.in_flight.requests
+            if requests and (count := len(requests) - len(requests.keys() & link.process.executing())):
+                key = _version_key(link.spec)
+                found[key] = found.get(key, 0) + count
+        return found
+
+    def in_flight_by_model(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for link in self.by_worker.values():
+            if count := len(link.in_flight.requests):
+                found[link.spec.name] += count
+        return found
 
     def overdue(self, now_s: float) -> list[tuple[WorkerLink, float]]:
         """Links with requests in flight and no reply for longer than the model's hang limit, and for how long (s). None

@@ -328,6 +328,10 @@ class _WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, on_exit)
 
+    def executing(self) -> frozenset[int]:
+        """Ids of the requests that are executed now, of all gateways."""
+        return self._page.executing()
+
     def live_sequences(self) -> int:
         return self._page.sequences()
 

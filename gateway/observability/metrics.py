@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from mmsup.gateway.observability.controller_status import STALE_KEY
+from mmsup.gateway.observability.host_use import HostUse
 from mmsup.gateway.observability.request_counters import COLD, CURRENT, GATEWAY_ROW, REASONS, REFUSED_PREFIX, Totals
 from mmsup.gateway.observability.response_counters import first_response_version
 from mmsup.ipc.memory.counters import BUCKETS_S
@@ -72,8 +73,8 @@ Rows = Sequence[tuple[Labels, Row]]
 Samples = Iterable[tuple[Labels, float]]
 
 
-def metrics_pieces(totals: Totals, status: StatusJson) -> Iterator[bytes]:
-    """The page in pieces of a few lines."""
+def metrics_pieces(totals: Totals, status: StatusJson, host: HostUse | None = None) -> Iterator[bytes]:
+    """The page in pieces of a few lines. `host`: None where it is not known."""
     items = sorted(totals.items())
     served = [each for each in items if not each[0][1].startswith((REFUSED_PREFIX, CURRENT))]
     yield from _nv_metrics(served)
@@ -83,6 +84,8 @@ def metrics_pieces(totals: Totals, status: StatusJson) -> Iterator[bytes]:
     yield from _current_metrics(items, totals.get((GATEWAY_ROW, CURRENT), {}))
     yield from _cold_metrics([((model,), row) for (model, version), row in items if version == COLD])
     yield from _controller_metrics(status)
+    if host is not None:
+        yield from _host_metrics(host)
 
 
 class _OneMetric(Collector):
@@ -141,6 +144,18 @@ def _nv_metrics(rows: Rows) -> Iterator[bytes]:
     failures = (((*key, reason), row[f"fail_{reason}"]) for key, row in rows for reason in REASONS)
     meaning = "Inferences that failed, by reason."
     yield from _nv_counter("nv_inference_request_failure", meaning, (*_MODEL, "reason"), failures)
+    pending = ((key, row["open"]) for key, row in rows if not key[1].startswith(CURRENT))
+    meaning = "Requests that wait to be executed."
+    yield from _gauge("nv_inference_pending_request_count", meaning, _MODEL, pending)
+
+
+def _host_metrics(host: HostUse) -> Iterator[bytes]:
+    for name, meaning, value in (
+        ("utilization", "Share of all processors that was busy since the last look, 0 to 1.", host.utilization),
+        ("memory_total_bytes", "Memory of the machine or container.", host.total_bytes),
+        ("memory_used_bytes", "Memory of it that is in use.", host.used_bytes),
+    ):
+        yield from _gauge(f"nv_cpu_{name}", meaning, (), [((), value)])
 
 
 def _own_metrics(rows: Rows) -> Iterator[bytes]:
@@ -292,5 +307,11 @@ def _gpu_metrics(status: StatusJson) -> Iterator[bytes]:
         ("age_s", "mmsup_device_reading_age_seconds", "Age of the last values that NVML reported."),
         ("memory_total_bytes", "nv_gpu_memory_total_bytes", "Memory of a GPU."),
         ("memory_used_bytes", "nv_gpu_memory_used_bytes", "Memory of a GPU in use by any process."),
+        ("utilization", "nv_gpu_utilization", "How busy a GPU is, 0 to 1."),
+        ("power_watts", "nv_gpu_power_usage", "Power that a GPU takes, watts."),
+        ("power_limit_watts", "nv_gpu_power_limit", "Power that a GPU may take, watts."),
     ):
         yield from _gauge(name, meaning, _GPU, _known([] if status.get(STALE_KEY) else gpus, member))
+    meaning = "Energy that a GPU has taken since its driver was loaded, joules."
+    energy = _known([] if status.get(STALE_KEY) else gpus, "energy_joules")
+    yield from _nv_counter("nv_energy_consumption", meaning, _GPU, energy)

@@ -82,6 +82,8 @@ class RequestCounters:
         # What an earlier process of this seat left.
         self._models_with_open = {model for model, version in self._own_table.row_keys() if version == CURRENT}
         self._models_with_waiting = {model for model, version in self._own_table.row_keys() if version == COLD}
+        own = self._own_table.row_keys()
+        self._versions_with_pending = {key for key in own if not key[1].startswith((CURRENT, REFUSED_PREFIX))}
         self.by_version: dict[tuple[str, str], VersionCounters] = {}
         """By model and version."""
 
@@ -130,6 +132,14 @@ class RequestCounters:
         for name, count in waiting.items():
             self._own_table.row(name, COLD).set("open", count)
         self._models_with_waiting = set(waiting)
+
+    def set_pending(self, pending: Mapping[tuple[str, str], int]) -> None:
+        """Set how many requests wait to be executed, by model and version; called at every heartbeat."""
+        for key in self._versions_with_pending - pending.keys():
+            self._own_table.row(*key).set("open", 0)
+        for key, count in pending.items():
+            self._own_table.row(*key).set("open", count)
+        self._versions_with_pending = set(pending)
 
     def set_current(self, open_requests: Mapping[str, int], used_bytes: int, held_bytes: int) -> None:
         """Set the current values of this gateway; called at every heartbeat."""

@@ -182,6 +182,8 @@ class CommandReply:
     text: str
     retry_after_s: float
     result: Any  # JSON, depends on the command
+    retryable: bool | None = None
+    """None: as the code says."""
 
 
 @dataclass(frozen=True, slots=True)

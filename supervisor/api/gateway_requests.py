@@ -35,7 +35,7 @@ async def answer(
         if len(encode(reply)) > REPLY_LIMIT:
             raise ServerError("internal", f"the answer to {request.command} is too long for one message")
     except MmsupError as error:
-        reply = CommandReply(request.id, error.code, error.text, error.retry_after_s or 0.0, None)
+        reply = CommandReply(request.id, error.code, error.text, error.retry_after_s or 0.0, None, error.retryable)
     finally:
         upload = request.arguments.get("upload")
         if isinstance(upload, UploadedFiles):

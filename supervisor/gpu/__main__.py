@@ -17,7 +17,7 @@ from typing import Any
 from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.dataclass_codec import to_json
-from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
+from mmsup.supervisor.gpu.inventory import UNKNOWN, Gpu, GpuLoad, GpuProcess, Gpus
 
 
 class _Nvml:
@@ -80,8 +80,23 @@ def _seen(nvml: Any, handle: Any, gpu: Gpu) -> Gpu:  # the module, and a pointer
     with contextlib.suppress(nvml.NVMLError):
         kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         errors = int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
-    held = tuple(_processes(nvml, handle))
-    return replace(gpu, total_bytes=total_bytes, free_bytes=free_bytes, memory_errors=errors, held=held, pci=pci)
+    held, load = tuple(_processes(nvml, handle)), _load(nvml, handle)
+    memory_seen = replace(gpu, total_bytes=total_bytes, free_bytes=free_bytes, memory_errors=errors)
+    return replace(memory_seen, held=held, pci=pci, load=load)
+
+
+def _load(nvml: Any, handle: Any) -> GpuLoad:  # the module, and a pointer of its own
+    def figure(read: Callable[[], float], divisor: float) -> float:
+        with contextlib.suppress(nvml.NVMLError, AttributeError):
+            return float(read()) / divisor
+        return UNKNOWN
+
+    return GpuLoad(
+        figure(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 100),
+        figure(lambda: nvml.nvmlDeviceGetPowerUsage(handle), 1000),
+        figure(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 1000),
+        figure(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1000),
+    )
 
 
 def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:  # the module, and a pointer of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from mmsup.ipc.transport.dataclass_codec import WireError, from_json
 
@@ -11,6 +12,22 @@ from mmsup.ipc.transport.dataclass_codec import WireError, from_json
 class GpuProcess:
     pid: int
     held_bytes: int
+
+
+UNKNOWN: Final = -1.0
+"""Of a figure that a device does not report."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLoad:
+    """What a device does and takes; each UNKNOWN where it does not say."""
+
+    utilization: float = UNKNOWN
+    """0 to 1, over the last second or less."""
+    power_watts: float = UNKNOWN
+    power_limit_watts: float = UNKNOWN
+    energy_joules: float = UNKNOWN
+    """Since the driver was loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +48,7 @@ class Gpu:
     """Its PCI address as NVML writes it: `00000000:3B:00.0`."""
     card: str = ""
     """Of a part of a card (MIG): the card's UUID."""
+    load: GpuLoad = GpuLoad()
 
 
 @dataclass(frozen=True, slots=True)

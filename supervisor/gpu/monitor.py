@@ -12,10 +12,11 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from mmsup.supervisor.gpu.inventory import Gpu, Gpus, gpu_label, visible_gpus
+from mmsup.supervisor.gpu.inventory import UNKNOWN, Gpu, GpuLoad, Gpus, gpu_label, visible_gpus
 from mmsup.supervisor.gpu.memory_release import GpuSnapshot
 from mmsup.supervisor.gpu.nvml_client import NvmlClient, NvmlTimeout
 from mmsup.supervisor.observability.event_log import EventLog
@@ -102,6 +103,7 @@ class GpuMonitor:
             "age_s": round(time.monotonic() - self.asked_s, 1) if self.asked_s else None,
             "memory_total_bytes": seen.total_bytes if seen is not None else None,
             "memory_used_bytes": seen.total_bytes - seen.free_bytes if seen is not None else None,
+            **_load_figures(seen.load if seen is not None else GpuLoad()),
         }
 
     def driver_errors(self, device: str) -> str:
@@ -140,3 +142,7 @@ class GpuMonitor:
         self.latest = None
         if self.gpus is None:
             self.gpus = nothing
+
+
+def _load_figures(load: GpuLoad) -> dict[str, Any]:  # JSON
+    return {name: None if value == UNKNOWN else value for name, value in asdict(load).items()}

@@ -112,9 +112,11 @@ class Sleeper:
         model = self._context.model_set.model(name)
         if model is None:
             raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
-        why_not = self.why_not(model, SleepReason.ASKED)
+        facts = self.facts(model)
+        why_not = refusal(facts, SleepReason.ASKED)
         if why_not:
-            raise CallerError("conflict", f"'{name}' {why_not}", model=name)
+            passes = facts.is_wanted and not facts.is_pinned
+            raise CallerError("conflict", f"'{name}' {why_not}", model=name, retryable=passes)
         config = model.active.config if model.active is not None else model.sleep.config
         desired = DesiredModel(up=True, config=config, asleep=True)
         self._context.save_desired(name, desired, "it is loaded again, or asleep, as its configuration says")

@@ -83,9 +83,12 @@ class Waker:
         return {**result, "started": is_first}
 
     async def wake(self, name: str, on_progress: ProgressListener) -> Json:
-        """Load a model that is asleep, and wait for it; the command's result as JSON. One that serves stays."""
+        """Load a model that is asleep, and wait for it; the command's result as JSON. One that serves stays; MmsupError
+        if it neither serves nor is asleep."""
         model = self._wanted(name)
         result = await self._wake(model, on_progress)
+        if model.active is None or not model.active.is_any_serving():
+            raise _not_serving(model)
         self._refused.drop(name)
         return result
 
@@ -115,8 +118,18 @@ class Waker:
             raise CallerError("unknown_model", f"Request for unknown model: '{name}' is not found", model=name)
         if not model.wanted:
             text = f"'{name}' is not loaded: `mmsup ctl load {name}` loads it"
-            raise CallerError("conflict", text, model=name)
+            raise CallerError("conflict", text, model=name, retryable=False)
         return model
+
+
+def _not_serving(model: Model) -> MmsupError:
+    """Why a model that is not asleep does not serve: it was loaded before, and is started again by itself."""
+    state = model.state()
+    code = {"backoff": "model_restarting", "failed": "model_failed"}.get(state, "model_loading")
+    text = f"'{model.name}' is not asleep: it is {state}, and does not serve now"
+    error = make_error(code, text, model=model.name, retry_after_s=None if code == "model_failed" else 1)
+    error.operator_text = f"{text}: {model.reason()}" if model.reason() else text
+    return error
 
 
 def _of_eviction(model: Model, error: MmsupError) -> MmsupError:

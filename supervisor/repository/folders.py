@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.specs import WARM_UP_FOLDER
@@ -18,6 +19,14 @@ DIGEST_FILES: Final = 4096
 VERSION_NAME: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 HINT_FOLDERS: Final = 64
 """Folders that are looked through for a hint: the controller's loop waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryRoot:
+    """The folder of a repository when it was read: device number of its file system, and number of its folders."""
+
+    device: int
+    folder_count: int
 
 
 def folder_names(directory: str | int) -> list[str]:
@@ -125,3 +134,18 @@ def _repository_below(directory: str) -> str:
         waiting += inner
         count += len(inner) + 1
     return ""
+
+
+def list_repository(root: str) -> tuple[RepositoryRoot, list[str]]:
+    """A repository and the names of its folders, both from one descriptor, so that a mount meanwhile does not mix two
+    file systems. InvalidValue if it cannot be read."""
+    fd = -1
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        names = folder_names(fd)
+        return RepositoryRoot(os.fstat(fd).st_dev, len(names)), names
+    except OSError as error:
+        raise InvalidValue(f"cannot be read: {error.strerror}") from None
+    finally:
+        if fd >= 0:
+            os.close(fd)

@@ -12,15 +12,22 @@ lists folders. An error in one model never affects another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mmsup.ipc.specs import WARM_UP_FOLDER, ModelSpec
+from mmsup.ipc.specs import ENSEMBLE, WARM_UP_FOLDER, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config import batching_options, model_options
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, hidden_error, plain_error
+from mmsup.supervisor.config.config_error import (
+    ConfigError,
+    InvalidValue,
+    displayed,
+    first_errors,
+    hidden_error,
+    plain_error,
+)
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
@@ -28,17 +35,22 @@ from mmsup.supervisor.repository.artifact import select_artifact
 from mmsup.supervisor.repository.artifact_needs import check_artifact, lines_to_paste
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
 from mmsup.supervisor.repository.contents.source_facts import SourceFacts, source_facts
+from mmsup.supervisor.repository.ensembles.ensemble_config import ensemble_specs
+from mmsup.supervisor.repository.ensembles.step_checks import step_faults
 from mmsup.supervisor.repository.execution_environment import PARAMETER, environment_interpreter, environment_of
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
+    RepositoryRoot,
     file_digest,
     file_names,
     folder_names,
     layout_hint,
+    list_repository,
 )
 from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
+from mmsup.supervisor.repository.mlserver_settings import is_mlserver_folder, read_settings
 from mmsup.supervisor.repository.model_config import InterpretedConfig, interpret
 from mmsup.supervisor.repository.warm_up_config import sample_problems
 
@@ -49,7 +61,6 @@ YAML_LIMIT_BYTES: Final = 64 << 10
 SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
 """A spec is sent with its metadata in one message."""
 SPEC_TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
-REASON_ERRORS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,7 @@ class ModelEntry:
     @property
     def reason(self) -> str:
         """Its first errors in one line, for the operator's list of models."""
-        return _first_errors([str(each) for each in self.errors])
+        return first_errors([str(each) for each in self.errors])
 
     @property
     def paste(self) -> str:
@@ -91,15 +102,7 @@ class ModelEntry:
     @property
     def public_reason(self) -> str:
         """The same for HTTP clients: without anything that the files hold."""
-        return _first_errors([each.for_clients for each in self.errors])
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryRoot:
-    """The folder of a repository when it was read: device number of its file system, and number of its folders."""
-
-    device: int
-    folder_count: int
+        return first_errors([each.for_clients for each in self.errors])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
     found: dict[str, RepositoryRoot] = {}
     for root in settings.repositories:
         try:
-            found[root], names = _list_repository(root)
+            found[root], names = list_repository(root)
         except InvalidValue as error:
             errors.append(ConfigError(root, str(error)))
             continue
@@ -140,6 +143,7 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
         models[name] = with_group_error(_scan_model_folder(settings, name, roots), specs)
         specs += models[name].specs
         yield None
+    models = {name: with_step_errors(each, models) for name, each in models.items()}
     used = {key for name in models for key in model_options.sections_of(settings.models, name)}
     for name in settings.models:
         if name not in used:
@@ -151,7 +155,7 @@ def unreadable_repositories(settings: Settings) -> list[ConfigError]:
     errors: list[ConfigError] = []
     for root in settings.repositories:
         try:
-            _list_repository(root)
+            list_repository(root)
         except InvalidValue as error:
             errors.append(ConfigError(root, str(error)))
     return errors
@@ -225,8 +229,11 @@ class _ModelFolder:
         digest = ""
         try:
             if self.may_follow("", self.directory):
-                versions = self.versions()
-                specs = self.read(versions, parsed)
+                if parsed is None and is_mlserver_folder(self.directory):
+                    versions, specs = self.mlserver()
+                else:
+                    versions = self.versions()
+                    specs = self.read(versions, parsed)
                 digest = file_digest(self.directory, versions)
         except OSError as error:
             self.errors.append(plain_error(self.name, f"cannot be read: {error.strerror}"))
@@ -251,6 +258,16 @@ class _ModelFolder:
             place = config.source.place(key)
             self.errors.append(hidden_error(place, text, place.removesuffix(f": {key}")))
         return self.specs(versions, interpreted, options, config.config)
+
+    def mlserver(self) -> tuple[tuple[str, ...], tuple[ModelSpec, ...]]:
+        """The version and the spec of a folder of MLServer."""
+        settings = read_settings(self.directory, self.name)
+        self.errors += (*link_errors(self.name, self.directory, self.followed), *settings.errors)
+        self.warnings += settings.warnings
+        options = model_options.merge(self.server_options, settings.options, self.own_options())
+        self.check_options(options)
+        specs = () if self.errors else (settings.spec(self.name, self.directory, options),)
+        return (settings.version,), specs
 
     def environment(self, config: ParsedConfig, *, is_clients: bool) -> model_options.ModelOptions:
         """The interpreter that the parameter EXECUTION_ENV_PATH names. A client may not choose another one."""
@@ -339,6 +356,10 @@ class _ModelFolder:
             self.warn(f"/{PBTXT}: version_policy.specific", f"version {each} is not there; the others are served")
         is_valid = not self.errors
         fields = model_options.spec_fields(options)
+        if interpreted.engine == ENSEMBLE:
+            ensemble, errors = ensemble_specs(self.name, self.directory, selected, config, fields)
+            self.errors += errors
+            return ensemble if is_valid else ()
         found: list[ModelSpec] = []
         for version in selected if interpreted.is_engine_known else ():
             paste = ""
@@ -369,21 +390,9 @@ class _ModelFolder:
         return tuple(found) if is_valid else ()
 
 
-def _first_errors(texts: Sequence[str]) -> str:
-    more = len(texts) - REASON_ERRORS
-    return "; ".join(texts[:REASON_ERRORS]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _list_repository(root: str) -> tuple[RepositoryRoot, list[str]]:
-    """A repository and the names of its folders, both from one descriptor, so that a mount meanwhile does not mix two
-    file systems. InvalidValue if it cannot be read."""
-    fd = -1
-    try:
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        names = folder_names(fd)
-        return RepositoryRoot(os.fstat(fd).st_dev, len(names)), names
-    except OSError as error:
-        raise InvalidValue(f"cannot be read: {error.strerror}") from None
-    finally:
-        if fd >= 0:
-            os.close(fd)
+def with_step_errors(entry: ModelEntry, models: Mapping[str, ModelEntry]) -> ModelEntry:
+    """The entry; with errors in the place of its specs if it is an ensemble whose steps do not fit these models."""
+    if not any(each.steps for each in entry.specs):
+        return entry
+    errors = step_faults(entry.specs[-1], {name: each.specs for name, each in models.items()})
+    return replace(entry, specs=(), errors=(*errors, *entry.errors)) if errors else entry

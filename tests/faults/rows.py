@@ -86,6 +86,7 @@ ROWS: Final = {
     "F74": "SIGKILL of a worker that another model has called",
     "F75": "SIGKILL of a worker that waits for another model",
     "F76": "SIGKILL of a gateway, and of the controller, while models call each other",
+    "F77": "the death of a step of an ensemble",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
     "F79": "memory regions of clients without number or end, of other users, of links, devices and reserved names",
     "F81": "SIGKILL of the gRPC front process under calls and streams",

@@ -90,6 +90,18 @@ def nvmlDeviceGetTotalEccErrors(handle, kind, since):
     return card(handle)["errors"]
 
 
+def nvmlDeviceGetUtilizationRates(handle):
+    return Of(gpu=25)
+
+
+def nvmlDeviceGetPowerUsage(handle):
+    return 300500
+
+
+def nvmlDeviceGetEnforcedPowerLimit(handle):
+    raise NVMLError("Not Supported")
+
+
 def nvmlDeviceGetComputeRunningProcesses(handle):
     return [Of(pid=pid, usedGpuMemory=size) for pid, size in card(handle)["held"]]
 """

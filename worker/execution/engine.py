@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
 from mmsup.ipc.errors import ModelError
-from mmsup.ipc.specs import TRITON_PYTHON, Metadata, ModelSpec
+from mmsup.ipc.specs import MLSERVER, TRITON_PYTHON, Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import Array
 from mmsup.worker.execution.model_errors import ModelFailure
 
@@ -153,6 +153,7 @@ _ENGINES: Final = {
     "pytorch": "pytorch.PytorchEngine",
     "custom": "python_model.PythonModelEngine",
     TRITON_PYTHON: "triton_python.engine.TritonPythonEngine",
+    MLSERVER: "mlserver_runtime.MlserverEngine",
 }
 """Module and class of each."""
 _PACKAGE_EXTRAS: Final = {"onnxruntime": "onnx", "torch": "torch", "safetensors": "torch"}

@@ -32,7 +32,7 @@ class HealthService:
     def check(self, request: Message) -> Message:
         """CallerError for a service that is not known."""
         if request.service not in SERVICES:
-            raise CallerError("unknown_model", f"service '{request.service:.200}' is not known")
+            raise CallerError("not_found", f"service '{request.service:.200}' is not known")
         return _REPLY(status=self._current())
 
     def watch(self, request: Message, send: Callable[[Message], None]) -> Callable[[], None]:

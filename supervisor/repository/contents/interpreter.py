@@ -24,10 +24,10 @@ _DISTRIBUTIONS: Final = {
     "skimage": "scikit-image", "sklearn": "scikit-learn", "umap": "umap-learn", "yaml": "pyyaml",
     **{name: name for name in (
         "catboost", "datasets", "diffusers", "einops", "gensim", "jax", "joblib", "keras", "librosa", "lightgbm",
-        "lightning", "matplotlib", "nltk", "numba", "numpy", "onnx", "onnxruntime", "pandas", "polars", "pyarrow",
-        "pydantic", "requests", "safetensors", "scipy", "sentence_transformers", "sentencepiece", "soundfile", "spacy",
-        "statsmodels", "tensorflow", "timm", "tokenizers", "torch", "torchaudio", "torchvision", "tqdm", "transformers",
-        "xgboost",
+        "lightning", "matplotlib", "mlserver", "nltk", "numba", "numpy", "onnx", "onnxruntime", "pandas", "polars",
+        "pyarrow", "pydantic", "requests", "safetensors", "scipy", "sentence_transformers", "sentencepiece",
+        "soundfile", "spacy", "statsmodels", "tensorflow", "timm", "tokenizers", "torch", "torchaudio", "torchvision",
+        "tqdm", "transformers", "xgboost",
     )},
 }  # fmt: skip
 """Modules whose distributions are known. Of any other, the name of the module may be that of a stranger's package."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mmsup.ipc.python_models import CLASS_FILE
-from mmsup.ipc.specs import TRITON_PYTHON, ModelSpec
+from mmsup.ipc.python_models import CLASS_FILE, MLSERVER_SETTINGS
+from mmsup.ipc.specs import MLSERVER, TRITON_PYTHON, ModelSpec
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue
 from mmsup.supervisor.repository.contents import onnx_file, safetensors_file, torch_archive
 from mmsup.supervisor.repository.contents.interpreter import Interpreter
@@ -20,6 +20,7 @@ from mmsup.supervisor.repository.contents.python_source import (
     PLAIN_MODEL,
     TORCH_MODEL,
     TRITON_MODEL,
+    ImportLine,
     ModelClass,
     PythonSource,
     read_source,
@@ -63,7 +64,9 @@ class ContentReader:
         except OSError as error:
             self._faults.append(ConfigError(self._place, f"cannot be read: {error.strerror}"))
         source = None
-        if spec.engine == "custom":
+        if spec.interface == MLSERVER:
+            source = PythonSource((ImportLine("mlserver", MLSERVER_SETTINGS, 1),))
+        elif spec.engine == "custom":
             source = self._source(spec, path, TRITON_MODEL if spec.interface == TRITON_PYTHON else PLAIN_MODEL)
         elif path.endswith(".safetensors"):
             source = self._source(spec, os.path.join(spec.directory, CLASS_FILE), TORCH_MODEL)

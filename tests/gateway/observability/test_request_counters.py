@@ -218,6 +218,18 @@ def test_open_requests_are_shown_until_they_are_closed_even_if_a_gateway_died_me
     assert page(tables)["mmsup_requests_open", (("model", "m"),)] == 1
 
 
+def test_requests_that_wait_are_shown_by_version_until_they_wait_no_more(tables: list[CounterTable]) -> None:
+    RequestCounters(tables, 0).set_pending({("m", "1"): 3, ("m", "2"): 1})
+    RequestCounters(tables, 1).set_pending({("m", "1"): 2})
+    text = page_text(RequestCounters(tables, 0), STATUS)
+    assert "# TYPE nv_inference_pending_request_count gauge" in text
+    assert 'nv_inference_pending_request_count{model="m",version="1"} 5.0' in text.splitlines()
+    RequestCounters(tables, 0).set_pending({("m", "2"): 1})
+    shown = page(tables)
+    pending = "nv_inference_pending_request_count"
+    assert [shown[pending, (("model", "m"), ("version", each))] for each in "12"] == [2, 1]
+
+
 # The metrics and statistics.
 
 
@@ -323,12 +335,18 @@ def test_statistics_have_every_version_and_count_in_nanoseconds(tables: list[Cou
 
 
 def test_of_a_gpu_only_present_values_are_shown(tables: list[CounterTable]) -> None:
-    seen = {"memory_total_bytes": 80, "memory_used_bytes": 30, "age_s": 1.5}
-    silent = {"memory_total_bytes": None, "memory_used_bytes": None, "age_s": 9.0}
+    load = {"utilization": 0.25, "power_watts": 300.5, "power_limit_watts": 700, "energy_joules": 12}
+    seen = {"memory_total_bytes": 80, "memory_used_bytes": 30, "age_s": 1.5, **load}
+    silent = {"memory_total_bytes": None, "memory_used_bytes": None, "age_s": 9.0, **dict.fromkeys(load)}
     status = {"devices": [{"uuid": "a", "set_aside": True, **seen}, {"uuid": "b", "set_aside": False, **silent}]}
     one, other = (("gpu_uuid", "a"),), (("gpu_uuid", "b"),)
     shown = page(tables, status)
     assert (shown["nv_gpu_memory_total_bytes", one], shown["nv_gpu_memory_used_bytes", one]) == (80, 30)
+    names = ("nv_gpu_utilization", "nv_gpu_power_usage", "nv_gpu_power_limit")
+    assert [shown[name, one] for name in names] == [0.25, 300.5, 700]
+    lines = page_text(RequestCounters(tables, 0), status).splitlines()
+    assert "# TYPE nv_energy_consumption counter" in lines
+    assert 'nv_energy_consumption{gpu_uuid="a"} 12.0' in lines
     assert (shown["mmsup_device_set_aside", one], shown["mmsup_device_set_aside", other]) == (1, 0)
     assert shown["mmsup_device_reading_age_seconds", other] == 9.0
     assert ("nv_gpu_memory_used_bytes", other) not in shown

@@ -14,11 +14,13 @@ import pytest
 
 from harness.nvml import GIB, Card, FakeNvml, helpers_of
 from mmsup.supervisor.gpu import nvml_client
-from mmsup.supervisor.gpu.inventory import Gpu, GpuProcess, Gpus
+from mmsup.supervisor.gpu.inventory import Gpu, GpuLoad, GpuProcess, Gpus
 from mmsup.supervisor.gpu.nvml_client import NvmlClient, NvmlTimeout
 
 pytestmark = pytest.mark.slow
 HERE = os.getpid()
+LOAD = GpuLoad(0.25, 300.5)
+"""The fake says nothing of the limit and of energy."""
 PCI = "00000000:3B:00.0"
 
 
@@ -56,11 +58,11 @@ def test_memory_processes_and_errors_of_each_device_are_returned(tmp_path: Path)
     async def play(asked: NvmlClient) -> None:
         found = await asked.query()
         assert found.devices == (
-            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (GpuProcess(7, 2 * GIB),), PCI),
-            Gpu(2, "GPU-c", "NVIDIA H200", 0, pci=PCI),
+            Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, GIB, 3, (GpuProcess(7, 2 * GIB),), PCI, load=LOAD),
+            Gpu(2, "GPU-c", "NVIDIA H200", 0, pci=PCI, load=LOAD),
         )
         nvml.set_cards(Card("GPU-a", free_bytes=5 * GIB))
-        assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB, pci=PCI),)
+        assert (await asked.query()).devices == (Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 5 * GIB, pci=PCI, load=LOAD),)
         assert len(helpers_of(HERE)) == 1
 
     with_client(nvml.env, play)
@@ -132,7 +134,7 @@ def test_a_helper_that_was_killed_is_replaced(tmp_path: Path, monkeypatch: pytes
         assert (
             await asked.query()
             == first
-            == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB, pci=PCI),), first.why)
+            == Gpus((Gpu(0, "GPU-a", "NVIDIA H200", 80 * GIB, 80 * GIB, pci=PCI, load=LOAD),), first.why)
         )
         assert helpers_of(HERE) != [helper]
 

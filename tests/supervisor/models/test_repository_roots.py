@@ -7,7 +7,8 @@ import pytest
 from mmsup.supervisor.config.config_error import ConfigError
 from mmsup.supervisor.models.repository_watcher import UNMOUNTED, RepositoryRoots
 from mmsup.supervisor.observability.event_log import EventLog
-from mmsup.supervisor.repository.scanner import RepositoryRoot, RepositoryScan
+from mmsup.supervisor.repository.folders import RepositoryRoot
+from mmsup.supervisor.repository.scanner import RepositoryScan
 
 GOOD = RepositoryScan({}, roots={"/r": RepositoryRoot(1, 2)})
 BROKEN = RepositoryScan({}, errors=(ConfigError("/r", "cannot be read: Input/output error"),))

@@ -365,3 +365,27 @@ def test_a_new_server_knows_what_the_return_of_a_model_takes(tmp_path: Path) -> 
         assert (harness.state("m"), rows["models"][0]["cold_start_s"], shown["cold_start_s"]) == ("asleep", 1.25, 1.25)
 
     run_in_harness(tmp_path, leave_footprint, look)
+
+
+def test_a_model_that_is_started_again_is_not_awake_for_whoever_wakes_it(tmp_path: Path) -> None:
+    add_model(tmp_path, "m", yaml="pin: true\n")
+
+    async def play(harness: ControllerHarness) -> None:
+        waker, sleeper = harness.controller.models.waker, harness.controller.models.sleeper
+        await harness.until(lambda: harness.state("m") == "ready")
+        assert (await waker.wake("m", print))["state"] == "ready"
+        with pytest.raises(MmsupError, match="is pinned") as refused:
+            await sleeper.sleep("m")
+        assert (refused.value.code, refused.value.retryable) == ("conflict", False)
+
+        def fail(child: Child) -> None:
+            child.process.kill()
+
+        harness.keeper.script = fail
+        harness.keeper.workers()[0].process.kill()
+        await harness.until(lambda: harness.state("m") == "backoff")
+        with pytest.raises(MmsupError, match="'m' is not asleep: it is backoff, and does not serve now") as refused:
+            await waker.wake("m", print)
+        assert (refused.value.code, refused.value.retryable) == ("model_restarting", True)
+
+    run_in_harness(tmp_path, play)

@@ -12,10 +12,10 @@ import pytest
 
 from mmsup.ipc.specs import TRITON_PYTHON, WARM_UP_STRINGS_BYTES, ModelSpec, TensorSpec
 from mmsup.supervisor.config.settings import Settings
+from mmsup.supervisor.repository.folders import RepositoryRoot
 from mmsup.supervisor.repository.scanner import (
     SPEC_LIMIT,
     ModelEntry,
-    RepositoryRoot,
     RepositoryScan,
     scan,
     scan_model,
