@@ -89,6 +89,7 @@ ROWS: Final = {
     "F77": "the death of a step of an ensemble",
     "F78": "an execute() of Triton's Python backend that answers too few, raises in between, or sends too late",
     "F79": "memory regions of clients without number or end, of other users, of links, devices and reserved names",
+    "F80": "clients that shorten, lengthen, unregister and replace regions which requests of theirs or of others use",
     "F81": "SIGKILL of the gRPC front process under calls and streams",
     "F82": "SIGKILL of a gateway under calls of the gRPC front process",
     "F83": "a gateway whose own gRPC front does not work",
