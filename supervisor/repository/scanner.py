@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mmsup.supervisor.repository.mlserver_settings import is_mlserver_folder, read_settings
-
 from mmsup.ipc.specs import WARM_UP_FOLDER, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
@@ -43,6 +41,7 @@ from mmsup.supervisor.repository.folders import (
 from mmsup.supervisor.repository.group_rules import contradiction
 from mmsup.supervisor.repository.label_files import label_file_problems
 from mmsup.supervisor.repository.links import followed_folders, link_error, link_errors
+from mmsup.supervisor.repository.mlserver_settings import is_mlserver_folder, read_settings
 from mmsup.supervisor.repository.model_config import InterpretedConfig, interpret
 from mmsup.supervisor.repository.warm_up_config import sample_problems
 
