@@ -25,6 +25,7 @@ from typing import Final
 import uvloop
 
 from mmsup.gateway.client_memory.region_table import make_region_table
+from mmsup.gateway.composition.ensemble_router import EnsembleRouter
 from mmsup.gateway.controller_channel import ControllerClient, check_wire_version, exit_parent_lost
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.gc_schedule import OLDEST_GENERATION_THRESHOLD, GcSchedule
@@ -86,7 +87,7 @@ async def serve(
     zeromq = ZmqContext()
     # The only other thread beside the parser: making extents is too slow for the event loop.
     with ThreadPoolExecutor(1, "extents") as executor:
-        router = Router(configure, executor)
+        router = EnsembleRouter(configure, executor)
         failpoint("gateway.configured")
         regions = make_region_table(configure)
         controller = ControllerClient(channel, configure, router, zeromq, regions)
@@ -127,7 +128,11 @@ async def wait_for_any(*events: asyncio.Event) -> None:
 
 
 async def run_until_stopped(
-    page: StatusPageWriter, controller: ControllerClient, router: Router, server: GatewayServer, stop: asyncio.Event
+    page: StatusPageWriter,
+    controller: ControllerClient,
+    router: Router,
+    server: GatewayServer,
+    stop: asyncio.Event,
 ) -> None:
     """Write heartbeats from the event loop that does the work, and do the periodic work."""
     page.set_activity(Activity.IDLE, time.monotonic_ns())

@@ -16,6 +16,7 @@ from mmsup.gateway import self_test
 from mmsup.gateway.api.app import HttpApp
 from mmsup.gateway.client_memory.region_table import RegionTable
 from mmsup.gateway.composition.composer import Composer
+from mmsup.gateway.composition.ensemble_router import EnsembleRouter
 from mmsup.gateway.composition.worker_calls import attach_calls
 from mmsup.gateway.connections.acceptor import ConnectionAcceptor
 from mmsup.gateway.connections.connection_state import IDLE_S
@@ -61,6 +62,8 @@ class GatewayServer:
         self._infer_handler = InferHandler(router, self.counters, self._parser_executor, regions)
         composer = Composer(self._infer_handler)
         router.links.on_added = partial(attach_calls, composer)
+        if isinstance(router, EnsembleRouter):
+            router.composer = composer
         self._app = HttpApp(self._infer_handler, call_controller)
         self._rpc = RpcServer(self._infer_handler, call_controller)
         self._context: ConnectionContext | None = None

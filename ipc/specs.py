@@ -5,6 +5,7 @@ Made from the configuration (supervisor/repository), never modified: a change is
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,6 +38,10 @@ GROUP_KEYS: Final = {
 }
 """Keys of a model that belong to its process, with the fields of ModelSpec that they set: the same for all models of a
 co-location group."""
+
+
+ENSEMBLE: Final = "ensemble"
+"""The engine of such a model, its platform and its backend in Triton's words. It has no worker."""
 
 
 def is_inline(size: int, inline_count: int) -> bool:
@@ -138,6 +143,18 @@ class SequenceBatching:
 
 
 @dataclass(frozen=True, slots=True)
+class EnsembleStep:
+    """One model of an ensemble, which runs as soon as all tensors that its `input_map` names are there: inputs of the
+    ensemble, or outputs of other steps. Both maps are from the model's own tensor to the ensemble's."""
+
+    model: str
+    version: str = ""
+    """Empty: the default one."""
+    input_map: dict[str, str] = field(default_factory=dict[str, str])
+    output_map: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Everything that a worker needs to serve one version of a model, and a gateway to describe it.
 
@@ -210,11 +227,16 @@ class ModelSpec:
     trusted: bool = False
     decoupled: bool = False
     """It answers a request any number of times. A class whose `infer` is a generator does so without being asked."""
+    steps: tuple[EnsembleStep, ...] = ()
+    """Of an ensemble, which has no worker; empty for every other model."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])  # ModelConfig as JSON, passed through unread
     """Content of `config.pbtxt`, for `/config`; completed by the gateway."""
 
     def is_on_demand(self, control_mode: str) -> bool:
-        """Whether the model is asleep until somebody asks for it. One that is pinned is not, unless it says else."""
+        """Whether the model is asleep until somebody asks for it. One that is pinned is not, unless it says else; nor
+        an ensemble, whose steps may be."""
+        if self.steps:
+            return False
         return self.load == "on-demand" or (not self.load and not self.pin and control_mode == "on-demand")
 
     def is_evictable(self, control_mode: str) -> bool:
@@ -242,3 +264,21 @@ class Metadata:
     """A request is answered any number of times."""
     runs_side_by_side: bool = False
     """Its requests are open side by side in one worker, which may rest while all of them wait for something."""
+
+
+def startable(steps: Sequence[EnsembleStep], started: Iterable[int], known: Iterable[str]) -> list[int]:
+    """The steps that can start now, by place, given those that have and the tensors that are there."""
+    begun, there = set(started), set(known)
+    return [at for at, step in enumerate(steps) if at not in begun and there.issuperset(step.input_map.values())]
+
+
+def needed_steps(steps: Sequence[EnsembleStep], wanted: Iterable[str]) -> set[int]:
+    """The steps without which these tensors are not made."""
+    todo, needed = list(wanted), set[int]()
+    makers = {tensor: at for at, step in enumerate(steps) for tensor in step.output_map.values()}
+    while todo:
+        at = makers.get(todo.pop())
+        if at is not None and at not in needed:
+            needed.add(at)
+            todo += steps[at].input_map.values()
+    return needed

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mmsup.gateway.composition.invocation import Invocation, Invocations
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
@@ -26,7 +26,8 @@ from mmsup.gateway.protocol import infer_request, infer_response
 from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import OutputTensor
 from mmsup.gateway.waking.request_wait import RequestWait
-from mmsup.ipc.specs import Metadata
+from mmsup.ipc.messages.gateway_control import VersionState
+from mmsup.ipc.specs import ENSEMBLE, Metadata
 
 COST: Final = 2
 """In the fair queue: as a request over gRPC."""
@@ -93,12 +94,26 @@ class ComposedRequest(DispatchedRequest):
         self.spec, self.metadata, self.deadline_ns = link.spec, link.metadata, wait.deadline_ns
 
 
-class ModelInference:
-    """Runs inferences of models that have workers. One per gateway."""
+class OpenEnsemble(Protocol):
+    def __call__(
+        self,
+        state: VersionState,
+        version: str,
+        deadline_ns: int,
+        client_deadline_ns: int,
+        invocation: Invocation,
+    ) -> DispatchedRequest:
+        """Admit a request to a version that is an ensemble."""
+        ...
 
-    def __init__(self, inference: InferHandler, invocations: Invocations) -> None:
+
+class ModelInference:
+    """Runs inferences. One per gateway."""
+
+    def __init__(self, inference: InferHandler, invocations: Invocations, open_ensemble: OpenEnsemble) -> None:
         self.inference = inference
         self.invocations = invocations
+        self._open_ensemble = open_ensemble
 
     @asynccontextmanager
     async def run(self, asked: AskedInference, invocation: Invocation) -> AsyncIterator[list[OutputTensor]]:
@@ -108,12 +123,13 @@ class ModelInference:
         try:
             await inference.fair_queue.wait_to_start(model, COST)
             with closing(await self._open(asked, invocation)) as dispatched:
-                invocation.request = dispatched
+                if isinstance(dispatched, ComposedRequest):
+                    invocation.request = dispatched
                 timer.version = dispatched.spec.version
                 dispatched.request_id = asked.client_id
                 parsed = await self._read(asked, dispatched)
                 handler.apply_timeout(dispatched, parsed, timer)
-                result = await dispatched.resume(parsed.job)
+                result = await inference.infer(dispatched, parsed, None)
                 context = handler.response_context(dispatched, parsed)
                 outputs = infer_response.wanted_tensors(context, parsed.request.outputs, result.outputs)
                 timer.finish(result.reply, parsed.inference_count)
@@ -122,13 +138,15 @@ class ModelInference:
             timer.fail(error)
             raise
 
-    async def _open(self, asked: AskedInference, invocation: Invocation) -> ComposedRequest:
+    async def _open(self, asked: AskedInference, invocation: Invocation) -> DispatchedRequest:
         router, model = self.inference.router, invocation.model
         state = router.routes.version(model, asked.version)
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + int((state.spec.deadline_s if state.spec is not None else 60.0) * 1e9)
         if asked.deadline_ns:
             deadline_ns = min(deadline_ns, asked.deadline_ns)
+        if state.spec is not None and state.spec.engine == ENSEMBLE:
+            return self._open_ensemble(state, asked.version, deadline_ns, asked.deadline_ns, invocation)
         choose = partial(self.invocations.choose, invocation)
         wait = RequestWait(deadline_ns, asked.deadline_ns, asked.priority, choose=choose)
         router.admission.admit(model, state.spec)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.messages.gateway_control import Route, VersionState
+from mmsup.ipc.specs import ENSEMBLE, ModelSpec
 
 MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+READY: Final = "ready"
 _VERSION_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 
 
@@ -22,7 +25,7 @@ class RouteTable:
         self._on_change = on_change
         self._models: dict[str, Route] = {}
         self.defaults: dict[str, VersionState] = {}
-        """The default version of each model that is to be served."""
+        """The default version of each model that is to be served and has workers of its own."""
         self._received: set[str] = set()
 
     def put(self, route: Route) -> None:
@@ -30,7 +33,8 @@ class RouteTable:
         self._received.add(route.name)
         self.defaults.pop(route.name, None)
         for each in route.versions:
-            if route.wanted and each.version == route.default:
+            is_ensemble = each.spec is not None and each.spec.engine == ENSEMBLE
+            if route.wanted and each.version == route.default and not is_ensemble:
                 self.defaults[route.name] = each
         self._on_change(route.name)
 
@@ -76,6 +80,24 @@ class RouteTable:
         number = str(int(version)) if version else route.default
         for each in route.versions:
             if each.version == number:
-                return each
+                return each if each.spec is None or not each.spec.steps else self._with_steps(each, each.spec)
         text = f"Request for unknown model: '{name}' version {number} is not found"
         raise CallerError("unknown_version", text, model=name)
+
+    def is_asleep(self, name: str) -> bool:
+        """Whether a request to its default version would have it loaded from sleep."""
+        state = self.defaults.get(name)
+        return state is not None and state.wake_wait_s > 0
+
+    def _with_steps(self, state: VersionState, spec: ModelSpec) -> VersionState:
+        """The state of an ensemble: not ready while one of its steps is not."""
+        for step in spec.steps:
+            which = f"step '{step.model}' of ensemble '{spec.name}'"
+            try:
+                found = self.version(step.model, step.version)
+            except CallerError as error:
+                return replace(state, state="failed", code="model_failed", reason=f"{which}: {error.text}")
+            if found.state != READY and not found.wake_wait_s:
+                reason = f"{which} is {found.state}{f': {found.reason}' if found.reason else ''}"
+                return replace(state, state=found.state, code=found.code or "model_loading", reason=reason)
+        return state

@@ -83,7 +83,7 @@ class Router:
     ) -> DispatchedRequest:
         """Admit a request and find it a worker; MmsupError if it cannot be served now. `deadline`: nanoseconds of
         CLOCK_MONOTONIC. `body` is asked only if a worker must be waited for."""
-        state = self._find_version(name, version)
+        state = self.find_version(name, version)
         self.admission.admit(name, state.spec)
         try:
             if deadline is None:
@@ -100,7 +100,7 @@ class Router:
         """The same, or None if a worker must be waited for. Every fast request comes here."""
         state = self.routes.defaults.get(name) if not version and not self.status.draining else None
         if state is None:
-            state = self._find_version(name, version)
+            state = self.find_version(name, version)
         links = self.links.serving.get((name, state.version))
         if links is None:
             return None
@@ -125,7 +125,7 @@ class Router:
                 found = self.links.plain_routes.add(name, version, state.spec, links)
         return found
 
-    def _find_version(self, name: str, version: str) -> VersionState:
+    def find_version(self, name: str, version: str) -> VersionState:
         """The version that serves a request; MmsupError if there is none, or the server is stopping."""
         if self.status.draining:
             raise ServerError("draining", "the server is stopping", model=name, retry_after_s=5)

@@ -103,8 +103,8 @@ def region_parameters(output: RequestedOutput, size: int) -> dict[str, Any]:  # 
 def _output(tensor: OutputTensor, blobs: list[memoryview], wanted: RequestedOutput) -> dict[str, Any]:  # a JSON object
     made: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}  # as above
     if wanted.region is not None:
-        made["parameters"] = region_parameters(wanted, tensor.data.nbytes)
-    elif wanted.binary:
+        return made  # C++ clients of Triton take any `parameters` for those of binary data
+    if wanted.binary:
         data = tensor.data.cast("B") if tensor.data.format != "B" else tensor.data
         made["parameters"] = {"binary_data_size": len(data)}
         blobs.append(data)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mmsup.gateway.protocol.extensions import extensions
 from mmsup.ipc.errors import MmsupError, make_error
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, Route, VersionState
-from mmsup.ipc.specs import ModelSpec, TensorSpec
+from mmsup.ipc.specs import ENSEMBLE, ModelSpec, TensorSpec
 from mmsup.ipc.tensors.datatypes import config_name
 
 Json = dict[str, Any]  # a JSON object
@@ -16,7 +16,7 @@ Json = dict[str, Any]  # a JSON object
 READY: Final = "ready"
 _OPERATOR_PREFIX: Final = "mmsup_"
 """Parameters of a model that are options of its workers."""
-_BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python"}
+_BACKENDS: Final = {"ort": "onnxruntime", "pytorch": "pytorch", "custom": "python", ENSEMBLE: ""}
 
 
 def server_metadata(configuration: ConfigureGateway) -> Json:
@@ -86,7 +86,7 @@ def model_config(route: Route, state: VersionState) -> Json:
         "max_batch_size": metadata.max_batch_size if metadata else spec.max_batch_size,
         "input": [_config_tensor(each, optional=each.optional) for each in inputs],
         "output": [_config_tensor(each) for each in outputs],
-        "instance_group": [_instance_group(spec)],
+        "instance_group": [_instance_group(spec)] if spec.engine != ENSEMBLE else [],
         "default_model_filename": spec.artefact,
         "parameters": {key: {"string_value": value} for key, value in spec.parameters.items()},
     }

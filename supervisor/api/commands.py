@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.messages.uploads import UploadedFiles
 from mmsup.supervisor.api.arguments import flag_argument, model_argument, text_argument, unknown_model
+from mmsup.supervisor.api.ensemble_commands import load_with_steps, unload_with_steps
 from mmsup.supervisor.api.handlers import Command, Json, SendLine
 from mmsup.supervisor.api.status import StatusViews
 from mmsup.supervisor.gateways.poison_requests import PoisonRegistry
@@ -90,13 +91,16 @@ class Commands:
         config = text_argument({**parameters, **arguments}, "config", "")
         upload, on_progress = arguments.get("upload"), lambda text: send_line({"progress": text})
         if upload is None:
-            return await self._loader.load(name, config, on_progress)
+            return await load_with_steps(self._loader, self._model_set, name, config, on_progress)
         if not isinstance(upload, UploadedFiles):
             raise CallerError("bad_request", "files of a model are sent over HTTP or gRPC")
         return await self._uploads.load(name, config, upload, on_progress)
 
     async def _unload(self, arguments: Json, _send_line: SendLine) -> Any:  # JSON
-        return await self._uploads.unload(text_argument(arguments, "name"))
+        name, parameters = text_argument(arguments, "name"), arguments.get("parameters")
+        if isinstance(parameters, dict) and flag_argument(parameters, "unload_dependents"):
+            return await unload_with_steps(self._uploads.unload, self._model_set, name)
+        return await self._uploads.unload(name)
 
     async def _quarantine(self, arguments: Json, _send_line: SendLine) -> Json:
         return {"requests": self._poison_requests.rows(self._listed_model(arguments))}

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import mmsup
 from mmsup.ipc.messages.keeper_control import KeeperInventory
+from mmsup.supervisor.api.ensemble_views import index_row, with_steps
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
 from mmsup.supervisor.gateways.rpc_front import RpcFront
@@ -89,7 +90,7 @@ class StatusViews:
             "zygotes": [_status_of_zygote(each) for each in self._zygotes()],
             "devices": self._devices(),
             "models": [
-                _status_of(each, footprints) | {"footprints": footprints}
+                with_steps(_status_of(each, footprints), each, self._model_set.models) | {"footprints": footprints}
                 for each in self._models()
                 for footprints in [self._model_set.memory.footprints(each.name)]
             ],
@@ -98,7 +99,10 @@ class StatusViews:
     def overview(self) -> Json:
         return {
             "memory": self._model_set.memory.status(),
-            "models": [_row_of(each, self._model_set.memory.footprints(each.name)) for each in self._models()],
+            "models": [
+                with_steps(_row_of(each, self._model_set.memory.footprints(each.name)), each, self._model_set.models)
+                for each in self._models()
+            ],
         }
 
     def ps(self) -> Json:
@@ -134,11 +138,11 @@ class StatusViews:
         instances = list(model.instances())
         faults = (*model.entry.errors, *model.entry.warnings) if model.entry else ()
         events = [event for each in instances for event in self._event_log.recent(each.id)]
+        shown = {"state": str(model.state()), "reason": model.reason()}
         return {
             "name": model.name,
             "wanted": "up" if model.wanted else "down",
-            "state": str(model.state()),
-            "reason": model.reason(),
+            **with_steps(shown, model, self._model_set.models),
             "group": ", ".join(sorted(model.groups())),
             **_use_of(model, footprints),
             "specs": [asdict(each) for each in specs],
@@ -151,7 +155,8 @@ class StatusViews:
 
     def index(self, *, only_ready: bool) -> list[Json]:
         """Triton's repository index: a row for each version, or for a model that has none."""
-        rows = [row for model in self._models() for row in _index_rows(model)]
+        models = self._model_set.models
+        rows = [index_row(row, model, models) for model in self._models() for row in _index_rows(model)]
         return [row for row in rows if row.get("state") == "READY"] if only_ready else rows
 
     def _models(self) -> list[Model]:

@@ -50,7 +50,7 @@ MIN_MODELS: Final = 2
     "--seconds", default=120.0, show_default=True, help=f"At least {MIN_SECONDS:g}; a sixth of it without faults."
 )
 @click.option("--seed", type=int, help="Of the plan and of the requests' times; a random one is printed.")
-@click.option("--models", default=14, show_default=True, help="Models of the server that is started.")
+@click.option("--models", default=16, show_default=True, help="Models of the server that is started.")
 @click.option(
     "--rate", default=20.0, show_default=True, help="Requests per second to each healthy model; half to the others."
 )
@@ -98,7 +98,8 @@ def chaos(**flags: Any) -> None:  # what click parsed
             target, adapter = _target(flags, options.models), V2Adapter(binary=not flags["json_only"])
             asyncio.run(run_against(target, options, adapter, history, _progress))
         else:
-            asyncio.run(run_local(options, V2Adapter(has_batch_axis=local_server.has_batch_axis), history, _progress))
+            adapter = V2Adapter(has_batch_axis=local_server.has_batch_axis, is_streamed=local_server.is_streamed)
+            asyncio.run(run_local(options, adapter, history, _progress))
     except* local_server.ServerNotStarted as errors:
         failed = list(errors.exceptions)
     finally:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 _SHOWN_LENGTH: Final = 60
+REASON_ERRORS: Final = 4
 _NOT_SHOWN: Final = "is not valid; `mmsup check` and `mmsup ctl list` say why"
 _TYPE_NAMES: Final[dict[type, str]] = {list: "a list", tuple: "a list", dict: "a mapping"}
 
@@ -42,6 +43,12 @@ def hidden_error(place: str, text: str, public_place: str) -> ConfigError:
 def plain_error(place: str, text: str) -> ConfigError:
     """An error of which neither place nor text quotes a file's content."""
     return ConfigError(place, text, f"{place}: {text}")
+
+
+def first_errors(texts: Sequence[str]) -> str:
+    """The first of them in one line, and how many more there are."""
+    more = len(texts) - REASON_ERRORS
+    return "; ".join(texts[:REASON_ERRORS]) + (f"; and {more} more" if more > 0 else "")
 
 
 class InvalidValue(Exception):  # noqa: N818 - an answer, caught by the caller, which knows the place

@@ -44,7 +44,7 @@ class VersionRevision:
     first_runs: FirstRuns = field(default_factory=FirstRuns)
 
     def is_serving(self) -> bool:
-        return any(each.state is InstanceState.READY for each in self.instances)
+        return any(each.state is InstanceState.READY for each in self.instances) or bool(self.spec.steps)
 
     def is_fully_ready(self) -> bool:
         return all(each.state is InstanceState.READY for each in self.instances)

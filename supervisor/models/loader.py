@@ -212,6 +212,7 @@ class ModelLoader:
         if config:
             entry = scanner.with_config(entry, config)
         entry = scanner.with_group_error(entry, _specs_beside(entry, self._context))
+        entry = scanner.with_step_errors(entry, _entries_of_steps(entry, self._context))
         if entry.errors and not (is_partial and entry.specs):
             code = "bad_request" if config else "load_failed"
             error = make_error(code, f"failed to load '{name}': {entry.public_reason}", model=name)
@@ -356,6 +357,18 @@ def _specs_beside(entry: ModelEntry, context: LoadContext) -> list[ModelSpec]:
     names = [each.name for each in context.model_set.models.values() if each.groups() & groups]
     found = [scanner.scan_model(context.settings, name) for name in names]
     return [spec for each in found if each is not None for spec in each.specs]
+
+
+def _entries_of_steps(entry: ModelEntry, context: LoadContext) -> dict[str, ModelEntry]:
+    """The models that an ensemble needs, as the repository holds them now; none of any other model."""
+    found, todo = dict[str, ModelEntry](), [entry]
+    while todo:
+        for step in [step for spec in todo.pop().specs for step in spec.steps if step.model not in found]:
+            other = scanner.scan_model(context.settings, step.model)
+            if other is not None:
+                found[step.model] = other
+                todo.append(other)
+    return found | {entry.name: entry}
 
 
 def _load_error(name: str, failure: WorkerFailure) -> MmsupError:

@@ -220,7 +220,9 @@ def _is_coming(version: VersionState) -> bool:
 
 
 def state_of(version: VersionRevision) -> InstanceState:
-    """The state of the instance that is nearest to serving."""
+    """The state of the instance that is nearest to serving. An ensemble has none: it is ready as far as it goes."""
+    if version.spec.steps:
+        return InstanceState.READY
     return min((each.state for each in version.instances), key=_BEST_FIRST.index, default=InstanceState.ABSENT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmsup.ipc.failpoints import failpoint
+from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.instances import actions, lifecycle_events
 from mmsup.supervisor.instances.instance import Instance, VersionRevision
 from mmsup.supervisor.instances.lifecycle_events import InstanceState
@@ -14,13 +15,20 @@ from mmsup.supervisor.repository.scanner import ModelEntry
 
 def add_revision(model_set: ModelSet, model: Model, entry: ModelEntry, role: RevisionRole, config: str) -> Revision:
     """A new revision of a model, with all its instances wanted and none started."""
-    revision = Revision(role, config, [VersionRevision(spec) for spec in entry.specs], entry.file_digest)
+    revision = Revision(
+        role, config, [VersionRevision(spec, declared(spec)) for spec in entry.specs], entry.file_digest
+    )
     model.revisions.append(revision)
     for version in revision.versions:
         for _ in range(version.spec.instances):
             model_set.add_instance(version).apply(lifecycle_events.WantUp())
     model_set.mark_changed(model.name)
     return revision
+
+
+def declared(spec: ModelSpec) -> Metadata | None:
+    """What an ensemble declares, which has no worker that could tell more; None for any other model."""
+    return Metadata(spec.platform, spec.max_batch_size, spec.inputs, spec.outputs) if spec.steps else None
 
 
 def link_if_active(model_set: ModelSet, instance: Instance) -> None:

@@ -74,15 +74,29 @@ def start_asleep(context: LoadContext, entry: ModelEntry, config: str) -> None:
         record_errors(context, entry)
 
 
+def needed_by_ensembles(context: LoadContext) -> set[str]:
+    """The models that are steps of ensembles which shall serve."""
+    entries = {name: each.entry for name, each in context.model_set.models.items() if each.entry is not None}
+    todo = [name for name in entries if is_wanted(context, name, context.model_set.models[name])]
+    needed = set[str]()
+    while todo:
+        entry = entries.get(todo.pop())
+        steps = {step.model for spec in entry.specs for step in spec.steps} if entry is not None else set[str]()
+        todo += steps - needed
+        needed |= steps
+    return needed
+
+
 def apply_desired_state(context: LoadContext, loader: ModelLoader) -> None:
     """Start and stop models until those are wanted that should be: the desired state says which, else the rule."""
     model_set, desired_state = context.model_set, context.desired_state
+    needed = needed_by_ensembles(context)
     for name in sorted(model_set.models):
         model, desired = model_set.models[name], desired_state.get(name)
         if model.entry is None and not model.revisions:
             model.wanted = False  # nothing is left of it
             model_set.mark_changed(name)
-        up = desired.up if desired is not None else is_wanted_at_start(context.settings, name)
+        up = desired.up if desired is not None else name in needed or is_wanted_at_start(context.settings, name)
         has_begun = model.active is not None or model.sleep.is_asleep
         is_started = model.wanted and (has_begun or not model.entry or not model.entry.specs)
         if model.entry is None or up is is_started:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mmsup.ipc.specs import ENSEMBLE
 from mmsup.supervisor.config import batching_options, model_options, sequence_options, validators
 from mmsup.supervisor.config.config_error import (
     ConfigError,
@@ -25,11 +26,11 @@ from mmsup.supervisor.repository.config_pbtxt import ParsedConfig
 from mmsup.supervisor.repository.version_policy import VersionPolicy, parse_version_policy
 from mmsup.supervisor.repository.warm_up_config import warm_up_problems
 
-BACKENDS: Final = {"onnxruntime": "ort", "pytorch": "pytorch", "python": "custom"}
-PLATFORMS: Final = {engine.platform: name for name, engine in ENGINES.items()}
+BACKENDS: Final = {"onnxruntime": "ort", "pytorch": "pytorch", "python": "custom", ENSEMBLE: ENSEMBLE}
+PLATFORMS: Final = {engine.platform: name for name, engine in ENGINES.items()} | {ENSEMBLE: ENSEMBLE}
 UNSUPPORTED_BACKENDS: Final = (
     "tensorrt", "tensorrt_plan", "tensorflow", "tensorflow_graphdef", "tensorflow_savedmodel", "openvino", "dali",
-    "fil", "vllm", "tensorrtllm", "identity", "repeat", "square", "ensemble",
+    "fil", "vllm", "tensorrtllm", "identity", "repeat", "square",
 )  # fmt: skip
 """Backends of Triton, which are reported as unsupported instead of as a typing error."""
 
@@ -42,7 +43,6 @@ IGNORED_FIELDS: Final = (
 """They affect speed or metrics, never a result: one warning each."""
 
 UNSUPPORTED_FIELDS: Final = {
-    "ensemble_scheduling": "ensembles are not supported",
     "batch_input": "inputs made from the batch are not supported; the model would miss them",
     "batch_output": "outputs scattered over the batch are not supported; the results would differ",
     "model_operations": "libraries of custom operations are not loaded; the model would miss them",
@@ -166,7 +166,12 @@ class _Interpreter:
                 self.error(key, f"{displayed(name)} contradicts backend {displayed(self.config['backend'])}")
             else:
                 found = table[name]
-        return found
+        is_ensemble = "ensemble_scheduling" in self.config
+        if is_ensemble and found not in ("", ENSEMBLE):
+            self.plain_error(
+                "ensemble_scheduling", "is for a model whose platform is ensemble: it has steps, and no file"
+            )
+        return ENSEMBLE if is_ensemble and not found else found
 
     def tensors(self, field: str) -> None:
         """`input` and `output`, as the options `inputs` and `outputs`."""

@@ -12,15 +12,22 @@ lists folders. An error in one model never affects another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mmsup.ipc.specs import WARM_UP_FOLDER, ModelSpec
+from mmsup.ipc.specs import ENSEMBLE, WARM_UP_FOLDER, ModelSpec
 from mmsup.ipc.transport.control_channel import MESSAGE_LIMIT
 from mmsup.ipc.transport.dataclass_codec import to_json
 from mmsup.supervisor.config import batching_options, model_options
-from mmsup.supervisor.config.config_error import ConfigError, InvalidValue, displayed, hidden_error, plain_error
+from mmsup.supervisor.config.config_error import (
+    ConfigError,
+    InvalidValue,
+    displayed,
+    first_errors,
+    hidden_error,
+    plain_error,
+)
 from mmsup.supervisor.config.settings import Settings
 from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.config.yaml_file import FILE_LIMIT_BYTES, ConfigSource, read_text, read_yaml
@@ -28,6 +35,8 @@ from mmsup.supervisor.repository.artifact import select_artifact
 from mmsup.supervisor.repository.artifact_needs import check_artifact, lines_to_paste
 from mmsup.supervisor.repository.config_pbtxt import ParsedConfig, read_json, read_pbtxt
 from mmsup.supervisor.repository.contents.source_facts import SourceFacts, source_facts
+from mmsup.supervisor.repository.ensembles.ensemble_config import ensemble_specs
+from mmsup.supervisor.repository.ensembles.step_checks import step_faults
 from mmsup.supervisor.repository.execution_environment import PARAMETER, environment_interpreter, environment_of
 from mmsup.supervisor.repository.folders import (
     VERSION_NAME,
@@ -52,7 +61,6 @@ YAML_LIMIT_BYTES: Final = 64 << 10
 SPEC_LIMIT: Final = MESSAGE_LIMIT // 2
 """A spec is sent with its metadata in one message."""
 SPEC_TOO_LONG: Final = f"its configuration is longer than {SPEC_LIMIT} bytes"
-REASON_ERRORS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class ModelEntry:
     @property
     def reason(self) -> str:
         """Its first errors in one line, for the operator's list of models."""
-        return _first_errors([str(each) for each in self.errors])
+        return first_errors([str(each) for each in self.errors])
 
     @property
     def paste(self) -> str:
@@ -94,7 +102,7 @@ class ModelEntry:
     @property
     def public_reason(self) -> str:
         """The same for HTTP clients: without anything that the files hold."""
-        return _first_errors([each.for_clients for each in self.errors])
+        return first_errors([each.for_clients for each in self.errors])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,7 @@ def scan_stepwise(settings: Settings) -> Iterator[RepositoryScan | None]:
         models[name] = with_group_error(_scan_model_folder(settings, name, roots), specs)
         specs += models[name].specs
         yield None
+    models = {name: with_step_errors(each, models) for name, each in models.items()}
     used = {key for name in models for key in model_options.sections_of(settings.models, name)}
     for name in settings.models:
         if name not in used:
@@ -347,6 +356,10 @@ class _ModelFolder:
             self.warn(f"/{PBTXT}: version_policy.specific", f"version {each} is not there; the others are served")
         is_valid = not self.errors
         fields = model_options.spec_fields(options)
+        if interpreted.engine == ENSEMBLE:
+            ensemble, errors = ensemble_specs(self.name, self.directory, selected, config, fields)
+            self.errors += errors
+            return ensemble if is_valid else ()
         found: list[ModelSpec] = []
         for version in selected if interpreted.is_engine_known else ():
             paste = ""
@@ -377,6 +390,9 @@ class _ModelFolder:
         return tuple(found) if is_valid else ()
 
 
-def _first_errors(texts: Sequence[str]) -> str:
-    more = len(texts) - REASON_ERRORS
-    return "; ".join(texts[:REASON_ERRORS]) + (f"; and {more} more" if more > 0 else "")
+def with_step_errors(entry: ModelEntry, models: Mapping[str, ModelEntry]) -> ModelEntry:
+    """The entry; with errors in the place of its specs if it is an ensemble whose steps do not fit these models."""
+    if not any(each.steps for each in entry.specs):
+        return entry
+    errors = step_faults(entry.specs[-1], {name: each.specs for name, each in models.items()})
+    return replace(entry, specs=(), errors=(*errors, *entry.errors)) if errors else entry

@@ -268,7 +268,7 @@ def test_errors_have_code_retryable_and_model(
         b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "data": [1]}]}',
         b'{"outputs": [{"name": "y", "datatype": "ODD", "shape": [1], "data": [1]}]}',
         b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 99}}]}',
-        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"shared_memory_region": "r"}}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}]}',
     ],
 )
 def test_an_answer_that_is_none_is_an_error_of_the_client_s_own_kind(body: bytes) -> None:

@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from typing import Any
 
+import numpy as np
 import pytest
 
-from engines.build import write_fault_model
+from engines.build import write_fault_model, write_python
 from engines.calling_model import write_caller
+from engines.ensemble_files import X, write_ensemble
 from harness.bystander import Bystander
+from harness.rpc_calls import connected, tensor
 from harness.server import Server, eventually
 from harness.victim import BYSTANDER
+from mmsup.ipc.specs import TensorSpec
+from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 
 pytestmark = pytest.mark.slow
 CALLERS = ("caller", "between", "pair")
@@ -222,6 +227,94 @@ def test_a_gateway_that_ends_takes_its_calls_along_and_the_callers_go_on(models:
     models.await_state("worker", "ready")
     assert eventually(lambda: served(models), "calls through the next gateway") == (200, [1.0])
     assert (models.pid("caller"), models.pid("worker")) == pids
+
+
+@pytest.fixture(scope="module")
+def ensembles(models: Server) -> Iterator[Server]:
+    """`two`: `worker` after the bystander; `fork`: two of `two` beside each other, joined by a sum."""
+    code = "class Model:\n    def infer(self, inputs):\n        return {'s': inputs['l'] + inputs['r']}\n"
+    terms = [TensorSpec(name, "FP32", (-1,)) for name in "lr"]
+    write_python(models.repository, "sum", code, terms, [TensorSpec("s", "FP32", (-1,))])
+    more = [TensorSpec("mode", "BYTES", (1,)), TensorSpec("amount", "FP64", (1,))]
+    obeyed = {"x": "m", "mode": "mode", "amount": "amount"}
+    steps = (BYSTANDER, {"x": "x"}, {"y": "m"}), ("worker", obeyed, {"y": "y"})
+    write_ensemble(models.repository, "two", *steps, inputs=[X, *more])
+    branches = [(BYSTANDER, {"x": "x"}, {"y": name}) for name in "lr"]
+    write_ensemble(models.repository, "fork", ("sum", {"l": "l", "r": "r"}, {"s": "y"}), *branches)
+    for name in ("two", "fork"):
+        models.ctl("load", name=name)
+    yield models
+    models.ctl("unload", name="two")
+    models.ctl("unload", name="fork", parameters={"unload_dependents": True})
+
+
+def run_two(server: Server, mode: str = "ok", amount: float = 0.0) -> tuple[int, Any]:  # JSON
+    """Status, and `y` or the error, of the ensemble `two`."""
+    http = server.http()
+    try:
+        given = {"x": ("FP32", [1], [1.0]), "mode": ("BYTES", [1], [mode]), "amount": ("FP64", [1], [amount])}
+        status, reply = http.infer("two", **given)
+    finally:
+        http.close()
+    return status, reply["outputs"][0]["data"] if status == 200 else reply
+
+
+def test_an_ensemble_is_a_model_like_any_other_over_http_and_grpc(ensembles: Server) -> None:
+    http = ensembles.http()
+    before = ensembles.gauge("nv_inference_request_success", model=BYSTANDER)
+    status, reply = http.infer("fork", x=("FP32", [LARGE], [1.0] * LARGE))
+    assert (status, reply["outputs"][0]["data"]) == (200, [2.0] * LARGE)
+    assert ensembles.gauge("nv_inference_request_success", model=BYSTANDER) == before + 2
+    assert ensembles.gauge("nv_inference_request_success", model="fork") == 1
+    config = http.json("GET", "/v2/models/fork/config")[1]
+    assert (config["platform"], config["backend"], config["instance_group"]) == ("ensemble", "", [])
+    assert [each["model_name"] for each in config["ensemble_scheduling"]["step"]] == ["sum", BYSTANDER, BYSTANDER]
+    assert ensembles.model("sum")["state"] == "ready"  # loaded with the ensemble
+    http.close()
+    with connected(ensembles) as client:
+        made = client.infer("fork", [tensor("x", "FP32", np.ones(3, np.float32))])
+        assert made.as_numpy("y").tolist() == [2.0, 2.0, 2.0]
+        assert client.is_model_ready("fork")
+    assert ask(ensembles, "caller", [1.0], way="call", model="fork") == (200, [2.0])
+
+
+def test_an_ensemble_is_ready_while_its_steps_are(ensembles: Server) -> None:
+    http = ensembles.http()
+    ensembles.ctl("sleep", name="worker")
+    ensembles.await_state("worker", "asleep")
+    assert http.json("GET", "/v2/models/two/ready")[0] == 200
+    assert run_two(ensembles) == (200, [1.0])  # it is woken
+    ensembles.ctl("unload", name="worker")
+    assert http.json("GET", "/v2/models/two/ready")[0] == 503
+    shown = ensembles.ctl("show", name="two")
+    assert (shown["state"], shown["reason"]) == ("stopped", "step 'worker' is stopped") or shown["state"] == "draining"
+    assert [each["model"] for each in shown["steps"]] == [BYSTANDER, "worker"]
+    status, reply = run_two(ensembles)
+    assert (status, reply["code"]) == (503, "model_failed")
+    assert reply["error"].startswith("in ensemble 'two', step 'worker': ")
+    ensembles.ctl("load", name="worker")
+    assert run_two(ensembles) == (200, [1.0])
+    http.close()
+
+
+def test_an_ensemble_whose_steps_do_not_fit_is_not_loaded(ensembles: Server) -> None:
+    write_ensemble(
+        ensembles.repository, "loose", (BYSTANDER, {"q": "x"}, {"y": "y"}), ("nobody", {"a": "x"}, {"b": "z"})
+    )
+    with pytest.raises(ServerRefused, match="model 'nobody' is in no repository"):
+        ensembles.ctl("load", name="loose")
+
+
+@pytest.mark.fault("F77")
+def test_the_death_of_a_step_is_named_and_harms_no_other_step(ensembles: Server) -> None:
+    with Bystander(ensembles, BYSTANDER):
+        status, reply = run_two(ensembles, "exit", 3)
+        assert (status, reply["code"], reply["model"]) == (503, "worker_crashed", "two")
+        assert reply["error"].startswith("in ensemble 'two', step 'worker': ")
+        status, reply = run_two(ensembles, "raise")
+        assert (status, reply["code"]) == (500, "inference_failed")
+    ensembles.await_state("worker", "ready")
+    assert run_two(ensembles) == (200, [1.0])
 
 
 def restarted(server: Server, generation: int) -> bool:

@@ -101,7 +101,13 @@ def run(python: str, faults: str) -> list[Finding]:
     )
     history = History()
     asyncio.run(
-        run_local(options, V2Adapter(has_batch_axis=local_server.has_batch_axis), history, lambda _: None, python)
+        run_local(
+            options,
+            V2Adapter(has_batch_axis=local_server.has_batch_axis, is_streamed=local_server.is_streamed),
+            history,
+            lambda _: None,
+            python,
+        )
     )
     return check(history.records)
 

@@ -7,21 +7,36 @@ import select
 import socket
 from collections.abc import Iterator
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from engines.build import write_identity_onnx
+from engines.build import write_identity_onnx, write_python
 from harness import raw_http
 from harness.bystander import Bystander
 from harness.installation import Installation
 from harness.invariants import assert_clean, assert_gone, server_processes, settled
+from harness.rpc_calls import target
 from harness.server import Http, Server, eventually, serving
+from harness.stream_reader import StreamReader
 from harness.victim import BYSTANDER, bystander_repository
+from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 CHUNKED = "Transfer-Encoding: chunked"
 WHOLE = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}'
+
+
+ENDLESS = """
+import numpy as np
+
+class Model:
+    def infer(self, inputs):
+        while True:
+            yield {"y": np.zeros(900, np.int32)}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +48,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     installed.change("gateway/http/response.py", "WRITE_TIMEOUT_S: Final = 30.0", "WRITE_TIMEOUT_S: Final = 0.5")
     repository = bystander_repository(folder / "models")
     write_identity_onnx(repository, "m", dims=[-1])
+    text = TensorSpec("x", "INT32", (1,)), TensorSpec("y", "INT32", (-1,))
+    write_python(repository, "endless", ENDLESS, text[:1], text[1:])
     with serving(repository, python=installed.python) as running:
         http = Http(running.address())
         for name in (BYSTANDER, "m"):
@@ -111,3 +128,20 @@ def test_a_reply_that_nobody_reads_is_given_up_and_its_memory_free_while_the_cli
         # The kernel holds half of it at most, so it cannot have been sent.
         eventually(lambda: server.gauge("mmsup_requests_open", model="m") == 0, "the reply is given up")
         eventually(lambda: not settled(server).used_bytes, "no arena memory is used")
+
+
+@pytest.mark.fault("F69")
+def test_a_stream_that_nobody_reads_is_given_up(server: Server) -> None:
+    def given_up() -> float:
+        return server.gauge("nv_inference_request_failure", model="endless", version="1", reason="CANCELED")
+
+    with unnoticed(server):
+        with StreamReader(server, "endless/generate_stream", {"x": 1}, receive_bytes=4096) as reader:
+            reader.next()
+            eventually(lambda: given_up() == 1, "the stream is over while its client stays")
+        with grpc.insecure_channel(target(server)) as channel:
+            given = service_pb2.ModelInferRequest(model_name="endless")
+            given.inputs.add(name="x", datatype="INT32", shape=[1]).contents.int_contents.append(1)
+            call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([given]))
+            next(call)  # and no other
+            eventually(lambda: given_up() == 2, "the same over gRPC")

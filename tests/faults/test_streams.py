@@ -56,8 +56,8 @@ class Model:
 """
 INPUTS = (TensorSpec("mode", "BYTES", (1,)), TensorSpec("at", "INT32", (1,), optional=True))
 OUTPUTS = (TensorSpec("y", "INT32", (-1,)),)
-VICTIMS = "one", "two", "three"
-"""A worker of each is ended once, so that none has to wait before it is started again."""
+VICTIMS = "one", "two", "three", "poisoned"
+"""A worker of each is ended once, so that none has to wait before it is started again; of the last one twice."""
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,19 @@ def test_a_worker_that_dies_before_the_first_part_is_a_status_and_its_neighbour_
             assert reader.status == 503
             assert b'"worker_crashed"' in reader.rest()
         assert ended(neighbour)[1]["code"] == "worker_crashed"
+
+
+@pytest.mark.fault("F13", "F67")
+def test_a_stream_that_ends_its_worker_after_some_parts_twice_is_refused(server: Server) -> None:
+    with Bystander(server, BYSTANDER):
+        for _ in range(2):
+            with stream(server, "kill", 3, "poisoned") as reader:
+                parts, error = ended(reader)
+                assert (parts, error["code"]) == ([0, 1, 2], "worker_crashed")
+        with stream(server, "kill", 3, "poisoned") as reader:
+            assert reader.status == 422
+        with stream(server, "count", 3, "poisoned") as reader:
+            assert len(reader.until_end()) == 3
 
 
 @pytest.mark.fault("F67")

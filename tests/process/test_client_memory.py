@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +20,7 @@ from tritonclient.utils import shared_memory
 from engines.build import write_identity_onnx
 from faults.test_upgrade import upgrade
 from harness.bystander import Bystander
-from harness.client_region import client_region
+from harness.client_region import ClientRegion, client_region
 from harness.invariants import server_processes
 from harness.rpc_calls import connected
 from harness.server import Server, eventually, serving
@@ -205,3 +208,79 @@ def test_regions_outlive_a_gateway_a_controller_and_an_upgrade(server: Server) -
             assert [each["name"] for each in client.get_system_shared_memory_status()] == ["lasting"]
             client.unregister_system_shared_memory()
             assert client.get_system_shared_memory_status() == []
+
+
+class Hostile(threading.Thread):
+    """Registers, infers, truncates, lengthens, unregisters and removes regions at random, some of them of others."""
+
+    def __init__(self, server: Server, seed: int, keys: list[ClientRegion]) -> None:
+        super().__init__(name=f"hostile {seed}")
+        self._server, self._keys = server, keys
+        self._rng = random.Random(seed)
+        self.outcomes: Counter[str] = Counter()
+
+    def run(self) -> None:
+        with http_client(self._server) as client:
+            for _ in range(120):
+                number = self._rng.randrange(len(self._keys))
+                act = self._rng.choice(
+                    ["register", "infer", "infer", "infer", "into", "resize", "unregister", "status"]
+                )
+                try:
+                    self.outcomes[getattr(self, f"_{act}")(client, number)] += 1
+                except httpclient.InferenceServerException as error:
+                    status, text = error.status(), str(error)
+                    expected = ("Unable to find", "are there", "already in manager", "is not in its file", "of shared")
+                    known = status in ("400", "404") and any(each in text for each in expected)
+                    self.outcomes["refused" if known else f"{status} {text}"] += 1
+
+    def _register(self, client: Any, number: int) -> str:
+        register(client, f"r{number}", self._keys[number].key, BYTES)
+        return "registered"
+
+    def _infer(self, client: Any, number: int) -> str:
+        y = client.infer(BYSTANDER, [shared_input(f"r{number}", COUNT)]).as_numpy("y")
+        return "right" if set(np.unique(y).tolist()) <= {0.0, float(number + 1)} else "wrong"
+
+    def _into(self, client: Any, number: int) -> str:
+        x = httpclient.InferInput("x", [COUNT], "FP32")
+        x.set_data_from_numpy(np.full(COUNT, number + 1, np.float32))
+        y = httpclient.InferRequestedOutput("y")
+        y.set_shared_memory(f"r{number}", BYTES)
+        client.infer(BYSTANDER, [x], outputs=[y])
+        return "written"
+
+    def _resize(self, _: Any, number: int) -> str:
+        self._keys[number].truncate(self._rng.choice([0, 100, BYTES // 2, BYTES, BYTES]))
+        return "resized"
+
+    def _unregister(self, client: Any, number: int) -> str:
+        client.unregister_system_shared_memory(f"r{number}" if self._rng.random() < 0.8 else "")
+        return "unregistered"
+
+    def _status(self, client: Any, number: int) -> str:
+        client.get_system_shared_memory_status(f"r{number}")
+        return "shown"
+
+
+@pytest.mark.fault("F80")
+def test_clients_that_take_regions_from_under_each_other_s_requests_reach_nobody_else(server: Server) -> None:
+    pids = gateway_pids(server), server.pid(BYSTANDER)
+    with contextlib.ExitStack() as stack:
+        keys = [stack.enter_context(client_region(BYTES)) for _ in range(3)]
+        for number, each in enumerate(keys):
+            each.put(np.full(COUNT, number + 1, np.float32))
+        with Bystander(server, BYSTANDER):
+            hostile = [Hostile(server, seed, keys) for seed in range(4)]
+            for thread in hostile:
+                thread.start()
+            for thread in hostile:
+                thread.join(120)
+        with http_client(server) as client:
+            client.unregister_system_shared_memory()
+    outcomes = sum((each.outcomes for each in hostile), Counter[str]())
+    usual = {"right", "written", "refused", "registered", "resized", "unregistered", "shown"}
+    assert set(outcomes) <= usual, outcomes
+    assert outcomes["right"] > 5 < outcomes["refused"], outcomes
+    assert (gateway_pids(server), server.pid(BYSTANDER)) == pids
+    assert open_regions(server) == 0

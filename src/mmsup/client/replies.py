@@ -121,7 +121,7 @@ def read_result(reply: HttpReply, into: Mapping[str, Array]) -> InferResult:
         for each in document["outputs"]:
             name, datatype, shape = each["name"], each["datatype"], each["shape"]
             parameters = each.get("parameters", {})
-            if "shared_memory_region" in parameters:
+            if name in into:
                 outputs[name] = into[name].reshape(-1)[: _count(shape)].reshape(shape)
             elif "binary_data_size" in parameters:
                 end = at + parameters["binary_data_size"]

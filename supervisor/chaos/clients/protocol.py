@@ -52,16 +52,26 @@ class ProtocolAdapter(Protocol):
 
 class V2Adapter:
     """The Open Inference Protocol over HTTP. `binary`: use Triton's binary tensor extension, for large tensors and half
-    of the small ones. `has_batch_axis`: whether the tensors of a model have a leading axis, here of length 1.
+    of the small ones. `has_batch_axis`: whether the tensors of a model have a leading axis, here of length 1;
+    `is_streamed`: whether it answers in parts, which together are its answer.
 
     Half of the requests have an id, the same for all. So they are of a few kinds, and differ in their values alone.
     """
 
-    def __init__(self, *, binary: bool = True, has_batch_axis: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        *,
+        binary: bool = True,
+        has_batch_axis: Callable[[str], bool] = lambda _: False,
+        is_streamed: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._binary = binary
         self._has_batch_axis = has_batch_axis
+        self._is_streamed = is_streamed
 
     def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+        if self._is_streamed(model):
+            return _generate_call(model, payload, command)
         path = f"/v2/models/{quote(model, safe='')}/infer"
         axis = [1] if self._has_batch_axis(model) else []
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*axis, len(payload.values)]}  # JSON
@@ -93,7 +103,36 @@ class V2Adapter:
             return ParsedReply(code="unreadable", text=f"{type(error).__name__}: {error}")
 
 
+def _generate_call(model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+    """A request whose answer comes in parts."""
+    document: dict[str, Any] = {"x": payload.values.tolist()}  # JSON
+    if command is not None:
+        document |= {"mode": command.mode, "amount": command.amount}
+    path = f"/v2/models/{quote(model, safe='')}/generate_stream"
+    return HttpCall(path, json.dumps(document).encode(), (("Content-Type", "application/json"),))
+
+
+def _parse_events(body: bytes) -> ParsedReply:
+    """One answer of all parts; or the error that is the last event. ValueError if anything follows an error."""
+    *events, rest = body.decode().split("\n\n")
+    if rest or not all(each.startswith("data: ") for each in events):
+        raise ValueError("an event is cut off, or is none")
+    parts: list[dict[str, Any]] = [json.loads(each.removeprefix("data: ")) for each in events]  # JSON
+    errors = [each for each in parts if "error" in each]
+    if errors:
+        if errors != parts[-1:]:
+            raise ValueError("an error is not the last event")
+        return ParsedReply(code=str(errors[0].get("code")), text=str(errors[0]["error"])[:200])
+    if not parts:
+        raise ValueError("a stream without parts")
+    values = [value for each in parts for value in (each["y"] if isinstance(each["y"], list) else [each["y"]])]
+    life = _integers(parts[-1].get("life", [0, 0]))
+    return ParsedReply(array("f", values).tobytes(), revision=life[0], pid=life[1])
+
+
 def _parse_reply(reply: HttpReply) -> ParsedReply:
+    if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
+        return _parse_events(reply.body)
     length = int(reply.headers.get(_LENGTH_HEADER.lower(), len(reply.body)))
     if reply.status != 200:
         return _parse_error(reply)

@@ -340,7 +340,8 @@ def find_freezer(pid: int) -> tuple[Path, str, str] | None:
 
 
 _BY_NAME: Final[Mapping[str, Injector]] = {
-    **dict.fromkeys(("kill_idle", "group_kill"), partial(_signal_worker, number=signal.SIGKILL)),  # busy or idle
+    # Busy or idle:
+    **dict.fromkeys(("kill_idle", "group_kill", "stream_kill"), partial(_signal_worker, number=signal.SIGKILL)),
     "stop_worker": partial(_signal_worker, number=signal.SIGSTOP),
     "kill_brain": partial(_signal_controller, number=signal.SIGKILL),
     "stop_brain": partial(_signal_controller, number=signal.SIGSTOP),  # the keeper must detect it
@@ -350,6 +351,7 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     "stop_gateway": partial(_signal_gateway, number=signal.SIGSTOP),  # the controller must detect it
     **dict.fromkeys(("offload_raises", "offload_hangs", "restore_raises", "restore_hangs"), failing_move),
     **dict.fromkeys(("kill_offloading", "kill_offloaded", "kill_restoring"), kill_in_move),
+    "stream_leave": leave,
     **dict.fromkeys(("load_raises", "load_crashes", "load_hangs"), load_bad_revision),
     **{
         each.__name__: each

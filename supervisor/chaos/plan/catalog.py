@@ -26,6 +26,8 @@ class ModelRole(enum.StrEnum):
     CHANGING = "changing"
     GROUPED = "grouped"
     """They share one process."""
+    STREAMING = "streaming"
+    """Each answers a request in parts."""
     ON_DEMAND = "on_demand"
     """Each is loaded when it is asked; the memory budget does not hold all of them."""
     MOVABLE = "movable"
@@ -203,6 +205,22 @@ FAULTS: Final = (
     _move("kill_offloading", "at_offload_sleep", *_KILLED_CAUSES, MOVE_S),
     _move("kill_offloaded", "ok", *_KILLED_CAUSES),
     _move("kill_restoring", "at_restore_sleep", *_KILLED_CAUSES, MOVE_S),
+    FaultClass(
+        "stream_crash", "F67", FaultMethod.REQUEST, ModelRole.STREAMING, "segv", 0.0,
+        frozenset({"worker_crashed"}), ("signal SIGSEGV",),
+    ),
+    FaultClass(
+        "stream_hang", "F67", FaultMethod.REQUEST, ModelRole.STREAMING, "hang", 0.0,
+        frozenset({"worker_hung"}), _HUNG_CAUSES, cooldown_s=6.0,
+    ),
+    FaultClass(
+        "stream_raise", "F67", FaultMethod.REQUEST, ModelRole.STREAMING, "raise", 0.0,
+        frozenset({"inference_failed"}), cooldown_s=1.0,
+    ),
+    FaultClass(
+        "stream_kill", "F67", FaultMethod.WORKER, ModelRole.STREAMING, causes=_KILLED_CAUSES, requires=SERVICE_MANAGER
+    ),
+    FaultClass("stream_leave", "F70", FaultMethod.CLIENT, ModelRole.STREAMING, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),

@@ -169,6 +169,22 @@ class Movable(Model):
 
 if HELD_BY:
     Model = Movable
+
+
+class Streamed(Model):
+    """The same in four parts, with what it does in the middle."""
+
+    def infer(self, inputs):
+        for place, part in enumerate(np.array_split(inputs["x"], 4)):
+            if place == 2:
+                answer = super().infer(inputs)
+            elif place == 0:
+                answer = super().infer({"x": inputs["x"]})
+            yield {**answer, "y": part}
+
+
+if STREAMED:
+    Model = Streamed
 '''
 
 NO_FAULT: Final = "ok"
@@ -192,16 +208,19 @@ def source(
     on_load: str = NO_FAULT,
     on_load_amount: float = 0,
     batched: bool = False,
+    streamed: bool = False,
     revision: int | None = None,
     held_by: str = "",
 ) -> str:
-    """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis. `held_by`:
-    it can sleep in host memory, and its weights are an array of this library (numpy or torch)."""
+    """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis. `streamed`:
+    it answers in parts. `held_by`: it can sleep in host memory, and its weights are an array of this library (numpy or
+    torch)."""
     constants = {
         "ON_IMPORT": on_import,
         "ON_LOAD": on_load,
         "ON_LOAD_AMOUNT": on_load_amount,
         "BATCHED": batched,
+        "STREAMED": streamed,
         "REVISION": revision,
         "HELD_BY": held_by,
     }
@@ -218,16 +237,16 @@ def write_fault_model(
     on_load: str = NO_FAULT,
     on_load_amount: float = 0,
     batch: int = 0,
+    streamed: bool = False,
     held_by: str = "",
     **settings: Any,  # as YAML has it
 ) -> None:
     """Write the model into a repository, or another revision over the one that is there. `batch` is `max_batch_size`
-    (0: no batch axis), `held_by` as in `source`; `settings` go into its `mmsup.yaml`."""
+    (0: no batch axis), `streamed` and `held_by` as in `source`; `settings` go into its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    code = source(
-        on_load=on_load, on_load_amount=on_load_amount, batched=bool(batch), revision=revision, held_by=held_by
-    )
+    kind: dict[str, Any] = {"batched": bool(batch), "streamed": streamed, "held_by": held_by}  # of `source`
+    code = source(on_load=on_load, on_load_amount=on_load_amount, revision=revision, **kind)
     _write_atomically(folder / "model.py", code)
     if settings:
         _write_atomically(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML

@@ -39,7 +39,7 @@ ROLE_ORDER: Final = (
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.LEAKY, ModelRole.HANGING),
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
     *(ModelRole.GROUPED, ModelRole.GROUPED, ModelRole.ON_DEMAND, ModelRole.ON_DEMAND),
-    *(ModelRole.MOVABLE, ModelRole.MOVABLE),
+    *(ModelRole.MOVABLE, ModelRole.MOVABLE, ModelRole.STREAMING, ModelRole.STREAMING),
 )
 WORKER_MIB: Final = 28
 """What a worker holds at most that does not leak, its first requests included."""
@@ -64,14 +64,21 @@ def model_roles(count: int) -> dict[str, ModelRole]:
 
 
 def has_batch_axis(name: str) -> bool:
-    """Whether a model of that name batches. Every second one of a role runs its requests one by one instead."""
-    return not name.endswith(tuple("02468"))
+    """Whether a model of that name batches. Every second one of a role runs its requests one by one instead, and so do
+    those that answer in parts."""
+    return not name.endswith(tuple("02468")) and not is_streamed(name)
+
+
+def is_streamed(name: str) -> bool:
+    """Whether a model of that name answers in parts."""
+    return name.startswith(ModelRole.STREAMING)
 
 
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
     batch = MAX_BATCH if has_batch_axis(name) else 0
     held = {"held_by": holding_library(name)} if role == ModelRole.MOVABLE else {}
-    fault_model.write_fault_model(repository, name, batch=batch, **{**_SETTINGS[role], **held, **options})
+    settings = {**_SETTINGS[role], **held, **options}
+    fault_model.write_fault_model(repository, name, batch=batch, streamed=is_streamed(name), **settings)
 
 
 def holding_library(name: str) -> str:
@@ -107,6 +114,7 @@ _SETTINGS: Final[Mapping[ModelRole, Mapping[str, Any]]] = {  # YAML values
     ModelRole.HANGING: {**_CAPPED, "hang_limit": HANG_LIMIT, "deadline": HANGING_DEADLINE, "load_timeout": "20s"},
     ModelRole.CHANGING: _CAPPED,
     ModelRole.GROUPED: {**_CAPPED, "group": "grouped", "hang_limit": HANG_LIMIT, "load_timeout": "20s"},
+    ModelRole.STREAMING: {**_CAPPED, "hang_limit": HANG_LIMIT, "load_timeout": "20s"},
     ModelRole.ON_DEMAND: {"load": "on-demand"},
     ModelRole.MOVABLE: {"sleep": "host-memory", "hang_limit": HANG_LIMIT, "ttl": "never", "start": "exec"},
 }

@@ -32,7 +32,7 @@ _MOVE_COLUMNS: Final = (">OFFLOADED=offloaded_bytes", ">GPU THEN=gpu_offloaded_b
 """Of models that were in host memory."""
 _EVENT_COLUMNS: Final = frozenset({"time", "event", "model", "instance", "generation", "text"})
 """Members of an event with a fixed position in its line; the others follow as `name=value`."""
-_HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs"})
+_HIDDEN_SPEC_FIELDS: Final = frozenset({"name", "version", "config", "inputs", "outputs", "steps"})
 """Members of a model's specification that are shown elsewhere, or only by the HTTP API (`/config`)."""
 
 
@@ -196,6 +196,10 @@ def model(result: Json) -> None:
         for tensor in _mappings(metadata, side):
             shape = [*batch, *(tensor.get("shape") or ())]
             click.echo(f"{side[:-1]:<6}  {cell(tensor.get('name'))}  {cell(tensor.get('datatype'))}  {_value(shape)}")
+    steps = _mappings(result, "steps")
+    if steps:
+        click.echo("\nsteps")
+        _table(["MODEL", "STATE", "REASON"], steps)
     footprints = _mappings(result, "footprints")
     if footprints:
         click.echo("\nfootprint")

@@ -33,6 +33,7 @@ def text_of(refused: object) -> str:
     return getattr(refused, "text", "")
 
 
+@pytest.mark.fault("F79")
 def test_names_number_and_bytes_of_regions_are_bounded() -> None:
     others = {name: region(name, 300) for name in "abc"}
     assert refusal(region("d"), others, LIMITS) is None

@@ -21,6 +21,7 @@ SUPPORTED = {
     "output",
     "instance_group",
     "dynamic_batching",
+    "ensemble_scheduling",
     "sequence_batching",
     "response_cache",
     "default_model_filename",
@@ -54,6 +55,8 @@ def test_an_empty_configuration_has_no_option_and_the_latest_version() -> None:
         ('platform: "pytorch_libtorch"', "pytorch"),
         ('platform: "onnxruntime_onnx" backend: "onnxruntime"', "ort"),
         ('backend: ""', ""),
+        ('platform: "ensemble"', "ensemble"),
+        ("ensemble_scheduling {}", "ensemble"),
     ],
 )
 def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
@@ -102,7 +105,11 @@ def test_backend_or_platform_names_the_engine(text: str, engine: str) -> None:
             "m/config.pbtxt:1: sequence_batching.iterative_sequence",
             "is not supported",
         ),
-        ("ensemble_scheduling {}", "m/config.pbtxt:1: ensemble_scheduling", "not supported"),
+        (
+            'backend: "python" ensemble_scheduling {}',
+            "m/config.pbtxt:1: ensemble_scheduling",
+            "is for a model whose platform is ensemble",
+        ),
         (
             'parameters { key: "mmsup_memori" value { string_value: "1" } }',
             "m/config.pbtxt:1: parameters.mmsup_memori",
@@ -132,7 +139,7 @@ def test_all_errors_of_a_file_are_reported_together() -> None:
     found = interpreted(
         'name: "x"\nbackend: "y"\nmax_batch_sise: 1\nensemble_scheduling {}\ninput { dims: 1 }\nbatch_input {}\n'
     )
-    assert [each.place.split(":")[1] for each in found.errors] == ["3", "1", "2", "5", "5", "4", "6"]
+    assert [each.place.split(":")[1] for each in found.errors] == ["3", "1", "2", "5", "5", "6"]
 
 
 @pytest.mark.parametrize("word", IGNORED_FIELDS)

@@ -62,9 +62,8 @@ def completed_spec(spec: ModelSpec, document: Document) -> ModelSpec:
     """The spec with what `auto_complete_config` has added. Requests run one by one unless the configuration asks for
     dynamic batching, as in Triton: a model may rely on it."""
     inputs, outputs = document.get("input", []), document.get("output", [])
-    batches = (
-        "dynamic_batching" in document or spec.batching.max_rows or spec.batching.delay_s or spec.batching.preferred
-    )
+    own = spec.batching.max_rows or spec.batching.delay_s or spec.batching.preferred
+    batches = own or "dynamic_batching" in document or "sequence_batching" in document
     return replace(
         spec,
         max_batch_size=int(document.get("max_batch_size", 0)),

@@ -46,10 +46,11 @@ from mmsup.worker.engines.triton_python.config_document import (
     config_document,
 )
 from mmsup.worker.engines.triton_python.returned_responses import Execute, checked_responses
-from mmsup.worker.execution.batch_arrays import Arrays
+from mmsup.worker.execution.batch_arrays import Arrays, split, stack
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
 from mmsup.worker.execution.model_errors import ModelFailure, RequestRefused
-from mmsup.worker.execution.request_parameters import PARAMETERS
+from mmsup.worker.execution.request_parameters import PARAMETERS, Parameters
+from mmsup.worker.execution.sequence_view import SequenceView
 
 if TYPE_CHECKING:
     from mmsup.worker.engines.triton_python.responder import Responder  # imports asyncio, which takes 30 ms of a start
@@ -59,6 +60,7 @@ log = logging.getLogger("mmsup.worker")
 
 class TritonPythonEngine:
     assembles_batches = True
+    takes_sequences = True
 
     def __init__(self) -> None:
         self._model: Any = None  # an instance of the user's class
@@ -69,6 +71,8 @@ class TritonPythonEngine:
         self._converted: set[str] = set()
         """Outputs of which a conversion was logged."""
         self.calls = ModelCalls()
+        self.sequences: Sequence[SequenceView | None] = ()
+        """Of the rows of the next run, in a model with sequences; set before each."""
         self._responder: Responder | None = None
         self.is_streaming = False
         self.completed_spec: ModelSpec | None = None
@@ -103,17 +107,28 @@ class TritonPythonEngine:
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS
     ) -> Mapping[str, Array]:
-        (result,) = self.run_batch([inputs], wanted, [buffers])
-        if isinstance(result, ModelFailure):
-            raise RequestRefused(result)
-        return result
+        del buffers  # the user's class makes its own arrays
+        sequences, self.sequences = self.sequences, ()
+        jobs = split(inputs, [1] * len(sequences)) if len(sequences) > 1 else [inputs]
+        made: list[Arrays] = []
+        for result in self._run(jobs, wanted, [_parameters(each) for each in sequences] or [PARAMETERS.get()]):
+            if isinstance(result, ModelFailure):
+                raise RequestRefused(result)
+            made.append(result)
+        return stack(made) if len(made) > 1 else made[0]
 
     def run_batch(
         self, jobs: Sequence[Mapping[str, Array]], wanted: Sequence[str], buffers: Sequence[OutputBuffers]
     ) -> list[Arrays | ModelFailure]:
         del buffers  # the user's class makes its own arrays
+        return self._run(jobs, wanted, [PARAMETERS.get()] * len(jobs))
+
+    def _run(
+        self, jobs: Sequence[Mapping[str, Array]], wanted: Sequence[str], parameters: Sequence[Parameters]
+    ) -> list[Arrays | ModelFailure]:
         senders = [InferenceResponseSender() for _ in jobs]
-        requests = [self._request(job, wanted, sender) for job, sender in zip(jobs, senders, strict=True)]
+        each = zip(jobs, senders, parameters, strict=True)
+        requests = [self._request(job, wanted, sender, words) for job, sender, words in each]
         PATH.use(self.calls)
         try:
             responses = checked_responses(self._execute(requests), senders)
@@ -127,10 +142,14 @@ class TritonPythonEngine:
         return self._responder.respond(inputs, wanted)
 
     def _request(
-        self, job: Mapping[str, Array], wanted: Sequence[str], sender: InferenceResponseSender
+        self,
+        job: Mapping[str, Array],
+        wanted: Sequence[str],
+        sender: InferenceResponseSender,
+        parameters: Parameters | None = None,
     ) -> InferenceRequest:
         tensors = [BackendTensor(name, self._own(array)) for name, array in job.items()]
-        return received(tensors, wanted, PARAMETERS.get(), sender)
+        return received(tensors, wanted, PARAMETERS.get() if parameters is None else parameters, sender)
 
     def _own(self, array: Array) -> Array:
         return array.copy() if self._copies and array.dtype.kind != "O" else array
@@ -192,6 +211,14 @@ def _completed_document(kind: Any, spec: ModelSpec) -> dict[str, Any]:  # a clas
         text = "auto_complete_config returns the pb_utils.ModelConfig that it was given"
         raise ModelError("config_mismatch", f"model '{spec.name}': {text}, not a {type(made).__name__}")
     return made.as_dict()
+
+
+def _parameters(sequence: SequenceView | None) -> Parameters:
+    """Of a request of a sequence; none of a row that only fills a slot."""
+    own = {**PARAMETERS.get()}
+    if sequence is None:
+        return {}
+    return own | {"sequence_id": sequence.id, "sequence_start": sequence.start, "sequence_end": sequence.end}
 
 
 def _not_loaded(_: list[InferenceRequest]) -> Any:  # in the place of the user's method

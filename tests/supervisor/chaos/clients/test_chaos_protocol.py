@@ -85,3 +85,28 @@ def test_a_reply_that_cannot_be_read_is_an_error_and_no_exception(headers: dict[
     answer = V2Adapter().parse_reply(HttpReply(200, headers, body))
     assert answer.data is None or answer.data == struct.pack("<f", float("inf"))
     assert answer.code in ("unreadable", "")
+
+
+def streamed(*events: str) -> HttpReply:
+    body = "".join(f"data: {each}\n\n" for each in events).encode()
+    return HttpReply(200, {"content-type": "text/event-stream; charset=utf-8"}, body)
+
+
+def test_the_parts_of_a_stream_are_one_answer_and_an_error_is_its_end() -> None:
+    adapter = V2Adapter(is_streamed=lambda name: name == "s")
+    call = adapter.build_request("s", SMALL, FaultCommand("raise"))
+    assert call.path == "/v2/models/s/generate_stream"
+    assert json.loads(call.body)["mode"] == "raise"
+    values = SMALL.values.tolist()
+    whole = adapter.parse_reply(
+        streamed(
+            json.dumps({"y": values[:3]}), json.dumps({"y": values[3]}), json.dumps({"y": values[4:], "life": [2, 9]})
+        )
+    )
+    assert (whole.data, whole.revision, whole.pid) == (SMALL.data, 2, 9)
+    failed = adapter.parse_reply(streamed('{"y": 1}', '{"error": "it died", "code": "worker_crashed"}'))
+    assert (failed.data, failed.code, failed.text) == (None, "worker_crashed", "it died")
+    after_error = streamed('{"error": "x", "code": "worker_crashed"}', '{"y": 1}')
+    cut = HttpReply(200, after_error.headers, b'data: {"y": 1}\n')
+    for wrong in (after_error, cut, streamed()):
+        assert adapter.parse_reply(wrong).code == "unreadable"

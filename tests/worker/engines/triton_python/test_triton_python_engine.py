@@ -27,6 +27,7 @@ from mmsup.worker.execution.engine import as_streaming_engine, completed_spec
 from mmsup.worker.execution.executor import Executor, Result
 from mmsup.worker.execution.model_errors import ModelFailure
 from mmsup.worker.execution.request_parameters import PARAMETERS
+from mmsup.worker.execution.sequence_view import SequenceView, as_sequence_aware
 
 X = (TensorSpec("x", "FP32", (-1,)),)
 Y = (TensorSpec("y", "FP32", (-1,)),)
@@ -480,3 +481,21 @@ def test_each_request_runs_with_its_own_parameters() -> None:
             end.send(pack_frame([Infer(number, signature, 1 << 62, None, (b"\0\0\0\0",))]))
             worker.run()
     assert seen == [{"a": 1}, {}, {"a": 2}, {"a": 2}]
+
+
+def test_each_row_of_a_run_of_sequences_is_a_request_with_its_own_id(load: Loader) -> None:
+    methods = """
+        def execute(self, requests):
+            words = [(each.correlation_id(), each.flags(), each.inputs()[0].shape()) for each in requests]
+            texts = [np.array([[json.dumps(each)]], np.object_) for each in words]
+            return [pb_utils.InferenceResponse([pb_utils.Tensor("y", each)]) for each in texts]
+        """
+    executor = load(methods, outputs=(TensorSpec("y", "BYTES", (1,)),), max_batch=4, config={"sequence_batching": {}})
+    assert executor.spec.batching.max_rows == 0
+    engine = as_sequence_aware(executor.engine)
+    assert engine is not None
+    first = SequenceView(7, start=True, end=False, state={})
+    last = SequenceView("s", start=False, end=True, state={})
+    engine.sequences = [first, None, last]
+    rows = outputs_of(executor.run_one({"x": np.zeros((3, 1), np.float32)}))["y"]
+    assert [json.loads(each) for (each,) in rows] == [[7, 1, [1, 1]], [0, 0, [1, 1]], ["s", 2, [1, 1]]]

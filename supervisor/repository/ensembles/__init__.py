@@ -1,0 +1,1 @@
+"""Ensembles in a repository: their steps, and whether these fit each other."""
