@@ -24,6 +24,8 @@ test-long: $(VENV)/.test
 test-extra: $(VENV)/.test
 	for each in zeromq zygotes exec plain zeromq-plain; do $(PARALLEL) tests/faults --combination $$each || exit 1; done
 	$(BIN)/python benchmarks/same_answers.py
+	$(BIN)/python tests/conformance/other_clients.py $(VENV)/other_clients
+	$(PYTEST) tests/conformance/test_other_clients.py --other-clients $(VENV)/other_clients
 	$(PYTEST) -m long tests/faults/test_chaos.py --chaos-seconds 600
 	$(PYTEST) tests/faults/test_failpoint_trials.py --points-seconds 1800
 	$(PYTEST) tests/faults/test_load_storm.py --storm-operations 1000

@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--storm-operations", type=int, default=25, help="operations of each client in the storm of loads")
     group.addoption("--chaos-seconds", type=float, default=120.0, help="how long the run of chaos takes")
     group.addoption("--chaos-seed", type=int, default=None, help="the seed of that run; a random one is printed")
+    group.addoption("--other-clients", default="", help="the folder of clients that other_clients.py has installed")
     group.addoption(
         "--combination",
         choices=(*combination.FLAGS, combination.BY_COMMIT),

@@ -8,6 +8,7 @@ changes the place of no sequence of the others.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import Final, Protocol, TypeVar
@@ -41,6 +42,8 @@ class Places:
 
     def __init__(self, limit: int = PLACES_LIMIT) -> None:
         self._limit = limit
+        self.began_s = time.monotonic()
+        """Since when this gateway sees what becomes of workers."""
         self._workers: OrderedDict[Hashable, WorkerId] = OrderedDict()
 
     def __len__(self) -> int:

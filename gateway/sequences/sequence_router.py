@@ -227,4 +227,7 @@ class _Step:
                 return (
                     f"one has ended {time.monotonic() - each.at_s:.0f} s ago: {await self._why_ended(each.worker_id)}"
                 )
+        is_young = time.monotonic() - self._places.began_s <= window_s
+        if is_young and any(each.worker_id[1] > 1 for each in self._router.links.of_model(self._key[0])):
+            return "one has been started again"  # before this gateway knew of it
         return ""

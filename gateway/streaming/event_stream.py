@@ -17,6 +17,8 @@ from mmsup.gateway.http import response
 from mmsup.ipc.errors import ServerError
 
 EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
+SMALL_BYTES: Final = 1 << 15
+"""Of a document that aiohttp passes on to the transport at once."""
 
 
 class EventStream:
@@ -38,11 +40,15 @@ class EventStream:
         if transport is None:
             raise ServerError("cancelled", "the client went away during its response")
         try:
+            if self.is_started and len(document) <= SMALL_BYTES:
+                await self.response.write(b"data: %b\n\n" % document)  # waits for nothing: all before it has left
+                if not transport.get_write_buffer_size():
+                    return
+                document = b""
             async with asyncio.timeout(response.WRITE_TIMEOUT_S):
                 await self.start()
-                # With a high-water mark of 0 `drain` returns when the transport is empty, not when it holds little.
-                transport.set_write_buffer_limits(high=0)
-                await self.response.write(b"data: %b\n\n" % document)
+                if document:
+                    await self.response.write(b"data: %b\n\n" % document)
                 await self._request.writer.drain()
         except TimeoutError:
             transport.abort()
@@ -53,6 +59,10 @@ class EventStream:
     async def start(self) -> None:
         if not self.is_started:
             await self.response.prepare(self._request)
+            transport = self._request.transport
+            if transport is not None:
+                # With a high-water mark of 0 `drain` returns when the transport is empty, not when it holds little.
+                transport.set_write_buffer_limits(high=0)
 
     async def finish(self) -> StreamResponse:
         """The end of the response, after the last document."""

@@ -50,7 +50,7 @@ MIN_MODELS: Final = 2
     "--seconds", default=120.0, show_default=True, help=f"At least {MIN_SECONDS:g}; a sixth of it without faults."
 )
 @click.option("--seed", type=int, help="Of the plan and of the requests' times; a random one is printed.")
-@click.option("--models", default=16, show_default=True, help="Models of the server that is started.")
+@click.option("--models", default=18, show_default=True, help="Models of the server that is started.")
 @click.option(
     "--rate", default=20.0, show_default=True, help="Requests per second to each healthy model; half to the others."
 )

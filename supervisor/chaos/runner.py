@@ -15,6 +15,7 @@ from typing import Final
 from mmsup.ipc import exit_codes
 from mmsup.supervisor.chaos.clients.load import PAYLOAD_SIZES, LoadGenerator, RequestRate
 from mmsup.supervisor.chaos.clients.protocol import ProtocolAdapter
+from mmsup.supervisor.chaos.clients.sequences import ClientSequences
 from mmsup.supervisor.chaos.inject.context import FaultContext
 from mmsup.supervisor.chaos.inject.injectors import inject
 from mmsup.supervisor.chaos.observe import leak_check
@@ -248,6 +249,8 @@ async def run_against(
     target: Target, options: ChaosOptions, adapter: ProtocolAdapter, history: History, progress: Progress
 ) -> None:
     load = LoadGenerator(target.client, adapter, history, target.models, options.request_timeout_s)
+    sequenced = [name for name, role in target.models.items() if role == ModelRole.SEQUENCED]
+    load.sequences = {name: ClientSequences() for name in sequenced}
     header = RunStarted(
         options.seed,
         options.seconds,

@@ -69,7 +69,7 @@ MODEL_OPTIONS: Final[dict[str, ModelOption]] = {
     "outputs": ModelOption("outputs", validators.tensors),
     "max_batch_size": ModelOption("max_batch_size", validators.integer(0, (1 << 31) - 1)),
     "parameters": ModelOption("parameters", validators.string_map),
-    "strings": ModelOption("parameters", validators.one_of(("text", "bytes"))),
+    "strings": ModelOption("parameters", validators.one_of(("text", "bytes", "json"))),
 }
 MERGED_OPTIONS: Final = ("batching", "env", "parameters", "sequences")
 """Of these a layer with higher precedence replaces single entries, of all others the whole value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -43,6 +44,19 @@ class Model:
         total = sequence.state["total"] = sequence.state.get("total", FIRST) + value
         return {"y": np.array([total], np.int32)}
 """
+CALLER = """
+class Model:
+    def load(self, context):
+        self.context = context
+
+    def infer(self, inputs):
+        x = int(inputs["x"][0])
+        place = {"sequence_id": 77, "sequence_start": x == 1, "sequence_end": x == 3}
+        return {"y": self.context.infer("sums", {"x": inputs["x"]}, parameters=place)["y"]}
+"""
+"""It calls `sums` with one sequence: its requests are 1, 2 and 3."""
+EXAMPLES = ("accumulator", "simple_sequence", "simple_dyna_sequence", "simple_string_dyna_sequence")
+ROOT = Path(__file__).parents[2]
 X, Y = TensorSpec("x", "INT32", (1,)), TensorSpec("y", "INT32", (1,))
 PLAIN = {"sequences": {"strategy": "oldest", "idle": "60s"}}
 
@@ -58,6 +72,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_sums(home, "sums")
     write_sums(home, "pair", instances=2, sequences={"idle": "60s"})
     write_sums(home, "brief", sequences={"idle": "300ms"})
+    write_python(home, "caller", CALLER, (X,), (Y,))
+    for each in EXAMPLES:
+        shutil.copytree(ROOT / "examples" / "sequences" / each, home / each)
     with serving(home, "--gateways", "2") as made:
         yield made
         everyone = server_processes(made)
@@ -138,6 +155,48 @@ def test_requests_of_a_stream_that_wait_for_no_answer_run_in_order(server: Serve
             assert error is None, error
             found[result.get_response().id.partition("_")[0]].append(int(result.as_numpy("y")[0]))
     assert found == {"21": [0, 1, 3, 6, 10, 15, 21, 28], "s": [0, 1, 3, 6, 10, 15, 21, 28]}
+
+
+@pytest.mark.parametrize(
+    ("model", "number", "expected"),
+    [
+        ("accumulator", 71, [0, 1, 3, 6]),
+        ("simple_sequence", 71, [1, 1, 2, 3]),
+        ("simple_dyna_sequence", 71, [1, 1, 2, 3 + 71]),
+        ("simple_string_dyna_sequence", "71", [0, 1, 3, 6 + 71]),
+    ],
+)
+def test_examples_keep_their_sequences_apart_where_these_share_batches(
+    server: Server, model: str, number: int | str, expected: list[int]
+) -> None:
+    beside = [number * 10, number * 100] if isinstance(number, int) else ["710", "7100"]
+    replies = Replies()
+    with connected(server) as client:
+        client.start_stream(replies)
+        for step in range(4):
+            for each in (number, *beside):
+                client.async_stream_infer(
+                    model,
+                    [tensor("INPUT", "INT32", np.array([[step]], np.int32))],
+                    request_id=str(each),
+                    sequence_id=each,
+                    sequence_start=step == 0,
+                    sequence_end=step == 3,
+                )
+        found: dict[str, list[int]] = {}
+        for _ in range(12):
+            result, error = replies.next()
+            assert error is None, error
+            found.setdefault(result.get_response().id, []).append(int(result.as_numpy("OUTPUT")[0, 0]))
+    assert found[str(number)] == expected
+    assert all(each[:3] == expected[:3] for each in found.values())
+
+
+def test_a_model_calls_another_one_with_a_sequence(server: Server) -> None:
+    http = server.http()
+    found = [http.infer("caller", x=("INT32", [1], [x]))[1] for x in (1, 2, 3)]
+    http.close()
+    assert [each["outputs"][0]["data"] for each in found] == [[1], [3], [6]]
 
 
 def test_what_does_not_belong_to_a_sequence_is_refused_and_says_what_to_do(server: Server) -> None:

@@ -17,6 +17,7 @@ import tritonclient.grpc as triton
 from engines.build import write_identity_onnx, write_python
 from harness.rpc_calls import Replies, connected, tensor
 from harness.server import Server, eventually, serving
+from harness.stream_reader import StreamReader
 from mmsup.ipc.specs import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -220,3 +221,13 @@ def test_configuration_statistics_and_metrics_tell_of_streams(server: Server) ->
     pattern = rb'nv_inference_first_response_histogram_ms_count\{model="words",version="1"\} (\d+)'
     (counted,) = re.findall(pattern, page)
     assert int(counted) == stats["0"]["success"]["count"]
+
+
+def test_a_model_that_is_unloaded_finishes_its_streams(server: Server) -> None:
+    slow = {"IN": list(range(20)), "DELAY": [20] * 20, "WAIT": 0}
+    with StreamReader(server, "repeat_int32/generate_stream", slow) as reader:
+        assert reader.next()["OUT"] == 0
+        server.ctl("unload", name="repeat_int32")
+        assert post(server, "repeat_int32/generate_stream", slow)[0] == 404
+        assert [each["OUT"] for each in reader.until_end()] == list(range(1, 20))
+    server.ctl("load", name="repeat_int32")

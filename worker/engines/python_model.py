@@ -13,7 +13,8 @@ for 12.6 MB). A model that only reads its inputs, and keeps none, sets the param
 views over the request's own memory; writing to one is then a ValueError.
 
 Elements of a BYTES input are `bytes`; with the parameter `strings: text` they are `str`, decoded from UTF-8, and an
-input that is not UTF-8 is `bad_request`. Outputs may be either. Comparing bytes with text raises nothing and is never
+input that is not UTF-8 is `bad_request`; with `strings: json` they are what their JSON says, and outputs are made JSON.
+Outputs may be either. Comparing bytes with text raises nothing and is never
 true, so a model that expects text has to say so.
 
 `context.infer("other", {...})` runs another model of this server and returns its outputs, as does
@@ -47,13 +48,14 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from mmsup.ipc.errors import CallerError, ModelError
+from mmsup.ipc.errors import ModelError
 from mmsup.ipc.python_models import TRITON_CLASS, TRITON_MODULE, TRITON_MODULE_TEXT, TRITON_UNSEEN_TEXT
 from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
 from mmsup.worker.calls.model_calls import ModelCalls
 from mmsup.worker.engines import torch_memory
 from mmsup.worker.engines.gpu_memory_limit import enforce_gpu_memory
+from mmsup.worker.engines.python_values import BYTES, JSON, TEXT, as_array, as_text, converted_input, string_form
 from mmsup.worker.engines.tensor_metadata import configured_metadata
 from mmsup.worker.execution.call_error import CallError
 from mmsup.worker.execution.engine import NO_BUFFERS, OutputBuffers, Responses, bool_parameter
@@ -129,7 +131,7 @@ class PythonModelEngine:
         self._infer: Callable[[dict[str, Array]], Any] = _not_loaded
         self._copies = True
         self._dtypes: dict[str, np.dtype[Any]] = {}
-        self._texts = False
+        self._strings = BYTES
         self._folder = ""
         self.calls = ModelCalls()
         self.can_offload = False
@@ -139,7 +141,7 @@ class PythonModelEngine:
     def load(self, spec: ModelSpec) -> Metadata:
         metadata = configured_metadata(spec, spec.artefact)
         self._copies = not bool_parameter(spec.parameters, "read_only_inputs")
-        self._texts = is_text(spec.parameters)
+        self._strings = string_form(spec.parameters)
         self._dtypes = {each.name: NUMPY[each.datatype] for each in metadata.outputs}
         self._folder = spec.directory
         kind = _model_class(spec)
@@ -149,7 +151,7 @@ class PythonModelEngine:
             device = "cpu" if spec.device == "cpu" else "cuda:0"
             parameters = MappingProxyType(dict(spec.parameters))
             own = spec.name, spec.version, spec.directory, device, parameters
-            self._model.load(ModelContext(*own, self.calls, self._texts))
+            self._model.load(ModelContext(*own, self.calls, self._strings == TEXT))
             enforce_gpu_memory(spec)  # it may have imported torch only now
         self._infer = self._model.infer
         if has_parameter(self._infer, SEQUENCES):
@@ -172,8 +174,8 @@ class PythonModelEngine:
 
     def _own_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         own = {name: array.copy() for name, array in inputs.items()} if self._copies else dict(inputs)
-        if self._texts:
-            own = {name: as_text(name, array) if array.dtype.kind == "O" else array for name, array in own.items()}
+        if self._strings != BYTES:
+            own = {name: converted_input(self._strings, name, array) for name, array in own.items()}
         return own
 
     def _outputs(self, result: Any, wanted: Sequence[str]) -> dict[str, Array]:  # of the user
@@ -183,7 +185,8 @@ class PythonModelEngine:
         for name in wanted:
             if name in result:
                 value = result[name]
-                made[name] = value if type(value) is np.ndarray else _as_array(value, self._dtypes.get(name))
+                is_ready = type(value) is np.ndarray and self._strings != JSON
+                made[name] = value if is_ready else as_array(value, self._dtypes.get(name), self._strings)
         return made
 
     def _infer_with_sequences(self, inputs: dict[str, Array]) -> Any:  # of the user
@@ -232,12 +235,6 @@ def _takes_nothing(method: Callable[..., Any]) -> bool:
     return True
 
 
-def _as_array(value: Any, declared: np.dtype[Any] | None) -> Array:  # whatever the model returned
-    """An array of what `infer` returned; a list without elements, which tells no type, has the declared one."""
-    array = np.asarray(value)
-    return array if array.size or isinstance(value, np.ndarray) or declared is None else array.astype(declared)
-
-
 def _model_class(spec: ModelSpec) -> Any:  # a class of the user
     try:
         module = load_module(os.path.join(spec.directory, spec.artefact))
@@ -252,24 +249,6 @@ def _model_class(spec: ModelSpec) -> Any:  # a class of the user
         text = f"model '{spec.name}': {spec.artefact} has no class Model with a method infer(self, inputs)"
         raise ModelError("load_failed", text)
     return kind
-
-
-def is_text(parameters: Mapping[str, str]) -> bool:
-    """Whether elements of BYTES inputs reach the class as `str`; ModelError for a word that is none of the two."""
-    word = parameters.get("strings", "bytes")
-    if word not in ("bytes", "text"):
-        raise ModelError("config_mismatch", "parameter 'strings' is neither text nor bytes")
-    return word == "text"
-
-
-def as_text(name: str, array: Array) -> Array:
-    """The same array with `str` in it, from UTF-8."""
-    found = np.empty(array.shape, dtype=np.object_)
-    try:
-        found.reshape(-1)[:] = [str(each, "utf-8") for each in array.reshape(-1)]
-    except UnicodeDecodeError as error:
-        raise CallerError("bad_request", f"input '{name}' has an element that is no UTF-8 text") from error
-    return found
 
 
 def load_module(path: str, *, is_in_package: bool = False) -> ModuleType:

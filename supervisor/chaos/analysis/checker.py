@@ -28,6 +28,7 @@ from mmsup.supervisor.chaos.plan.catalog import (
     NO_ROOM_CODES,
     QUARANTINED,
     RESETTING_FAULTS,
+    SEQUENCE_LOST,
     SHARED_CODES,
     UNLOADED_CODES,
     FaultMethod,
@@ -39,6 +40,8 @@ ANSWER_LIMIT_S: Final = 5.0
 """From a death to the answers of the requests in flight; the promise is 0.1 s."""
 RECOVERY_LIMIT_S: Final = 10.0
 """From a death to the next right answer, without load time and backoff; the promise is 1 s."""
+SEQUENCE_MEMORY_S: Final = 60.0
+"""From a death to the last request that wants to go on with a sequence which that has ended."""
 RESET_GRACE_S: Final = 1.0
 """How long after a gateway's restart its broken connections may still be noticed."""
 
@@ -168,6 +171,8 @@ def victims_recover(timeline: Timeline) -> Iterator[str]:
 def no_stale_revision(timeline: Timeline) -> Iterator[str]:
     """Answers by a revision that had been replaced or unloaded when the request was sent."""
     for model in {each.model for each in timeline.revisions}:
+        if timeline.role(model) == ModelRole.SEQUENCED:
+            continue  # its sequences end in the worker in which they began
         revisions = sorted((each for each in timeline.revisions if each.model == model), key=lambda each: each.t)
         times = [each.t for each in revisions]
         for request in timeline.of_model(model):
@@ -282,6 +287,9 @@ def _is_reset_by_fault(timeline: Timeline, request: SentRequest) -> bool:
 
 def _explains(timeline: Timeline, fault: InjectedFault, request: SentRequest) -> bool:
     """Whether the request may fail because of the fault, with the code that it got."""
+    if request.end is not None and request.end.code == SEQUENCE_LOST:
+        is_after = fault.start_s <= request.ended_s <= fault.start_s + SEQUENCE_MEMORY_S
+        return is_after and bool(fault.fault_class.causes) and fault.victim == request.invoke.model
     if not fault.may_affect(request.invoke.t, request.ended_s) or fault.fault_class.spares_requests:
         return False
     if not timeline.run.own_codes:

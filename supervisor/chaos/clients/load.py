@@ -15,6 +15,7 @@ from typing import Final
 from mmsup.supervisor.chaos.clients.http_client import HttpClient, RequestFailed
 from mmsup.supervisor.chaos.clients.payload import make_payload, request_number_of
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand, ProtocolAdapter
+from mmsup.supervisor.chaos.clients.sequences import ClientSequence, ClientSequences
 from mmsup.supervisor.chaos.observe.history import History, Invoke, RequestOutcome
 from mmsup.supervisor.chaos.plan.catalog import RIGHT
 
@@ -56,6 +57,8 @@ class LoadGenerator:
         self._tenants = {name: index + 1 for index, name in enumerate(models)}
         self._timeout_s = timeout_s
         self._sent = 0
+        self.sequences: dict[str, ClientSequences] = {}
+        """Of the models whose requests belong to one."""
         self.on_answer: Callable[[str, RequestOutcome], None] = lambda _model, _outcome: None
         """Called with model and outcome of every right answer."""
 
@@ -72,10 +75,22 @@ class LoadGenerator:
         self, model: str, size: int, intended: float | None = None, purpose: RequestPurpose = NO_PURPOSE
     ) -> RequestOutcome:
         """Send one request; records and returns its outcome. `size` is in values."""
+        sequences = self.sequences.get(model)
+        if sequences is None:
+            return await self._send(model, size, intended, purpose, None)
+        sequence = sequences.take()
+        outcome = await self._send(model, size, intended, purpose, sequence)
+        sequences.give_back(sequence, outcome)
+        return outcome
+
+    async def _send(
+        self, model: str, size: int, intended: float | None, purpose: RequestPurpose, sequence: ClientSequence | None
+    ) -> RequestOutcome:
         self._sent += 1
         number = self._sent
         payload = make_payload(self._tenants[model], purpose.repeats or number, size)
-        call = self._adapter.build_request(model, payload, purpose.command)
+        parameters = sequence.parameters() if sequence is not None else None
+        call = self._adapter.build_request(model, payload, purpose.command, parameters)
         now = self._history.now()
         numbers = purpose.fault_number, purpose.beside_fault, purpose.repeats
         self._history.add(Invoke(now, number, model, now if intended is None else intended, size, *numbers))
@@ -89,6 +104,9 @@ class LoadGenerator:
         now = self._history.now()
         if answer.data is None:
             outcome = RequestOutcome(now, number, "error", reply.status, answer.code, text=answer.text)
+        elif answer.data == payload.data and sequence is not None and answer.runs != sequence.answered + 1:
+            text = f"request {sequence.answered + 1} of sequence {sequence.id} was run as number {answer.runs}"
+            outcome = RequestOutcome(now, number, "wrong", reply.status, text=text)
         elif answer.data == payload.data:
             outcome = RequestOutcome(now, number, RIGHT, reply.status, pid=answer.pid, revision=answer.revision)
             self.on_answer(model, outcome)

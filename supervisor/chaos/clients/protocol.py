@@ -38,11 +38,15 @@ class ParsedReply:
     text: str = ""
     pid: int = 0
     revision: int = 0
+    runs: int = 0
 
 
 class ProtocolAdapter(Protocol):
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
-        """The request that sends a payload through the model, with a command if it is to fail."""
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
+        """The request that sends a payload through the model, with a command if it is to fail. `parameters`: of the
+        request, if it has any."""
         ...
 
     def parse_reply(self, reply: HttpReply) -> ParsedReply:
@@ -69,7 +73,9 @@ class V2Adapter:
         self._has_batch_axis = has_batch_axis
         self._is_streamed = is_streamed
 
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
         if self._is_streamed(model):
             return _generate_call(model, payload, command)
         path = f"/v2/models/{quote(model, safe='')}/infer"
@@ -77,12 +83,14 @@ class V2Adapter:
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*axis, len(payload.values)]}  # JSON
         request: dict[str, Any] = {"id": CLIENT_ID} if payload.number % 2 else {}  # JSON
         request["inputs"] = [x, *self._command_inputs(command, axis)]
+        if parameters:
+            request["parameters"] = parameters
         is_large = len(payload.values) >= BINARY_MIN_VALUES
         if not self._binary or not (is_large or payload.number % 4 > 1):
             x["data"] = payload.values.tolist()
             return HttpCall(path, json.dumps(request).encode(), (("Content-Type", "application/json"),))
         x["parameters"] = {"binary_data_size": len(payload.values) * 4}
-        request["parameters"] = {"binary_data_output": True}
+        request["parameters"] = {**(parameters or {}), "binary_data_output": True}
         head = json.dumps(request).encode()
         headers = (("Content-Type", "application/octet-stream"), (_LENGTH_HEADER, str(len(head))))
         return HttpCall(path, head + payload.data, headers)
@@ -144,7 +152,8 @@ def _parse_reply(reply: HttpReply) -> ParsedReply:
         outputs[each["name"]] = each["data"] if size is None else reply.body[at : at + size]
         at += size or 0
     y, life = outputs["y"], _integers(outputs.get("life", [0, 0]))
-    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1])
+    runs = _integers(outputs.get("runs", [0]))[0]
+    return ParsedReply(y if isinstance(y, bytes) else array("f", y).tobytes(), revision=life[0], pid=life[1], runs=runs)
 
 
 def _integers(data: bytes | list[Any]) -> list[int]:

@@ -341,8 +341,9 @@ def find_freezer(pid: int) -> tuple[Path, str, str] | None:
 
 
 _BY_NAME: Final[Mapping[str, Injector]] = {
-    # Busy or idle:
-    **dict.fromkeys(("kill_idle", "group_kill", "stream_kill"), partial(_signal_worker, number=signal.SIGKILL)),
+    **dict.fromkeys(  # busy or idle
+        ("kill_idle", "group_kill", "stream_kill", "kill_sequenced"), partial(_signal_worker, number=signal.SIGKILL)
+    ),
     "stop_worker": partial(_signal_worker, number=signal.SIGSTOP),
     "kill_brain": partial(_signal_controller, number=signal.SIGKILL),
     "stop_brain": partial(_signal_controller, number=signal.SIGSTOP),  # the keeper must detect it

@@ -32,6 +32,8 @@ class ModelRole(enum.StrEnum):
     """Each is loaded when it is asked; the memory budget does not hold all of them."""
     MOVABLE = "movable"
     """It sleeps in host memory."""
+    SEQUENCED = "sequenced"
+    """Its requests belong to sequences, and it counts those of each."""
 
 
 class FaultMethod(enum.StrEnum):
@@ -137,6 +139,7 @@ FAULTS: Final = (
     _crash("exit0", "F3", "exit 0", "exit"),
     _crash("sysexit", "F3", "exit 4", amount=4),
     _crash("kill", "F2", "signal SIGKILL"),
+    replace(_crash("calling", "F75", "signal SIGKILL", amount=0.1), requires=SERVICE_MANAGER),
     FaultClass(
         "poison", "F13", FaultMethod.REQUEST, ModelRole.CRASHY, "abort", 0.0,
         frozenset({"worker_crashed", QUARANTINED}), ("signal SIGABRT",), max_deaths=2,
@@ -221,6 +224,11 @@ FAULTS: Final = (
         "stream_kill", "F67", FaultMethod.WORKER, ModelRole.STREAMING, causes=_KILLED_CAUSES, requires=SERVICE_MANAGER
     ),
     FaultClass("stream_leave", "F70", FaultMethod.CLIENT, ModelRole.STREAMING, "sleep", 0.3, cooldown_s=1.0),
+    FaultClass("kill_sequenced", "F71", FaultMethod.WORKER, ModelRole.SEQUENCED, causes=_KILLED_CAUSES),
+    FaultClass(
+        "crash_sequenced", "F71", FaultMethod.REQUEST, ModelRole.SEQUENCED, "segv", 0.0,
+        frozenset({"worker_crashed", "sequence_lost"}), ("signal SIGSEGV",), requires=SERVICE_MANAGER,
+    ),
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),
@@ -232,6 +240,8 @@ FAILURE_CODES: Final = frozenset({
     "worker_crashed", "worker_oom", "worker_sigbus", "worker_hung", "model_restarting", "model_loading",
 })  # fmt: skip
 """Error codes that other requests may get while a worker dies and its successor starts."""
+SEQUENCE_LOST: Final = "sequence_lost"
+"""Error code of a request to go on with a sequence whose state a worker took with it when it died."""
 UNLOADED_CODES: Final = frozenset({"unknown_model", "model_loading", "unavailable"})
 """Error codes that requests to an unloaded model may get."""
 SHARED_CODES: Final = frozenset({"model_restarting"})

@@ -117,7 +117,7 @@ harm(ON_IMPORT, ON_LOAD_AMOUNT)
 class Model:
     def load(self, context):
         harm(ON_LOAD, ON_LOAD_AMOUNT)
-        self.directory = context.directory
+        self.context, self.directory = context, context.directory
         self.runs = 0
 
     def infer(self, inputs):
@@ -132,6 +132,10 @@ class Model:
         if modes[0] == "datatype":
             return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
         for mode, amount in zip(modes, amounts):
+            if mode == "calling":  # it calls another model until it is killed in the middle
+                threading.Timer(float(amount), os.kill, (os.getpid(), signal.SIGKILL)).start()
+                while True:
+                    self.context.infer(CALLED, {"x": x.reshape(1, -1)})
             harm(mode, float(amount))
         extra = {"runs": np.array([self.runs])}
         if REVISION is not None:
@@ -167,6 +171,17 @@ class Movable(Model):
         self.one = library.ones(1 << 20, dtype=library.float32)
 
 
+class Counting(Model):
+    """Its `runs` are those of the sequence that a request belongs to."""
+
+    def infer(self, inputs, sequences):
+        made = super().infer(inputs)
+        for each in sequences:
+            each.state["runs"] = each.state.get("runs", 0) + 1
+        runs = np.array([each.state["runs"] for each in sequences])
+        return {**made, "runs": runs.reshape(-1, 1) if BATCHED else runs}
+
+
 if HELD_BY:
     Model = Movable
 
@@ -185,8 +200,12 @@ class Streamed(Model):
 
 if STREAMED:
     Model = Streamed
+if SEQUENCED:
+    Model = Counting
 '''
 
+CALLED: Final = "healthy_1"
+"""The model that mode `calling` calls: one of a run that is never to be hurt."""
 NO_FAULT: Final = "ok"
 """The mode that does not fail."""
 _CONFIG: Final = """\
@@ -211,10 +230,11 @@ def source(
     streamed: bool = False,
     revision: int | None = None,
     held_by: str = "",
+    sequenced: bool = False,
 ) -> str:
     """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis. `streamed`:
     it answers in parts. `held_by`: it can sleep in host memory, and its weights are an array of this library (numpy or
-    torch)."""
+    torch). `sequenced`: it counts the requests of each sequence."""
     constants = {
         "ON_IMPORT": on_import,
         "ON_LOAD": on_load,
@@ -223,6 +243,8 @@ def source(
         "STREAMED": streamed,
         "REVISION": revision,
         "HELD_BY": held_by,
+        "CALLED": CALLED,
+        "SEQUENCED": sequenced,
     }
     lines = "".join(f"{key} = {value!r}\n" for key, value in constants.items())
     docstring, _, rest = FAULT_MODEL.partition("\n\n")
@@ -246,6 +268,7 @@ def write_fault_model(
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
     kind: dict[str, Any] = {"batched": bool(batch), "streamed": streamed, "held_by": held_by}  # of `source`
+    kind["sequenced"] = "sequences" in settings
     code = source(on_load=on_load, on_load_amount=on_load_amount, revision=revision, **kind)
     _write_atomically(folder / "model.py", code)
     if settings:

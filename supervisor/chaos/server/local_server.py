@@ -40,6 +40,7 @@ ROLE_ORDER: Final = (
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
     *(ModelRole.GROUPED, ModelRole.GROUPED, ModelRole.ON_DEMAND, ModelRole.ON_DEMAND),
     *(ModelRole.MOVABLE, ModelRole.MOVABLE, ModelRole.STREAMING, ModelRole.STREAMING),
+    *(ModelRole.SEQUENCED, ModelRole.SEQUENCED),
 )
 WORKER_MIB: Final = 28
 """What a worker holds at most that does not leak, its first requests included."""
@@ -117,6 +118,7 @@ _SETTINGS: Final[Mapping[ModelRole, Mapping[str, Any]]] = {  # YAML values
     ModelRole.STREAMING: {**_CAPPED, "hang_limit": HANG_LIMIT, "load_timeout": "20s"},
     ModelRole.ON_DEMAND: {"load": "on-demand"},
     ModelRole.MOVABLE: {"sleep": "host-memory", "hang_limit": HANG_LIMIT, "ttl": "never", "start": "exec"},
+    ModelRole.SEQUENCED: {"sequences": {"strategy": "oldest", "slots": 64, "idle": "20s"}},
 }
 """In the `mmsup.yaml` of a model, by its role."""
 

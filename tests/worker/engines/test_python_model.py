@@ -62,8 +62,43 @@ def test_text_keeps_its_shape_and_numbers_stay_as_they_are(tmp_path: Path, engin
     assert made["z"].dtype == np.float32
 
 
+def test_values_of_json_come_and_go_as_plain_ones(tmp_path: Path, engine: PythonModelEngine) -> None:
+    code = (
+        "class Model:\n    def infer(self, inputs):\n        given = inputs['x'][0]\n"
+        "        return {'x': [given['a'], {'b': 1}], 'one': {'c': None}, 'raw': b'[1]', 'n': [1, 2]}\n"
+    )
+    outputs = (*(TensorSpec(name, "BYTES", (-1,)) for name in ("x", "one", "raw")), TensorSpec("n", "FP32", (2,)))
+    engine.load(replace(write_python(tmp_path, "m", code, TEXTS, outputs), parameters={"strings": "json"}))
+    made = engine.infer({"x": strings(b'{"a": "\\u00e4"}')}, ("x", "one", "raw", "n"))
+    assert made["x"].tolist() == ['"\\u00e4"', '{"b": 1}']
+    assert (made["one"].tolist(), made["raw"].tolist()) == (['{"c": null}'], [b"[1]"])
+    assert made["n"].dtype == np.float32
+    with pytest.raises(CallerError, match="input 'x' has an element that is no JSON"):
+        engine.infer({"x": strings(b"{")}, ("x",))
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype", "dtype"),
+    [
+        ("[1, 2]", "FP32", "float32"),
+        ("0.5", "FP16", "float16"),
+        ("[1, 2]", "INT8", "int8"),
+        ("[300, 2]", "INT8", "int64"),
+        ("[0.5]", "INT32", "float64"),
+        ("np.array([0.5])", "FP32", "float64"),
+        ("np.float64(0.5)", "FP32", "float64"),
+    ],
+)
+def test_plain_numbers_become_the_declared_datatype_where_none_is_lost(
+    value: str, datatype: str, dtype: str, tmp_path: Path, engine: PythonModelEngine
+) -> None:
+    code = f"import numpy as np\n\n\nclass Model:\n    def infer(self, inputs):\n        return {{'y': {value}}}\n"
+    engine.load(write_python(tmp_path, "m", code, TEXTS, (TensorSpec("y", datatype, (-1,)),)))
+    assert engine.infer({}, ("y",))["y"].dtype == np.dtype(dtype)
+
+
 def test_a_word_that_is_neither_text_nor_bytes_fails_the_load(tmp_path: Path, engine: PythonModelEngine) -> None:
-    with pytest.raises(ModelError, match="parameter 'strings' is neither text nor bytes"):
+    with pytest.raises(ModelError, match="parameter 'strings' is neither text nor bytes nor json"):
         engine.load(red(tmp_path, strings="utf8"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from mmsup.supervisor.chaos.clients.http_client import HttpClient
 from mmsup.supervisor.chaos.clients.load import LoadGenerator, RequestRate
 from mmsup.supervisor.chaos.clients.protocol import V2Adapter
+from mmsup.supervisor.chaos.clients.sequences import LENGTH, ClientSequences
 from mmsup.supervisor.chaos.observe.history import History, Invoke, RequestOutcome
 from small_server import listening
 
@@ -129,3 +130,27 @@ def test_requests_go_out_while_earlier_ones_wait() -> None:
     assert len(invokes) == len(outcomes(history)) > 10
     assert all(each.t >= each.intended for each in invokes)
     assert open_at_once[1] >= 5
+
+
+def test_requests_of_sequences_say_where_they_are_and_a_state_that_was_not_theirs_is_wrong() -> None:
+    runs: dict[int, int] = {}
+    said: list[tuple[int, bool, bool]] = []
+
+    async def answer(body: bytes) -> bytes:
+        given = json.loads(body)["parameters"]
+        number = given["sequence_id"]
+        said.append((number, given["sequence_start"], given["sequence_end"]))
+        runs[number] = 1 if given["sequence_start"] else runs[number] + 1
+        count = 1 if len(said) == LENGTH + 3 else runs[number]  # as if it had begun anew, in silence
+        reply = json.loads(echo(body))
+        return json.dumps({"outputs": [*reply["outputs"], {"name": "runs", "data": [count]}]}).encode()
+
+    async def speak(clients: LoadGenerator, history: History) -> None:
+        clients.sequences = {"a": ClientSequences()}
+        for _ in range(LENGTH + 4):
+            await clients.send("a", 8)
+
+    found = outcomes(asyncio.run(talk(answer, speak)))
+    assert [each.kind for each in found] == ["right"] * (LENGTH + 2) + ["wrong", "right"]
+    assert said[:LENGTH] == [(1, number == 0, number == LENGTH - 1) for number in range(LENGTH)]
+    assert said[LENGTH:] == [(2, True, False), (2, False, False), (2, False, False), (3, True, False)]
