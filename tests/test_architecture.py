@@ -84,7 +84,7 @@ MAY_IMPORT = {
     "supervisor/instances": "config gpu linux observability postmortem processes; ipc memory messages transport",
     "supervisor/keeper": "config keeper/forking linux observability processes; ipc memory messages transport",
     "supervisor/keeper/forking": "linux; ipc memory messages transport",
-    "supervisor/linux": "; ipc",
+    "supervisor/linux": "; ipc memory",
     "supervisor/models": "capacity config instances observability processes repository state; ipc messages transport",
     "supervisor/observability": "; ipc",
     "supervisor/on_demand": "capacity config instances models processes state; ipc memory",

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from aiohttp.web_response import StreamResponse
 
+from mmsup.gateway.api.load_document import load_document
 from mmsup.gateway.http import request_body, response
-from mmsup.gateway.http.request import HttpRequest, as_document
+from mmsup.gateway.http.request import HttpRequest
 from mmsup.gateway.infer.handler import InferHandler
 from mmsup.gateway.observability.controller_status import CallController, ask_controller, change_model
 from mmsup.gateway.protocol.control_calls import load_request
@@ -104,13 +105,15 @@ class RepositoryApi:
             raise ServerError("queue_full", "another model is being sent to this server", retry_after_s=1)
         async with self._uploading:
             body = await request.read_control_body(configuration.max_body_bytes)
-            return await asyncio.get_running_loop().run_in_executor(self._parser_executor, as_document, body)
+            return await asyncio.get_running_loop().run_in_executor(self._parser_executor, load_document, body)
 
 
 def _parameters(document: dict[str, Any]) -> dict[str, Any]:  # JSON
     """The `parameters` of a load or unload."""
     value = document.get("parameters")
     parameters = {} if value is None else as_object(value)
-    if parameters is None or not all(isinstance(each, str | int | float | bool) for each in parameters.values()):
+    if parameters is None or not all(
+        isinstance(each, str | int | float | bool | bytes) for each in parameters.values()
+    ):
         raise parse_error("'parameters' must be an object of scalars")
     return parameters

@@ -91,19 +91,15 @@ class HttpRequest:
 
     async def read_document(self) -> dict[str, Any]:  # a JSON object
         """The JSON body of a control request; empty if there is no body."""
-        return as_document(await self.read_control_body(request_body.DOCUMENT_LIMIT_BYTES))
+        body = await self.read_control_body(request_body.DOCUMENT_LIMIT_BYTES)
+        if not body.strip():
+            return {}
+        value = json_document.parse_json(bytes(body))
+        if not isinstance(value, dict):
+            raise parse_error("it is not an object")
+        return cast("dict[str, Any]", value)  # as above
 
     async def read_control_body(self, limit_bytes: int) -> bytearray:
         request_body.check_head(self.raw, limit_bytes)
         await request_body.send_continue(self.raw)
         return await request_body.read_all(self.raw, limit_bytes)
-
-
-def as_document(body: bytearray) -> dict[str, Any]:  # a JSON object
-    """The JSON of a control request; empty if there is none."""
-    if not body.strip():
-        return {}
-    value = json_document.parse_json(bytes(body))
-    if not isinstance(value, dict):
-        raise parse_error("it is not an object")
-    return cast("dict[str, Any]", value)  # as above

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from mmsup.ipc.memory.kernel_file import read_kernel_file
+
 MEMINFO: Final = Path("/proc/meminfo")
 OWN_CGROUP_FILE: Final = Path("/proc/self/cgroup")
 ROOT: Final = Path("/sys/fs/cgroup")
@@ -37,7 +39,7 @@ def free_swap_bytes(meminfo: Path = MEMINFO) -> int:
 
 
 def _machine_bytes(meminfo: Path, name: str) -> int:
-    for line in meminfo.read_text().splitlines():
+    for line in read_kernel_file(meminfo).splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"this kernel's meminfo has no {name}")
@@ -72,5 +74,5 @@ def _field(text: str, name: str) -> int:
 def _read(path: Path) -> str:
     """Empty if there is no such file here."""
     with contextlib.suppress(OSError):
-        return path.read_text()
+        return read_kernel_file(path)
     return ""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 Decoder = Callable[[Any], Any]  # a plain value in, a value of the annotated type out
 
@@ -46,21 +47,30 @@ def from_json(data: bytes, expected: Iterable[type[Any]]) -> Any:  # one of `exp
     return from_plain(raw, expected)
 
 
-_field_names: dict[type[Any], tuple[str, ...] | None] = {}
-"""Of each type that was sent; None if it is no dataclass."""
+_SCALARS: Final = frozenset({str, int, float, bool, bytes, dict, type(None)})
+"""Sent as they are."""
+_parts: dict[type[Any], Callable[[Any], Iterable[Any]] | None] = {}
+"""How the fields of each type that was sent are read, or the elements of a tuple; None if it is sent as it is."""
 
 
 def _plain(value: Any) -> Any:  # any field value, recursively
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
     kind = type(value)
     try:
-        names = _field_names[kind]
+        parts = _parts[kind]
     except KeyError:
-        is_record = dataclasses.is_dataclass(kind)
-        names = tuple(each.name for each in dataclasses.fields(kind)) if is_record else None
-        _field_names[kind] = names
-    return value if names is None else [_plain(getattr(value, name)) for name in names]
+        parts = _parts[kind] = _parts_of(kind)
+    if parts is None:
+        return value
+    return [each if type(each) in _SCALARS else _plain(each) for each in parts(value)]
+
+
+def _parts_of(kind: type[Any]) -> Callable[[Any], Iterable[Any]] | None:
+    if issubclass(kind, tuple):
+        return iter
+    names = [each.name for each in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return (lambda value: [getattr(value, name) for name in names]) if dataclasses.is_dataclass(kind) else None
 
 
 _decoders: dict[type[Any], Decoder] = {}

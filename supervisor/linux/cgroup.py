@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mmsup.ipc.memory.kernel_file import read_kernel_file
 from mmsup.supervisor.linux.process_tree import read_stat
 
 PROCS: Final = "cgroup.procs"
@@ -78,7 +79,7 @@ class Cgroup:
         if not self.folders:
             return None
         with contextlib.suppress(OSError, ValueError):
-            limit = int((self.folders[0] / self._cap).read_text())
+            limit = int(read_kernel_file(self.folders[0] / self._cap))
             return limit if limit < _NO_LIMIT else None
         return None
 
@@ -87,7 +88,7 @@ class Cgroup:
         if not self.folders:
             return None
         with contextlib.suppress(OSError, ValueError):
-            return int((self.folders[0] / self._usage).read_text())
+            return int(read_kernel_file(self.folders[0] / self._usage))
         return None
 
     def read(self) -> CgroupUsage | None:
@@ -226,7 +227,7 @@ def _remove(folder: Path) -> bool:
 def read_file(path: Path) -> str:
     """The text of a file in /sys or /proc; empty if it cannot be read."""
     try:
-        return path.read_text()
+        return read_kernel_file(path)
     except OSError:
         return ""
 

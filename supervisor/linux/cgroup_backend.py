@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from mmsup.ipc.memory.kernel_file import read_kernel_file
 from mmsup.supervisor.linux.cgroup import (
     IDLE,
     PROCS,
@@ -279,10 +280,10 @@ class _V1Backend:
 def _read_v1(memory: Path) -> CgroupUsage:
     stat = read_file(memory / "memory.stat")
     return CgroupUsage(
-        int((memory / "memory.usage_in_bytes").read_text()),
+        int(read_kernel_file(f"{memory}/memory.usage_in_bytes")),
         sum(parse_field(stat, f"total_{name}") for name in _FILE_PAGES),
-        int((memory / "memory.max_usage_in_bytes").read_text()),
-        parse_field((memory / "memory.oom_control").read_text(), "oom_kill"),
+        int(read_kernel_file(f"{memory}/memory.max_usage_in_bytes")),
+        parse_field(read_kernel_file(f"{memory}/memory.oom_control"), "oom_kill"),
     )
 
 
@@ -323,12 +324,12 @@ class _V2Backend:
 
 
 def _read_v2(folder: Path) -> CgroupUsage:
-    usage, stat = int((folder / "memory.current").read_text()), read_file(folder / "memory.stat")
+    usage, stat = int(read_kernel_file(f"{folder}/memory.current")), read_file(folder / "memory.stat")
     return CgroupUsage(
         usage,
         sum(parse_field(stat, name) for name in _FILE_PAGES),
         int(read_file(folder / "memory.peak") or usage),  # since Linux 5.19
-        parse_field((folder / "memory.events").read_text(), "oom_kill"),
+        parse_field(read_kernel_file(f"{folder}/memory.events"), "oom_kill"),
     )
 
 

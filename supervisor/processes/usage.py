@@ -8,12 +8,12 @@ from __future__ import annotations
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import psutil
 
 from mmsup.ipc.memory.available_memory import available_bytes, free_swap_bytes
+from mmsup.ipc.memory.kernel_file import read_kernel_file
 from mmsup.supervisor.linux.cgroup import Cgroup
 
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -93,7 +93,7 @@ def proportional_bytes(pids: Mapping[int, object] | set[int]) -> dict[int, int]:
 def _statm(pid: int) -> tuple[int, int, int]:
     """Resident memory, the shared part of it, and private writable memory; zeros if it has exited."""
     try:
-        pages = [int(each) for each in Path(f"/proc/{pid}/statm").read_text().split()]
+        pages = [int(each) for each in read_kernel_file(f"/proc/{pid}/statm").split()]
     except OSError:
         return 0, 0, 0
     return pages[1] * _PAGE_BYTES, pages[2] * _PAGE_BYTES, pages[5] * _PAGE_BYTES
@@ -102,7 +102,7 @@ def _statm(pid: int) -> tuple[int, int, int]:
 def _fields_bytes(file: str, names: tuple[str, ...]) -> int:
     """The sum of some fields of a file of `name value kB` lines; 0 if it cannot be read."""
     try:
-        lines = [line.split() for line in Path(file).read_text().splitlines()]
+        lines = [line.split() for line in read_kernel_file(file).splitlines()]
     except OSError:
         return 0
     return sum(int(line[1]) * 1024 for line in lines if line[0] in names)

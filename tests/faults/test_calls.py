@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from mmsup.supervisor.cli.ctl.control_client import ServerRefused
 pytestmark = pytest.mark.slow
 CALLERS = ("caller", "between", "pair")
 LARGE = 50_000
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "composition"
 
 
 class Call:
@@ -303,6 +306,24 @@ def test_an_ensemble_whose_steps_do_not_fit_is_not_loaded(ensembles: Server) -> 
     )
     with pytest.raises(ServerRefused, match="model 'nobody' is in no repository"):
         ensembles.ctl("load", name="loose")
+
+
+def test_the_examples_give_what_the_page_says(ensembles: Server) -> None:
+    folders = sorted(each for each in EXAMPLES.iterdir() if each.is_dir())
+    for each in folders:
+        shutil.copytree(each, ensembles.repository / each.name)
+    for name in ("topics", "detect", "classify", "recognise", "read"):
+        ensembles.ctl("load", name=name)
+    http = ensembles.http()
+    status, reply = http.infer("topics", text=("BYTES", [1], ["the match ended in a draw"]))
+    assert (status, reply["outputs"][0]["data"]) == (200, ["sport"])
+    image = np.zeros((4, 12))
+    image[:, 1:5] = image[:, 7:9] = 1
+    status, reply = http.infer("read", image=("FP32", [4, 12], image.ravel().tolist()))
+    assert (status, reply["outputs"][0]["data"]) == (200, ["square", "bar"])
+    http.close()
+    for each in folders:
+        ensembles.ctl("unload", name=each.name)
 
 
 @pytest.mark.fault("F77")

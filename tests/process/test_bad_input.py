@@ -116,8 +116,10 @@ def test_a_thousand_faults_kill_nobody_and_leave_nothing(server: Server) -> None
         ("GET", "/v2/health/live/", 404),
         ("GET", "/v2/models/..%2f..%2fetc/config", 404),
         ("GET", "/v2/models/%2e%2e", 404),
-        ("POST", "/v2/models/m/generate", 501),
-        ("POST", "/v2/systemsharedmemory/region/r/register", 501),
+        ("POST", "/v2/models/m/generate", 400),
+        ("POST", "/v2/systemsharedmemory/region/r/register", 400),
+        ("POST", "/v2/repository/other/index", 501),
+        ("POST", "/v1/models/m:predict", 400),
     ],
 )
 def test_paths_and_methods(server: Server, method: str, path: str, status: int) -> None:

@@ -139,6 +139,7 @@ FAULTS: Final = (
     _crash("exit0", "F3", "exit 0", "exit"),
     _crash("sysexit", "F3", "exit 4", amount=4),
     _crash("kill", "F2", "signal SIGKILL"),
+    replace(_crash("calling", "F75", "signal SIGKILL", amount=0.1), requires=SERVICE_MANAGER),
     FaultClass(
         "poison", "F13", FaultMethod.REQUEST, ModelRole.CRASHY, "abort", 0.0,
         frozenset({"worker_crashed", QUARANTINED}), ("signal SIGABRT",), max_deaths=2,

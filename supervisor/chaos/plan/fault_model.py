@@ -117,7 +117,7 @@ harm(ON_IMPORT, ON_LOAD_AMOUNT)
 class Model:
     def load(self, context):
         harm(ON_LOAD, ON_LOAD_AMOUNT)
-        self.directory = context.directory
+        self.context, self.directory = context, context.directory
         self.runs = 0
 
     def infer(self, inputs):
@@ -132,6 +132,10 @@ class Model:
         if modes[0] == "datatype":
             return {"y": x.astype(np.float64), "runs": np.array([self.runs])}
         for mode, amount in zip(modes, amounts):
+            if mode == "calling":  # it calls another model until it is killed in the middle
+                threading.Timer(float(amount), os.kill, (os.getpid(), signal.SIGKILL)).start()
+                while True:
+                    self.context.infer(CALLED, {"x": x.reshape(1, -1)})
             harm(mode, float(amount))
         extra = {"runs": np.array([self.runs])}
         if REVISION is not None:
@@ -200,6 +204,8 @@ if SEQUENCED:
     Model = Counting
 '''
 
+CALLED: Final = "healthy_1"
+"""The model that mode `calling` calls: one of a run that is never to be hurt."""
 NO_FAULT: Final = "ok"
 """The mode that does not fail."""
 _CONFIG: Final = """\
@@ -237,6 +243,7 @@ def source(
         "STREAMED": streamed,
         "REVISION": revision,
         "HELD_BY": held_by,
+        "CALLED": CALLED,
         "SEQUENCED": sequenced,
     }
     lines = "".join(f"{key} = {value!r}\n" for key, value in constants.items())
