@@ -215,7 +215,7 @@ def test_an_ensemble_carries_the_sequence_on_to_its_steps(server: Server) -> Non
     found = [call(server, "whole", 81, 2, flags) for flags in ("s", "", "e")]
     assert found == [(200, 2), (200, 4), (200, 6)]
     status, error = call(server, "whole", 81, 2)
-    assert status != 200
+    assert (status, error["code"]) == (400, "sequence_unknown")
     assert "inference request for sequence 81 to model 'sums' must specify the START flag" in error["error"]
 
 
