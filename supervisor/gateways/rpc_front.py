@@ -178,7 +178,7 @@ class RpcFront:
         if self._context.is_stopping or not self._is_wanted:
             return
         delay_s = self._timer.start_backoff(time.monotonic() - self.started_s, self._start_if_wanted)
-        text = f"{_how(message)}; its calls are lost, HTTP and the gateways are not concerned"
+        text = f"{_how(message)}; calls that it had are lost, HTTP and the gateways are not concerned"
         self._context.event_log.record("grpc_front_exit", text, tail=tail, next_delay_s=round(delay_s, 3))
 
 
@@ -188,6 +188,8 @@ def _how(message: object) -> str:
             return f"the gRPC front could not be started: {text}"
         case ChildExited() if message.signal:
             return f"the gRPC front was ended by {signal_name(message.signal)}"
+        case ChildExited() if not message.status:
+            return "the gRPC front left, as it was told to, and another one follows"
         case ChildExited():
             return f"the gRPC front exited with status {message.status}"
         case _:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,8 @@ from harness.invariants import assert_gone, server_processes
 from harness.rpc_calls import connected, fault_inputs, is_right
 from harness.server import Server, eventually, serving
 from harness.victim import BYSTANDER, bystander_repository
+from http2_client import START, headers
+from mmsup.gateway.http2 import frames
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +36,30 @@ def front(server: Server) -> int:
     return eventually(pid, "the gRPC front serves")
 
 
-@pytest.mark.fault("F81", "F82")
+def floods() -> Iterator[bytes]:
+    yield b"".join(headers(number) + frames.rst_stream(number, frames.CANCEL) for number in range(1, 10_000, 2))
+    yield frames.settings({}) * 10_000
+    yield frames.ping(b"12345678") * 10_000
+    yield random.Random(1).randbytes(100_000)
+
+
+def send_floods(server: Server) -> None:
+    """Each on a connection of its own, whose client reads nothing but the first answer."""
+    for flood in floods():
+        with socket.create_connection(server.address("grpc"), 20) as client, contextlib.suppress(OSError):
+            client.sendall(START + flood)
+            client.recv(1 << 16)
+
+
+@pytest.mark.fault("F53", "F81", "F82")
 def test_a_front_or_a_gateway_that_dies_under_calls_ends_them_and_http_goes_on(tmp_path: Path) -> None:
     with running(tmp_path, "--grpc-front", "grpcio") as server:
         first = front(server)
         worker, (gateway,) = server.pid("m"), server.status()["gateways"]
         with connected(server) as client, Bystander(server, BYSTANDER):
+            send_floods(server)
+            assert is_right(client.infer("m", fault_inputs()))
+            assert front(server) == first, "no flood ends it"
             held = Held(server, client)
             os.kill(first, signal.SIGKILL)
             for replies in (held.call, held.stream):
