@@ -66,7 +66,8 @@ class RegionTensors:
         shared = [each for each in self._inputs if each.region is not None]
         if not shared:
             return
-        old, link = dispatched.buffer, dispatched.link
+        old = dispatched.buffer
+        link = dispatched.link if isinstance(old, Slot) else None  # an ensemble has none
         view = old.view if isinstance(old, Slot) else old
         dispatched.buffer = _EMPTY
         try:
@@ -79,7 +80,7 @@ class RegionTensors:
                 each.offset = at
                 at += padded_size(each.size)
         finally:
-            if isinstance(old, Slot) and old.state is SlotState.FILLING and not link.closed:
+            if isinstance(old, Slot) and link is not None and old.state is SlotState.FILLING and not link.closed:
                 link.memory.requests.free(old)
         for each in shared:
             await self._read(each, buffer, executor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from aiohttp.web_response import Response, StreamResponse
@@ -24,7 +25,7 @@ from mmsup.gateway.protocol.binary_tensors import Blobs
 from mmsup.gateway.protocol.inference_job import InferenceResult
 from mmsup.gateway.streaming import generate_document
 from mmsup.gateway.streaming.event_stream import EventStream
-from mmsup.gateway.streaming.response_stream import ResponseStream
+from mmsup.gateway.streaming.response_stream import ResponseStream, SingleResponse
 
 
 class _Generation:
@@ -37,7 +38,11 @@ class _Generation:
         self._dispatched = dispatched
         self._parsed = parsed
         self._timer = timer
-        self.responses = ResponseStream(dispatched, parsed.job, inference.router, timer)
+        self.responses: ResponseStream | SingleResponse
+        if dispatched.metadata.decoupled:
+            self.responses = ResponseStream(dispatched, parsed.job, inference.router, timer)
+        else:
+            self.responses = SingleResponse(partial(inference.infer, dispatched, parsed, None))
 
     async def next(self) -> bytes | None:
         """The next response as JSON, None after the last."""

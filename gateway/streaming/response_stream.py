@@ -7,6 +7,7 @@ ends then ends the stream, with the verdict on it.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mmsup.gateway.dispatch.dispatched_request import EXECUTED_CODES, DispatchedRequest, Dispatcher
@@ -18,6 +19,29 @@ from mmsup.ipc.messages.data import InferReply, ResponsePart
 
 GRANTS_LIMIT: Final = 2
 """Of larger buffers for one part."""
+
+
+class SingleResponse:
+    """Of a model that answers once, as a stream of one response."""
+
+    def __init__(self, ask: Callable[[], Awaitable[InferenceResult]]) -> None:
+        self._ask: Callable[[], Awaitable[InferenceResult]] | None = ask
+        self._result: InferenceResult | None = None
+
+    async def next(self) -> InferenceResult | None:
+        ask, self._ask = self._ask, None
+        if ask is None:
+            return None
+        self._result = await ask()
+        return self._result
+
+    @property
+    def last_reply(self) -> InferReply:
+        assert self._result is not None, "the model was not asked"
+        return self._result.reply
+
+    def record_end(self, error: BaseException | None) -> None:
+        """Nothing is counted beside the request."""
 
 
 class ResponseStream:

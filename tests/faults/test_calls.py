@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import shared_memory
 
 from engines.build import write_fault_model, write_python
 from engines.calling_model import write_caller
@@ -251,11 +253,33 @@ def ensembles(models: Server) -> Iterator[Server]:
     models.ctl("unload", name="fork", parameters={"unload_dependents": True})
 
 
+def in_shared_memory(server: Server, model: str, x: Any) -> Any:  # arrays
+    """`y` of a model whose tensors are in memory of the client."""
+    name = f"mmsup_test_{os.getpid()}"
+    region = shared_memory.create_shared_memory_region(name, f"/{name}", 2 * x.nbytes)
+    try:
+        shared_memory.set_shared_memory_region(region, [x])
+        with connected(server) as client:
+            client.register_system_shared_memory(name, f"/{name}", 2 * x.nbytes)
+            given, wanted = triton.InferInput("x", list(x.shape), "FP32"), triton.InferRequestedOutput("y")
+            given.set_shared_memory(name, x.nbytes)
+            wanted.set_shared_memory(name, x.nbytes, offset=x.nbytes)
+            client.infer(model, [given], outputs=[wanted])
+            client.unregister_system_shared_memory(name)
+        return shared_memory.get_contents_as_numpy(region, np.float32, list(x.shape), offset=x.nbytes).copy()
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+
+
 def run_two(server: Server, mode: str = "ok", amount: float = 0.0) -> tuple[int, Any]:  # JSON
     """Status, and `y` or the error, of the ensemble `two`."""
     http = server.http()
     try:
-        given = {"x": ("FP32", [1], [1.0]), "mode": ("BYTES", [1], [mode]), "amount": ("FP64", [1], [amount])}
+        given: dict[str, Any] = {
+            "x": ("FP32", [1], [1.0]),
+            "mode": ("BYTES", [1], [mode]),
+            "amount": ("FP64", [1], [amount]),
+        }
         status, reply = http.infer("two", **given)
     finally:
         http.close()
@@ -279,6 +303,7 @@ def test_an_ensemble_is_a_model_like_any_other_over_http_and_grpc(ensembles: Ser
         assert made.as_numpy("y").tolist() == [2.0, 2.0, 2.0]
         assert client.is_model_ready("fork")
     assert ask(ensembles, "caller", [1.0], way="call", model="fork") == (200, [2.0])
+    assert in_shared_memory(ensembles, "fork", np.ones(4, np.float32)).tolist() == [2.0] * 4
 
 
 def test_an_ensemble_is_ready_while_its_steps_are(ensembles: Server) -> None:

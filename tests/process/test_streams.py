@@ -46,6 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("repository")
     for name in ("repeat_int32", "words"):
         shutil.copytree(EXAMPLES / name, repository / name)
+    shutil.copytree(EXAMPLES.parent / "sequences" / "accumulator", repository / "accumulator")
     grouped = {"group": "together"}
     number = TensorSpec("n", "INT32", (1,)), TensorSpec("size", "INT32", (1,))
     write_python(repository, "large", LARGE, number, (TensorSpec("y", "FP32", (-1,)),), settings=grouped)
@@ -231,3 +232,13 @@ def test_a_model_that_is_unloaded_finishes_its_streams(server: Server) -> None:
         assert post(server, "repeat_int32/generate_stream", slow)[0] == 404
         assert [each["OUT"] for each in reader.until_end()] == list(range(1, 20))
     server.ctl("load", name="repeat_int32")
+
+
+def test_generate_goes_on_with_a_sequence(server: Server) -> None:
+    found: list[int] = []
+    for step, value in enumerate((5, 6, 7)):
+        flags = {"sequence_id": 7, "sequence_start": step == 0, "sequence_end": step == 2}
+        status, _, body = post(server, "accumulator/generate", {"INPUT": value, **flags})
+        assert status == 200, body
+        found.append(json.loads(body)["OUTPUT"])
+    assert found == [5, 11, 18]

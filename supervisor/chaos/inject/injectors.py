@@ -18,6 +18,7 @@ from mmsup.supervisor.chaos.clients.http_client import ConnectionRefused, Connec
 from mmsup.supervisor.chaos.clients.load import RequestPurpose
 from mmsup.supervisor.chaos.clients.payload import make_payload
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand
+from mmsup.supervisor.chaos.inject.client_memory import cut_memory
 from mmsup.supervisor.chaos.inject.context import FAULT_PAYLOAD_VALUES, FaultContext, Injector
 from mmsup.supervisor.chaos.inject.moves import failing_move, kill_in_move, race_moves
 from mmsup.supervisor.chaos.inject.poison import poison
@@ -358,7 +359,7 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
         each.__name__: each
         for each in (
             kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, evict, group_load,
-            race_moves, leave, slow_client, garbage,
+            race_moves, leave, slow_client, garbage, cut_memory,
         )
     },
 }  # fmt: skip

@@ -232,6 +232,7 @@ FAULTS: Final = (
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),
+    FaultClass("cut_memory", "F44", FaultMethod.CLIENT, cooldown_s=1.0, requires=SERVICE_MANAGER),
 )  # fmt: skip
 FAULT_BY_NAME: Final = {each.name: each for each in FAULTS}
 

@@ -31,6 +31,7 @@ def ensemble_specs(
     if problems:
         return (), [plain_error(f"{name}/config.pbtxt: {key}", text) for key, text in problems]
     own = fields | {"instances": 0, "device": "cpu", "group": "", "steps": steps, "config": config}
+    own["response_cache"] = False  # its steps have one, which knows of their workers
     specs = [
         ModelSpec(name, each, os.path.join(directory, each), "", ENSEMBLE, platform=ENSEMBLE, **own)
         for each in versions
