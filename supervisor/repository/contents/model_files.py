@@ -50,6 +50,8 @@ class ContentReader:
 
     def read(self, spec: ModelSpec) -> ContentFindings:
         """Faults and warnings; their places begin with the model's name, and have no path of the repository."""
+        if spec.steps:
+            return ContentFindings()  # an ensemble has no file, and no worker
         self._faults: list[ConfigError] = []
         self._warnings: list[ConfigError] = []
         self._place = f"{spec.name}/{spec.version}/{spec.artefact}"
