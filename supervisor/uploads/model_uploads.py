@@ -44,6 +44,9 @@ class ModelUploads:
                 text = f"failed to load '{name}': a model repository has a model of this name: send it by another one"
                 raise CallerError("conflict", text, model=name, retryable=False)
             await _in_thread(lambda: store.write(name, pbtxt, upload))
+            if name in self._loader.pending:  # of what is there now: its outcome would be taken for that of the new one
+                store.drop(name)
+                raise CallerError("conflict", f"failed to load '{name}': it is being loaded from another content")
             store.put(name)
             size = sum(upload.sizes.values())
             text = f"{len(upload.sizes)} files of {size} bytes were sent by a client"

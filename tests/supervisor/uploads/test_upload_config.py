@@ -16,7 +16,9 @@ def with_parameter(key: str) -> str:
 
 @pytest.mark.parametrize("key", ["mmsup_python", "mmsup_env", "EXECUTION_ENV_PATH"])
 def test_a_parameter_that_may_run_a_program_is_code(key: str) -> None:
-    with pytest.raises(CallerError, match=f"'{key}' of its config may run any program: .*--allow-code-uploads") as found:
+    with pytest.raises(
+        CallerError, match=f"'{key}' of its config may run any program: .*--allow-code-uploads"
+    ) as found:
         upload_config("m", with_parameter(key), may_hold_code=False)
     assert found.value.code == "forbidden"
     assert key in upload_config("m", with_parameter(key), may_hold_code=True)
