@@ -19,7 +19,7 @@ from mmsup.supervisor.uploads.upload_store import UploadStore
 
 def test_a_load_of_the_content_before_is_not_taken_for_that_of_the_new_one(tmp_path: Path) -> None:
     store = UploadStore(tmp_path / "uploads", 1 << 30)
-    context: Any = SimpleNamespace(settings=Settings())
+    context: Any = SimpleNamespace(settings=Settings((), str(tmp_path), str(tmp_path)))
     loader: Any = SimpleNamespace(pending={"m": object()})
     watcher: Any = None
     sent = asyncio.run(pack_files({"1/model.onnx": b"new"}))
