@@ -7,7 +7,7 @@ name. So the first axis of every input and output has to be the rows, whether th
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 import orjson
@@ -109,7 +109,7 @@ def predictions(model: str, outputs: Sequence[OutputTensor], rows: int) -> bytes
     for each in outputs:
         _check(model, each, rows)
     if len(outputs) == 1:
-        return b'{"predictions":' + _nested(outputs[0]) + b"}"
+        return b"".join([b'{"predictions":', *_nested(outputs[0]), b"}"])
     names = [orjson.dumps(each.name) + b":" for each in outputs]
     columns = [_rows(each) for each in outputs]
     made = [b"{" + b",".join(map(b"".join, zip(names, row, strict=True))) + b"}" for row in zip(*columns, strict=True)]
@@ -123,10 +123,11 @@ def _check(model: str, tensor: OutputTensor, rows: int) -> None:
         raise CallerError("bad_request", f"{text}, which is not one row for each: ask at /v2", model=model)
 
 
-def _nested(tensor: OutputTensor) -> bytes:
+def _nested(tensor: OutputTensor) -> Iterator[bytes]:
+    """The JSON of an output, in pieces."""
     if tensor.datatype == "BYTES":
-        return b"[" + b",".join(_rows(tensor)) + b"]"
-    return json_tensors.nested_to_json(as_array(tensor.data, tensor.datatype, tensor.shape))
+        return iter((b"[", b",".join(_rows(tensor)), b"]"))
+    return json_tensors.nested_pieces(as_array(tensor.data, tensor.datatype, tensor.shape))
 
 
 def _rows(tensor: OutputTensor) -> list[bytes]:

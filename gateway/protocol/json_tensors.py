@@ -11,7 +11,7 @@ import binascii
 import functools
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -247,14 +247,25 @@ def to_json(data: bytes | memoryview, datatype: str, name: str, *, is_base64: bo
 
 def nested_to_json(values: Array) -> bytes:
     """The JSON list of an array of numbers, nested as its shape, of one axis or more."""
+    return b"".join(nested_pieces(values))
+
+
+def nested_pieces(values: Array) -> Iterator[bytes]:
+    """The same in pieces, of which each is written in one step."""
     if values.size <= PIECE_ELEMENTS:
-        return _piece_to_json(np.ascontiguousarray(values))
+        yield _piece_to_json(np.ascontiguousarray(values))
+        return
     row = values.size // len(values)
-    if row > PIECE_ELEMENTS:
-        return b"[" + b",".join(map(nested_to_json, values)) + b"]"
-    step = PIECE_ELEMENTS // row
-    pieces = [nested_to_json(values[at : at + step])[1:-1] for at in range(0, len(values), step)]
-    return b"[" + b",".join(pieces) + b"]"
+    step = max(1, PIECE_ELEMENTS // row)
+    yield b"["
+    for at in range(0, len(values), step):
+        if at:
+            yield b","
+        if row > PIECE_ELEMENTS:
+            yield from nested_pieces(values[at])
+        else:
+            yield _piece_to_json(values[at : at + step])[1:-1]
+    yield b"]"
 
 
 def _piece_to_json(values: Array) -> bytes:
