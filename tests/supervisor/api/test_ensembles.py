@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from controller_double import ControllerHarness, add_model
-from engines.ensemble_files import TensorSpec, write_ensemble
+from engines.ensemble_files import write_ensemble
 from mmsup.ipc.errors import CallerError
+from mmsup.ipc.specs import TensorSpec
 
 
 def test_why_an_ensemble_does_not_serve_is_told_and_only_its_steps_sleep(tmp_path: Path) -> None:
