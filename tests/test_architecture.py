@@ -386,9 +386,13 @@ def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
 
 
 def attributes(node: ast.ClassDef) -> set[str]:
-    """Fields of a class: those that its body declares, and those that its methods set on `self`."""
+    """Fields of its objects: those that its body declares, and those that its methods set on `self`."""
     found = {
-        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+        each.target.id
+        for each in node.body
+        if isinstance(each, ast.AnnAssign)
+        and isinstance(each.target, ast.Name)
+        and "ClassVar" not in ast.unparse(each.annotation)
     }
     for each in ast.walk(node):
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self":
