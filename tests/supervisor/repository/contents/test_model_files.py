@@ -59,6 +59,10 @@ def add_with_weights(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
+def test_an_ensemble_has_no_file_to_be_read() -> None:
+    assert found(Path(__file__).parents[4] / "examples" / "composition") == []
+
+
 def test_a_whole_onnx_file_has_no_faults(tmp_path: Path) -> None:
     add_with_weights(tmp_path / "m" / "1")
     assert found(tmp_path) == []
@@ -324,16 +328,3 @@ def test_a_model_file_of_gigabytes_is_not_read_to_be_checked(tmp_path: Path) -> 
     os.truncate(lay(tmp_path, "model.py", ECHO), 3 << 30)
     (fault,) = found(tmp_path)
     assert "it is larger than 16 MiB; read data from a file of its own" in fault
-
-
-def test_an_ensemble_has_no_file_to_read(tmp_path: Path) -> None:
-    lay(tmp_path, "model.py", ECHO)
-    (tmp_path / "twice" / "1").mkdir(parents=True)
-    (tmp_path / "twice" / "config.pbtxt").write_text(
-        'platform: "ensemble"\n'
-        'input [{ name: "a" data_type: TYPE_STRING dims: [ -1 ] }]\n'
-        'output [{ name: "b" data_type: TYPE_STRING dims: [ -1 ] }]\n'
-        'ensemble_scheduling { step { model_name: "m" model_version: -1 input_map { key: "x" value: "a" }\n'
-        '  output_map { key: "y" value: "b" } } }\n'
-    )
-    assert found(tmp_path) == []
