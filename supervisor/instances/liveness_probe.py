@@ -48,6 +48,8 @@ class LivenessProbe:
         self.check()
 
     def close(self) -> None:
+        if not self._is_closed and not self._first_was_long:  # its first run may have ended since the last check
+            self._first_runs.observe(self._process.progress(), self._limits, time.monotonic_ns())
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -123,7 +123,7 @@ class ModelCalls:
     ) -> tuple[CallTransport, OpenCall]:
         transport, run = self._calling_run(model)
         if len(self._open) >= OPEN_LIMIT:
-            text = f"model '{transport.model}' has {OPEN_LIMIT} calls open, as many as a run may have at once"
+            text = f"model '{transport.model}' has {OPEN_LIMIT} calls open, as many as a worker may have at once"
             raise CallError("queue_full", text, model=model, retryable=True)
         self._last_id = number = self._last_id + 1
         call = OpenCall(number, replace(run, blocks=blocks), model, inputs)

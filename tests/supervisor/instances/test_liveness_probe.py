@@ -10,7 +10,7 @@ import pytest
 
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter, make_status_page
 from mmsup.ipc.transport.control_channel import ControlChannel
-from mmsup.supervisor.instances.liveness import NS, Hung, LivenessLimits, LoadTimeout
+from mmsup.supervisor.instances.liveness import NS, FirstRuns, Hung, LivenessLimits, LoadTimeout
 from mmsup.supervisor.instances.liveness_probe import LivenessProbe
 from mmsup.supervisor.processes.child_process import ChildProcess
 
@@ -124,6 +124,19 @@ def test_an_overdue_request_is_checked_at_once() -> None:
         assert not case.told
         probe.check(HANG_S * 2)
         assert isinstance(case.told[0], Hung)
+
+    play(act)
+
+
+def test_a_quick_first_run_of_a_worker_that_died_before_the_next_check_is_known_in_the_next_life() -> None:
+    async def act(case: Process) -> None:
+        first_runs = FirstRuns()
+        limits = LivenessLimits(HANG_S, 60.0, time.monotonic_ns())
+        case.page.set_activity(Activity.IDLE, time.monotonic_ns())
+        probe = LivenessProbe(case.life, limits, case.told.append, first_runs=first_runs)
+        first_runs.may_be_slow = True  # as if the page had shown no run until now
+        probe.close()
+        assert not first_runs.may_be_slow
 
     play(act)
 
