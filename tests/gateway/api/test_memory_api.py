@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import ClientSession
 
-from fake_router import FakeRouter
+from fake_router import FakeRouter, metadata
 from harness.client_region import client_region
 from http_api import INFER, json_of, run_with_session
 from mmsup.ipc.messages.data import DeviceRegion
 from mmsup.ipc.messages.gateway_control import MemoryRegion
+from mmsup.ipc.specs import ENSEMBLE
 from mmsup.supervisor.gateways.client_regions import device_refusal
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
@@ -115,6 +117,29 @@ def test_a_tensor_in_memory_of_a_gpu_is_left_to_the_worker() -> None:
             assert (
                 "bytes 57 to 65 of shared memory region 'g', which has 64 bytes" in (await json_of(response))["error"]
             )
+
+    run_with_session(test)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "engine", "status", "says"),
+    [
+        ("BYTES", "custom", 400, "input 'X' for model 't' is BYTES, which may not lie in memory of a GPU: send it"),
+        ("FP32", ENSEMBLE, 501, "model 't' is an ensemble, for which no memory of a GPU is used"),
+    ],
+)
+def test_what_no_worker_could_copy_is_refused(datatype: str, engine: str, status: int, says: str) -> None:
+    async def test(router: FakeRouter, session: ClientSession) -> None:
+        router.serve("t", metadata(("X", datatype, (2,))))
+        spec, described = router.described["t"]
+        router.described["t"] = replace(spec, engine=engine), described
+        document = {"raw_handle": {"b64": base64.b64encode(bytes(64)).decode()}, "device_id": 0, "byte_size": 64}
+        async with session.post("/v2/cudasharedmemory/region/r/register", json=document) as response:
+            assert response.status == 200
+        body = {"inputs": [X | {"datatype": datatype}]}
+        async with session.post("/v2/models/t/infer", json=body) as response:
+            assert (response.status, says in (await json_of(response))["error"]) == (status, True)
+        assert router.calls == []
 
     run_with_session(test)
 
