@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from typing import Any
 
 import numpy as np
 from drivers.peer import Peer
@@ -26,7 +27,10 @@ class PeerAdapter:
         self._peer = peer
         self._scene = scene
 
-    def build_request(self, model: str, payload: Payload, command: FaultCommand | None) -> HttpCall:
+    def build_request(
+        self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
+    ) -> HttpCall:
+        assert not parameters, "no model of a peer has sequences"
         request = self._peer.request(self._scene, model, payload_values(payload, command))
         return HttpCall(request.path, request.body, tuple(request.headers.items()))
 

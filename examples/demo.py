@@ -21,10 +21,11 @@ from pathlib import Path
 
 import make_models
 import numpy as np
-from client import Client, labels
 from harm import BystanderClient, Recovery, signal_and_recover
 from leftovers import ResourceWatch
 from served import Server
+
+from client import Client, labels
 
 FAULTS = (("digits_mlp", signal.SIGKILL), ("digits_forest", signal.SIGSTOP))
 UNAFFECTED = "digits_linear"

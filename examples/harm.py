@@ -8,8 +8,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from client import Array, Client, ServerError, labels
 from served import Server
+
+from client import Array, Client, ServerError, labels
 
 RECOVERY_LIMIT_S = 60.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("gateway", "ipc", "relay", "supervisor", "worker")
+FOLDERS = ("gateway", "ipc", "supervisor", "worker")
 
 MAY_IMPORT = {
     "gateway": "api client_memory composition connections dispatch http infer observability rpc rpc/relay; ipc "
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "gateway/connections": "http infer; ipc",
     "gateway/dispatch": "dispatch/streams protocol waking; ipc memory messages tensors transport",
     "gateway/dispatch/streams": "protocol; messages",
+    "gateway/grpcio_front": "; ipc memory rpc transport",
     "gateway/http": "dispatch protocol; ipc",
     "gateway/http2": "; rpc",
     "gateway/caching": "dispatch observability protocol; ipc messages",
@@ -52,7 +53,6 @@ MAY_IMPORT = {
     "ipc/rpc": "",
     "ipc/tensors": "",
     "ipc/transport": "; ipc messages",
-    "relay": "; ipc memory rpc transport",
     "supervisor": "controller",
     "supervisor/api": "gateways instances linux models observability on_demand postmortem processes resources "
     "runtime_settings uploads zygotes; ipc messages transport",
@@ -125,8 +125,8 @@ HOMES = {
     "safetensors": {"worker/engines/pytorch.py"},
     "onnxruntime": {"worker/engines/ort.py"},
     "aiohttp": {"gateway/"},
-    "uvloop": {"gateway/", "relay/"},
-    "grpc": {"relay/"},
+    "uvloop": {"gateway/"},
+    "grpc": {"gateway/grpcio_front/"},
     "hpack": {"gateway/http2/header_blocks.py"},
     "orjson": {"gateway/"},
     "prometheus_client": {"gateway/observability/metrics.py"},
@@ -386,9 +386,13 @@ def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
 
 
 def attributes(node: ast.ClassDef) -> set[str]:
-    """Fields of a class: those that its body declares, and those that its methods set on `self`."""
+    """Fields of its objects: those that its body declares, and those that its methods set on `self`."""
     found = {
-        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+        each.target.id
+        for each in node.body
+        if isinstance(each, ast.AnnAssign)
+        and isinstance(each.target, ast.Name)
+        and "ClassVar" not in ast.unparse(each.annotation)
     }
     for each in ast.walk(node):
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self":

@@ -20,11 +20,23 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from mmsup.ipc import exit_codes
+from mmsup.supervisor.chaos.plan.catalog import FAULTS
 from mmsup.supervisor.cli.ctl.control_client import call_server
 from mmsup.supervisor.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/operations.md", "docs/models.md", "docs/memory.md", "systemd/README.md")
+PAGES = (
+    "composition",
+    "groups",
+    "memory",
+    "models",
+    "on-demand",
+    "operations",
+    "sequences",
+    "streams",
+    "triton-python",
+)
+DOCUMENTS = ("README.md", "systemd/README.md", *(f"docs/{each}.md" for each in PAGES))
 START_S = 120.0
 
 
@@ -69,6 +81,11 @@ def test_every_flag_that_is_shown_exists(document: str) -> None:
 def test_every_file_that_is_linked_exists(document: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text())
     assert all(((ROOT / document).parent / link).exists() for link in links), links
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/benchmarks/chaos.md"])
+def test_the_number_of_classes_of_faults_is_told(document: str) -> None:
+    assert f" {len(FAULTS)} " in " ".join((ROOT / document).read_text().split())
 
 
 def test_the_makefile_has_the_two_commands() -> None:

@@ -7,8 +7,8 @@ name. So the first axis of every input and output has to be the rows, whether th
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
 
 import orjson
 
@@ -19,6 +19,7 @@ from mmsup.gateway.protocol.large_json import NumberList
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.tensors.datatypes import RANK_LIMIT, element_count, unpack_strings
+from mmsup.ipc.tensors.numpy_arrays import as_array
 
 Json = dict[str, Any]  # a JSON object
 BASE64: Final = "b64"
@@ -31,15 +32,15 @@ def infer_document(document: Any, model: str, metadata: Metadata) -> tuple[Json,
     if whole is None:
         raise parse_error("it is not an object")
     instances = whole.get("instances")
-    rows: list[Any] | None = instances.tolist() if isinstance(instances, NumberList) else as_list(instances)
+    rows: list[Any] | NumberList | None = instances if isinstance(instances, NumberList) else as_list(instances)
     if not rows:
         raise parse_error("'instances' must be a list with one element or more")
     names = [each.name for each in metadata.inputs]
-    is_named = all(isinstance(each, dict) and BASE64 not in each for each in rows)
+    is_named = isinstance(rows, list) and all(isinstance(each, dict) and BASE64 not in each for each in rows)
     if not is_named and len(names) != 1:
         text = f"each of 'instances' must be an object with the inputs of model '{model}': {', '.join(names)}"
         raise CallerError("bad_request", text, model=model)
-    columns = _columns(rows, names, model) if is_named else {names[0]: rows}
+    columns = _columns(cast("list[Json]", rows), names, model) if is_named else {names[0]: rows}
     inputs = [
         _input(each, columns[each.name], model, is_batched=metadata.max_batch_size > 0)
         for each in metadata.inputs
@@ -48,7 +49,7 @@ def infer_document(document: Any, model: str, metadata: Metadata) -> tuple[Json,
     return {"inputs": inputs, "parameters": whole.get("parameters") or {}}, len(rows)
 
 
-def _columns(rows: list[Any], names: list[str], model: str) -> dict[str, list[Any]]:  # JSON objects; values by input
+def _columns(rows: list[Json], names: list[str], model: str) -> dict[str, list[Any] | NumberList]:  # values by input
     given = rows[0].keys()
     strange = sorted(given - set(names))
     if strange:
@@ -59,7 +60,7 @@ def _columns(rows: list[Any], names: list[str], model: str) -> dict[str, list[An
     return {name: [each[name] for each in rows] for name in given}
 
 
-def _input(spec: TensorSpec, values: list[Any], model: str, *, is_batched: bool) -> Json:  # JSON values
+def _input(spec: TensorSpec, values: list[Any] | NumberList, model: str, *, is_batched: bool) -> Json:  # JSON values
     shape = _shape(values)
     declared = (-1, *spec.shape) if is_batched else spec.shape
     while len(shape) < len(declared) and declared[len(shape)] == 1:
@@ -69,7 +70,7 @@ def _input(spec: TensorSpec, values: list[Any], model: str, *, is_batched: bool)
         row = f"an instance is a row of shape {list(declared[1:])}" if declared else "it has no rows: ask at /v2"
         raise CallerError("bad_request", f"{text}; {row}", model=model)
     made: Json = {"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": values}
-    if spec.datatype == "BYTES" and _first_leaf(values).__class__ is dict:
+    if spec.datatype == "BYTES" and isinstance(values, list) and isinstance(_first_leaf(values), dict):
         made |= {"data": _unwrapped(values, spec.name, model), "parameters": {"content_type": "base64"}}
     return made
 
@@ -105,36 +106,46 @@ def _unwrapped(values: list[Any], name: str, model: str) -> list[Any]:  # JSON v
 def predictions(model: str, outputs: Sequence[OutputTensor], rows: int) -> bytes:
     """The reply: a list of rows; each is a value if there is one output, else an object of them by name. `outputs` have
     been checked."""
-    columns = {each.name: _rows(model, each, rows) for each in outputs}
-    if len(columns) == 1:
-        (made,) = columns.values()
-    else:
-        names = [orjson.dumps(name) + b":" for name in columns]
-        made = [
-            b"{" + b",".join(map(b"".join, zip(names, row, strict=True))) + b"}"
-            for row in zip(*columns.values(), strict=True)
-        ]
+    for each in outputs:
+        _check(model, each, rows)
+    if len(outputs) == 1:
+        return b"".join([b'{"predictions":', *_nested(outputs[0]), b"}"])
+    names = [orjson.dumps(each.name) + b":" for each in outputs]
+    columns = [_rows(each) for each in outputs]
+    made = [b"{" + b",".join(map(b"".join, zip(names, row, strict=True))) + b"}" for row in zip(*columns, strict=True)]
     return b'{"predictions":[' + b",".join(made) + b"]}"
 
 
-def _rows(model: str, tensor: OutputTensor, rows: int) -> list[bytes]:
-    """The JSON of each row of an output."""
+def _check(model: str, tensor: OutputTensor, rows: int) -> None:
+    """CallerError for an output that is no row for each instance."""
     if not tensor.shape or tensor.shape[0] != rows:
         text = f"output '{tensor.name}' of model '{model}' has shape {list(tensor.shape)} for {rows} instances"
         raise CallerError("bad_request", f"{text}, which is not one row for each: ask at /v2", model=model)
-    cells = _cells(tensor)
-    for axis in range(len(tensor.shape) - 1, 0, -1):
-        size = tensor.shape[axis]
-        starts = [at * size for at in range(element_count(tensor.shape[:axis]))]
-        cells = [b"[" + b",".join(cells[at : at + size]) + b"]" for at in starts]
-    return cells
 
 
-def _cells(tensor: OutputTensor) -> list[bytes]:
-    if not element_count(tensor.shape):
-        return []
-    if tensor.datatype != "BYTES":
-        return json_tensors.to_json(tensor.data, tensor.datatype, tensor.name)[1:-1].split(b",")
+def _nested(tensor: OutputTensor) -> Iterator[bytes]:
+    """The JSON of an output, in pieces."""
+    if tensor.datatype == "BYTES":
+        return iter((b"[", b",".join(_rows(tensor)), b"]"))
+    return json_tensors.nested_pieces(as_array(tensor.data, tensor.datatype, tensor.shape))
+
+
+def _rows(tensor: OutputTensor) -> list[bytes]:
+    """The JSON of each row of an output."""
+    if tensor.datatype == "BYTES":
+        cells = _strings(tensor)
+        for axis in range(len(tensor.shape) - 1, 0, -1):
+            size = tensor.shape[axis]
+            starts = [at * size for at in range(element_count(tensor.shape[:axis]))]
+            cells = [b"[" + b",".join(cells[at : at + size]) + b"]" for at in starts]
+        return cells
+    array = as_array(tensor.data, tensor.datatype, tensor.shape)
+    if array.ndim > 1:
+        return [json_tensors.nested_to_json(each) for each in array]
+    return [json_tensors.nested_to_json(array[at : at + 1])[1:-1] for at in range(len(array))]
+
+
+def _strings(tensor: OutputTensor) -> list[bytes]:
     strings = list(unpack_strings(memoryview(tensor.data)))
     try:
         return [orjson.dumps(each.decode()) for each in strings]

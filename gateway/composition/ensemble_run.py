@@ -120,7 +120,7 @@ def step_error(ensemble: str, step: str, error: MmsupError) -> MmsupError:
     """The error of a step, as clients of the ensemble get it. A step that gets tensors which it cannot take is no fault
     of the client: it has checked what the ensemble declares."""
     code = error.code
-    if isinstance(error, CallerError) and code != "too_large":
+    if isinstance(error, CallerError) and code not in ("too_large", "sequence_unknown"):
         code = "model_failed" if code in ("unknown_model", "unknown_version") else "inference_failed"
     text = f"in ensemble '{ensemble}', step '{step}': {error.text}"
     made = make_error(code, text, model=ensemble, retry_after_s=error.retry_after_s, retryable=error.retryable)

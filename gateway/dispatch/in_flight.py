@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from mmsup.gateway.dispatch.reply_validation import ValidatedSignature
 from mmsup.gateway.dispatch.streams.part_queue import PartQueue
@@ -70,7 +70,7 @@ KnownReply = tuple[KnownInFlight, tuple[int, int, int, int, int, int], list[byte
 
 @dataclass(slots=True, eq=False)
 class InFlightRequest:
-    known = None  # not a field
+    known: ClassVar[None] = None
     message: Infer
     input_slots: list[Slot]
     """Freed at the reply."""

@@ -195,12 +195,14 @@ class InferHandler:
         self, dispatched: DispatchedRequest, parsed: ParsedRequest, event: RequestEvent | None, turn: Turn | None = None
     ) -> InferenceResult:
         """The result of a request, waiting for what must be waited for."""
-        flags = parsed.request.sequence
-        if flags is None or dispatched.spec.sequences is None:
-            if dispatched.spec.response_cache and parsed.is_cacheable and event is None:
-                return await self.cached.infer(dispatched, parsed.job)
-            return await dispatched.resume(parsed.job, event)
-        return await self.sequences.infer(dispatched, parsed.job, flags, turn)
+        flags, job = parsed.request.sequence, parsed.job
+        if flags is not None and dispatched.spec.sequences is not None:
+            return await self.sequences.infer(dispatched, job, flags, turn)
+        if flags is not None:  # for a step of an ensemble, or a class that asks for it
+            job = replace(job, parameters={**job.parameters, **flags.parameters()}, signature=b"")
+        if dispatched.spec.response_cache and parsed.is_cacheable and event is None:
+            return await self.cached.infer(dispatched, job)
+        return await dispatched.resume(job, event)
 
 
 def apply_timeout(dispatched: DispatchedRequest, parsed: ParsedRequest, timer: RequestTimer) -> None:

@@ -207,8 +207,10 @@ def _inputs(given: list[Json], model: str, metadata: Metadata, blobs: Blobs) -> 
     present = {each["name"] for each in given}
     missing = [each.name for each in metadata.inputs if not each.optional and each.name not in present]
     if missing:
+        least = sum(not each.optional for each in metadata.inputs)
+        count = f"{least} to {len(declared)}" if least < len(declared) else f"{least}"
         text = (
-            f"expected {len(declared)} inputs but got {len(given)} inputs for model '{model}'. "
+            f"expected {count} inputs but got {len(given)} inputs for model '{model}'. "
             f"Got input(s) {sorted(present)}, but missing required input(s) {missing}. "
             f"Please provide all required input(s)."
         )

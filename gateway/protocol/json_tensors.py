@@ -11,7 +11,7 @@ import binascii
 import functools
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -245,13 +245,35 @@ def to_json(data: bytes | memoryview, datatype: str, name: str, *, is_base64: bo
     return b"[" + b",".join(_piece_to_json(each)[1:-1] for each in pieces) + b"]"
 
 
+def nested_to_json(values: Array) -> bytes:
+    """The JSON list of an array of numbers, nested as its shape, of one axis or more."""
+    return b"".join(nested_pieces(values))
+
+
+def nested_pieces(values: Array) -> Iterator[bytes]:
+    """The same in pieces, of which each is written in one step."""
+    if values.size <= PIECE_ELEMENTS:
+        yield _piece_to_json(np.ascontiguousarray(values))
+        return
+    row = values.size // len(values)
+    step = max(1, PIECE_ELEMENTS // row)
+    yield b"["
+    for at in range(0, len(values), step):
+        if at:
+            yield b","
+        if row > PIECE_ELEMENTS:
+            yield from nested_pieces(values[at])
+        else:
+            yield _piece_to_json(values[at : at + step])[1:-1]
+    yield b"]"
+
+
 def _piece_to_json(values: Array) -> bytes:
     text = orjson.dumps(values, None, _OF_NUMPY)
     if values.dtype.kind != "f" or b"null" not in text:
         return text
     # orjson writes null for NaN and infinities; clients expect the bare words.
-    parts = text[1:-1].split(b",")
-    for index in np.flatnonzero(~np.isfinite(values)).tolist():
-        value = values[index]
-        parts[index] = b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity"
-    return b"[" + b",".join(parts) + b"]"
+    parts = text.split(b"null")
+    others = values[~np.isfinite(values)].tolist()
+    words = [b"NaN" if value != value else b"Infinity" if value > 0 else b"-Infinity" for value in others]
+    return b"".join(itertools.chain.from_iterable(zip(parts, [*words, b""], strict=True)))

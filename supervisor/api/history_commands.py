@@ -8,7 +8,9 @@ from typing import Final
 
 from mmsup.ipc.errors import CallerError
 from mmsup.supervisor.api.arguments import count_argument, flag_argument, model_argument, text_argument, unknown_model
+from mmsup.supervisor.api.ensemble_views import with_steps
 from mmsup.supervisor.api.handlers import Command, Json, SendLine
+from mmsup.supervisor.models.model import Model
 from mmsup.supervisor.models.model_set import ModelSet
 from mmsup.supervisor.observability.event_log import Event, EventLog
 from mmsup.supervisor.observability.model_output import GATEWAY_OUTPUT, ModelOutput
@@ -73,7 +75,7 @@ class HistoryCommands:
         name, number = text_argument(arguments, "name"), count_argument(arguments, "death", 1)
         reports = await self._crash_reports(name)
         model = self._model_set.model(name) if reports else model_argument(arguments, self._model_set)
-        state, reason = (str(model.state()), model.reason()) if model is not None else ("", "")
+        state, reason = self._state_now(model) if model is not None else ("", "")
         if reports and not 1 <= number <= len(reports):
             text = f"of model '{name}' {len(reports)} deaths are on record, the last one is 1"
             raise CallerError("bad_request", text, model=name)
@@ -90,6 +92,10 @@ class HistoryCommands:
             "since": later,
             "bundle": report,
         }
+
+    def _state_now(self, model: Model) -> tuple[str, str]:
+        row = with_steps({"state": str(model.state()), "reason": model.reason()}, model, self._model_set.models)
+        return row["state"], row["reason"]
 
 
 async def _until_cancelled(stop: Callable[[], None]) -> Json:

@@ -104,6 +104,13 @@ def merge(*layers: Mapping[str, Any]) -> ModelOptions:  # options, the layer of 
     return result
 
 
+def cache_without_effect(options: ModelOptions) -> str:
+    """Why `response_cache` keeps nothing, as the end of a sentence; empty if it does."""
+    key = next((each for each in ("sequences", "decoupled") if options.get(each, False) is not False), "")
+    is_asked = key and options.get("response_cache", False)
+    return f"has no effect: answers of a model with `{key}` are not kept" if is_asked else ""
+
+
 def sections_of(models: Mapping[str, Any], name: str) -> list[str]:  # options by name or pattern
     """The keys below `models:` that are about a model: patterns in their order, then its own name."""
     return [*(key for key in models if key != name and fnmatchcase(name, key)), *([name] if name in models else [])]

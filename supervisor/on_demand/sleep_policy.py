@@ -24,12 +24,15 @@ class SleepFacts:
     """It is being loaded or reloaded, or one of its workers is being replaced."""
     is_serving: bool
     """Each of its instances is ready."""
+    is_ensemble: bool = False
 
 
 def refusal(facts: SleepFacts, reason: SleepReason) -> str:
     """Why a model may not be put to sleep now, as the end of a sentence; empty if it may."""
     if not facts.is_wanted:
         return "is not loaded: `mmsup ctl load` has it ready to be asked"
+    if facts.is_ensemble:
+        return "is an ensemble, which holds no memory: put its steps to sleep"
     if facts.is_pinned:
         return "is pinned: take `pin` out of its configuration first"
     if facts.is_changing:

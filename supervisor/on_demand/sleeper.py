@@ -115,7 +115,7 @@ class Sleeper:
         facts = self.facts(model)
         why_not = refusal(facts, SleepReason.ASKED)
         if why_not:
-            passes = facts.is_wanted and not facts.is_pinned
+            passes = facts.is_wanted and not facts.is_pinned and not facts.is_ensemble
             raise CallerError("conflict", f"'{name}' {why_not}", model=name, retryable=passes)
         config = model.active.config if model.active is not None else model.sleep.config
         desired = DesiredModel(up=True, config=config, asleep=True)
@@ -135,6 +135,7 @@ class Sleeper:
             is_pinned=spec is not None and spec.pin,
             is_changing=is_staged or is_waking or model.is_settling or model.name in self._loader.pending,
             is_serving=active is not None and active.is_fully_ready(),
+            is_ensemble=spec is not None and bool(spec.steps),
         )
 
 

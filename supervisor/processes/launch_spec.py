@@ -251,7 +251,7 @@ def rpc_front_spawn(front: WorkerId, environment: LaunchEnvironment, options: st
         env[DUMPABLE] = environment.base_env[DUMPABLE]
     return Spawn(
         token=rpc_front_token(*front),
-        argv=(sys.executable, "-m", "mmsup.relay", options),
+        argv=(sys.executable, "-m", "mmsup.gateway.grpcio_front", options),
         env=env,
         cwd="/",
         procs_files=(),

@@ -115,6 +115,8 @@ class _Interpreter:
         for key, text in warm_up_problems(self.config.get("model_warmup", []), self.options.get("max_batch_size", 0)):
             self.error(key, text)
         self.unsupported()
+        if engine == ENSEMBLE:
+            self.of_steps()
         policy, problems = parse_version_policy(self.config.get("version_policy", {}))
         for key, text in problems:
             self.plain_error(key, text)
@@ -200,6 +202,12 @@ class _Interpreter:
             for key, text in error.problems:
                 if not (key.endswith(".shape") and text == "is missing"):  # reported above, as a missing `dims`
                     self.error(join_key(field, key), text)
+
+    def of_steps(self) -> None:
+        """Warn of the fields that an ensemble, which has no worker, leaves to its steps."""
+        for name in ("instance_group", "response_cache", "model_warmup"):
+            if self.config.get(name) and self.config[name] != {"enable": False}:
+                self.warn(name, "has no effect on an ensemble: say it in the configuration of its steps")
 
     def groups(self) -> None:
         """`instance_group`, as the options `instances` and `device`."""

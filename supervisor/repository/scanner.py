@@ -337,6 +337,8 @@ class _ModelFolder:
             self.error(": python", f"{displayed(python)} is no program that can be run here")
         if batching_options.has_no_effect(options):
             self.warn(": batching", "has no effect: max_batch_size is 0, so requests run one by one")
+        if text := model_options.cache_without_effect(options):
+            self.warn(": response_cache", text)
         for size in batching_options.oversized_batches(options):
             self.error(": batching", f"{size} is more than max_batch_size, {options['max_batch_size']}")
 

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.uploads import UploadedFiles
-from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.repository import scanner
-from mmsup.supervisor.repository.config_pbtxt import as_pbtxt
+from mmsup.supervisor.uploads.upload_config import upload_config
 from mmsup.supervisor.uploads.upload_store import UploadStore
 
 T = TypeVar("T")
@@ -39,15 +38,15 @@ class ModelUploads:
         store = self._store
         if store is None:
             raise CallerError("forbidden", f"failed to load '{name}': files may not be sent to this server", model=name)
-        try:
-            pbtxt = as_pbtxt(config, "parameter config")
-        except InvalidValue as error:
-            raise CallerError("bad_request", f"failed to load '{name}': parameter config {error}", model=name) from None
+        pbtxt = upload_config(name, config, may_hold_code=self._context.settings.allow_code_uploads)
         async with self._lock:
             if not store.holds(name) and scanner.scan_model(self._context.settings, name) is not None:
                 text = f"failed to load '{name}': a model repository has a model of this name: send it by another one"
                 raise CallerError("conflict", text, model=name, retryable=False)
             await _in_thread(lambda: store.write(name, pbtxt, upload))
+            if name in self._loader.pending:  # of what is there now: its outcome would be taken for that of the new one
+                store.drop(name)
+                raise CallerError("conflict", f"failed to load '{name}': it is being loaded from another content")
             store.put(name)
             size = sum(upload.sizes.values())
             text = f"{len(upload.sizes)} files of {size} bytes were sent by a client"

@@ -275,7 +275,11 @@ def run_two(server: Server, mode: str = "ok", amount: float = 0.0) -> tuple[int,
     """Status, and `y` or the error, of the ensemble `two`."""
     http = server.http()
     try:
-        given = {"x": ("FP32", [1], [1.0]), "mode": ("BYTES", [1], [mode]), "amount": ("FP64", [1], [amount])}
+        given: dict[str, Any] = {
+            "x": ("FP32", [1], [1.0]),
+            "mode": ("BYTES", [1], [mode]),
+            "amount": ("FP64", [1], [amount]),
+        }
         status, reply = http.infer("two", **given)
     finally:
         http.close()

@@ -55,6 +55,16 @@ class Model:
         return {"y": self.context.infer("sums", {"x": inputs["x"]}, parameters=place)["y"]}
 """
 """It calls `sums` with one sequence: its requests are 1, 2 and 3."""
+ENSEMBLE = """
+platform: "ensemble"
+input [{ name: "x" data_type: TYPE_INT32 dims: [ 1 ] }]
+output [{ name: "y" data_type: TYPE_INT32 dims: [ 1 ] }]
+ensemble_scheduling { step [{
+  model_name: "sums" model_version: -1
+  input_map { key: "x" value: "x" }
+  output_map { key: "y" value: "y" }
+}] }
+"""
 EXAMPLES = ("accumulator", "simple_sequence", "simple_dyna_sequence", "simple_string_dyna_sequence")
 ROOT = Path(__file__).parents[2]
 X, Y = TensorSpec("x", "INT32", (1,)), TensorSpec("y", "INT32", (1,))
@@ -73,6 +83,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_sums(home, "pair", instances=2, sequences={"idle": "60s"})
     write_sums(home, "brief", sequences={"idle": "300ms"})
     write_python(home, "caller", CALLER, (X,), (Y,))
+    (home / "whole" / "1").mkdir(parents=True)
+    (home / "whole" / "config.pbtxt").write_text(ENSEMBLE)
     for each in EXAMPLES:
         shutil.copytree(ROOT / "examples" / "sequences" / each, home / each)
     with serving(home, "--gateways", "2") as made:
@@ -197,6 +209,14 @@ def test_a_model_calls_another_one_with_a_sequence(server: Server) -> None:
     found = [http.infer("caller", x=("INT32", [1], [x]))[1] for x in (1, 2, 3)]
     http.close()
     assert [each["outputs"][0]["data"] for each in found] == [[1], [3], [6]]
+
+
+def test_an_ensemble_carries_the_sequence_on_to_its_steps(server: Server) -> None:
+    found = [call(server, "whole", 81, 2, flags) for flags in ("s", "", "e")]
+    assert found == [(200, 2), (200, 4), (200, 6)]
+    status, error = call(server, "whole", 81, 2)
+    assert (status, error["code"]) == (400, "sequence_unknown")
+    assert "inference request for sequence 81 to model 'sums' must specify the START flag" in error["error"]
 
 
 def test_what_does_not_belong_to_a_sequence_is_refused_and_says_what_to_do(server: Server) -> None:

@@ -7,10 +7,9 @@ kept for later. What is bounded here: how many calls a run has open at once, and
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -108,15 +107,6 @@ class ModelCalls:
     def is_waiting(self, number: int) -> bool:
         """Whether a call for this request is open."""
         return any(number in each.parents for each in self._open.values())
-
-    @contextlib.contextmanager
-    def lent(self, thread: int) -> Iterator[None]:
-        """Let that thread call, while the one that runs the model waits for it."""
-        own, self._thread = self._thread, thread
-        try:
-            yield
-        finally:
-            self._thread = own
 
     # One call.
 

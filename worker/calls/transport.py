@@ -16,7 +16,7 @@ class CallLink(Protocol):
         """Readable when something has come."""
         ...
 
-    def send(self, frame: bytes) -> bool:
+    def send(self, frame: bytes, /) -> bool:
         """False if it is not accepted now; ChannelClosed if the gateway is gone."""
         ...
 

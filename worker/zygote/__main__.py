@@ -48,9 +48,10 @@ from mmsup.worker.zygote.thread_pools import ThreadPools
 MAIN: Final = "mmsup.worker.__main__"
 _ALWAYS: Final = (
     "encodings.ascii",
-    "encodings.ascii",
     *(MAIN, "mmsup.worker.serving.loop", "mmsup.worker.startup.warm_up"),
     *("mmsup.worker.execution.reshaped_engine", "mmsup.worker.engines.python_model"),
+    *("mmsup.worker.sequences.handler_choice", "mmsup.worker.sequences.sequence_handler"),
+    "mmsup.worker.streaming.streaming_loop",
 )
 _ENGINES: Final = {"onnxruntime": "mmsup.worker.engines.ort", "torch": "mmsup.worker.engines.pytorch"}
 """The engine of each library; without what else it needs (safetensors) the library alone is imported."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.ipc.python_models import CLASS_FILE, MLSERVER_SETTINGS
-from mmsup.ipc.specs import MLSERVER, TRITON_PYTHON, ModelSpec
+from mmsup.ipc.specs import ENSEMBLE, MLSERVER, TRITON_PYTHON, ModelSpec
 from mmsup.supervisor.config.config_error import ConfigError, InvalidValue
 from mmsup.supervisor.repository.contents import onnx_file, safetensors_file, torch_archive
 from mmsup.supervisor.repository.contents.interpreter import Interpreter
@@ -50,6 +50,8 @@ class ContentReader:
 
     def read(self, spec: ModelSpec) -> ContentFindings:
         """Faults and warnings; their places begin with the model's name, and have no path of the repository."""
+        if spec.engine == ENSEMBLE:  # has no file and no worker
+            return ContentFindings()
         self._faults: list[ConfigError] = []
         self._warnings: list[ConfigError] = []
         self._place = f"{spec.name}/{spec.version}/{spec.artefact}"

@@ -109,6 +109,16 @@ def test_each_prediction_is_a_row_of_the_output(shape: tuple[int, ...]) -> None:
     assert json.loads(predictions.predictions("M", [output("y", array)], 2)) == {"predictions": array.tolist()}
 
 
+@pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2), (20_000,), (3, 5, 7_001), (20_000, 1, 2)])
+def test_large_outputs_are_written_in_pieces_and_the_same(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    array.ravel()[5::9001] = np.nan
+    written = predictions.predictions("M", [output("y", array)], shape[0])
+    np.testing.assert_array_equal(np.array(json.loads(written)["predictions"], np.float32), array)
+    both = json.loads(predictions.predictions("M", [output("y", array), output("z", array)], shape[0]))["predictions"]
+    np.testing.assert_array_equal(np.array([each["z"] for each in both], np.float32), array)
+
+
 def test_of_several_outputs_a_prediction_is_an_object() -> None:
     words = OutputTensor("s", "BYTES", (2, 1), memoryview(pack_strings([b"a", "ä,".encode()])))
     written = predictions.predictions("M", [output('q"', np.array([1, 2])), words], 2)

@@ -270,6 +270,8 @@ def test_an_optional_input_may_be_left_out() -> None:
     )
     request = {"inputs": [{"name": "A", "shape": [1], "datatype": "UINT8", "data": [1]}]}
     assert [each.name for each in read(request, described).inputs] == ["A"]
+    with pytest.raises(CallerError, match="expected 1 to 2 inputs but got 0 inputs"):
+        read({"inputs": []}, described)
 
 
 def test_fp16_in_json_is_refused_for_inputs_and_outputs() -> None:

@@ -23,6 +23,7 @@ SPEC = ModelSpec("m", "1", "/srv/m/1", "model.onnx", "ort", "onnxruntime_onnx")
         ({"is_wanted": False}, "ctl load"),
         ({"is_pinned": True}, "pin"),
         ({"is_changing": True}, "being loaded"),
+        ({"is_ensemble": True}, "put its steps to sleep"),
     ],
 )
 def test_what_keeps_a_model_from_being_put_to_sleep(reason: SleepReason, changed: dict[str, bool], words: str) -> None:

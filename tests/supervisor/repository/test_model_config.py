@@ -153,6 +153,17 @@ def test_an_ignored_field_is_one_warning_and_no_error(word: str) -> None:
     ]
 
 
+def test_what_an_ensemble_leaves_to_its_steps_is_warned_about() -> None:
+    found = interpreted(
+        'platform: "ensemble"\n'
+        'instance_group { count: 2 }\nresponse_cache { enable: true }\nmodel_warmup { name: "w" }\n'
+    )
+    assert [each.place for each in found.warnings] == [
+        "m/config.pbtxt:2: instance_group", "m/config.pbtxt:3: response_cache", "m/config.pbtxt:4: model_warmup",
+    ]  # fmt: skip
+    assert interpreted('platform: "ensemble"\nresponse_cache { enable: false }').warnings == ()
+
+
 def test_a_model_that_answers_many_times_is_so_by_its_configuration() -> None:
     assert interpreted("model_transaction_policy { decoupled: true }").options == {"decoupled": True}
 

@@ -257,6 +257,12 @@ def test_a_specific_version_that_is_not_there_is_a_warning_and_the_others_are_se
     ]
 
 
+@pytest.mark.parametrize(("key", "is_warned"), [("sequences: true", True), ("decoupled: true", True), ("", False)])
+def test_a_response_cache_that_keeps_nothing_is_a_warning(lay: Lay, key: str, is_warned: bool) -> None:
+    found = entry(lay({"m/1/model.onnx": "", "m/mmsup.yaml": f"response_cache: true\n{key}\n"}))
+    assert [each.place for each in found.warnings] == ["m: response_cache"] * is_warned
+
+
 def test_labels_that_no_client_will_see_are_a_warning(lay: Lay, tmp_path: Path) -> None:
     names = ("good.txt", "../good.txt", "link.txt", "absent.txt", "latin.txt", "large.txt")
     outputs = [f'output {{ name: "{each}" data_type: TYPE_FP32 dims: 1 label_filename: "{each}" }}' for each in names]

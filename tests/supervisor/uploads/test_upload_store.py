@@ -96,3 +96,42 @@ def test_a_next_server_finds_what_was_loaded_and_nothing_that_was_unfinished(tmp
     assert {each.name for each in store.directory.iterdir()} == {"m", ".n.new"}
     again = UploadStore(tmp_path / "uploads", 1 << 30)
     assert [each.name for each in again.directory.iterdir()] == ["m"]
+
+
+def put(store: UploadStore, content: bytes) -> None:
+    with upload(model_onnx=content) as sent:
+        store.write("m", "", sent)
+    store.put("m")
+
+
+@pytest.mark.parametrize("is_in_place", [True, False])
+def test_a_controller_that_ended_before_the_new_content_was_right_leaves_the_old_one(
+    tmp_path: Path, is_in_place: bool
+) -> None:
+    store = UploadStore(tmp_path / "uploads", 1 << 30)
+    put(store, b"old")
+    store.keep("m")
+    put(store, b"new")
+    if not is_in_place:  # it ended between the two renames
+        (store.directory / "m").rename(store.directory / ".m.new")
+    again = UploadStore(tmp_path / "uploads", 1 << 30)
+    assert files_of(again) == {"m/config.pbtxt": b"", "m/1/model.onnx": b"old"}
+
+
+def test_a_model_that_is_removed_while_it_is_replaced_does_not_come_back(tmp_path: Path) -> None:
+    store = UploadStore(tmp_path / "uploads", 1 << 30)
+    put(store, b"old")
+    store.keep("m")
+    put(store, b"new")
+    store.remove("m")
+    assert not store.undo("m")
+    assert list(store.directory.iterdir()) == []
+
+
+def test_what_cannot_take_its_place_leaves_what_was_there(tmp_path: Path) -> None:
+    store = UploadStore(tmp_path / "uploads", 1 << 30)
+    put(store, b"old")
+    store.keep("m")
+    with pytest.raises(ServerError, match="failed to load 'm': the files cannot be kept: No such file"):
+        store.put("m")  # nothing was written
+    assert files_of(store)["m/1/model.onnx"] == b"old"

@@ -59,6 +59,10 @@ def add_with_weights(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
+def test_an_ensemble_has_no_file_to_be_read() -> None:
+    assert found(Path(__file__).parents[4] / "examples" / "composition") == []
+
+
 def test_a_whole_onnx_file_has_no_faults(tmp_path: Path) -> None:
     add_with_weights(tmp_path / "m" / "1")
     assert found(tmp_path) == []

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from mmsup.gateway.grpcio_front.relayed_call import CallLost, RelayedCall
 from mmsup.ipc.rpc import relay_frames
 from mmsup.ipc.rpc.header_literals import block_of
 from mmsup.ipc.rpc.relay_frames import CANCEL, DATA, GRANT, HEADERS, TRAILERS, WINDOW_BYTES, RelayReader
-from mmsup.relay.relayed_call import CallLost, RelayedCall
 
 STATUS = [(b"grpc-status", b"0")]
 

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 import grpc
 
+from mmsup.gateway.grpcio_front.relay_link import RelayLink, RelayLinks
+from mmsup.gateway.grpcio_front.relayed_call import CallLost, RelayedCall
 from mmsup.ipc.rpc.header_literals import Headers
-from mmsup.relay.relay_link import RelayLink, RelayLinks
-from mmsup.relay.relayed_call import CallLost, RelayedCall
 
 Context = Any  # grpc.aio.ServicerContext, which has no types
 NO_GATEWAY: Final = "no process of the server takes calls now; try again"

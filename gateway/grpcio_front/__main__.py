@@ -1,4 +1,4 @@
-"""`python -m mmsup.relay`: the gRPC front process, from its inherited descriptors to its exit.
+"""`python -m mmsup.gateway.grpcio_front`: the gRPC front process, from its inherited descriptors to its exit.
 
     argv   OPTIONS lifeline=FD control=FD page=FD crash=FD listen:NAME=FD ...
 
@@ -24,6 +24,9 @@ from typing import Any, Final, NoReturn
 import grpc.aio
 import uvloop
 
+from mmsup.gateway.grpcio_front.call_service import CallService
+from mmsup.gateway.grpcio_front.relay_link import RelayLinks
+from mmsup.gateway.grpcio_front.splice import Splice
 from mmsup.ipc import exit_codes
 from mmsup.ipc.inspection import forbid_inspection
 from mmsup.ipc.memory.status_page import Activity, StatusPageWriter
@@ -31,9 +34,6 @@ from mmsup.ipc.rpc.front_options import RpcFrontOptions
 from mmsup.ipc.stray_signals import ignore_stray_signals
 from mmsup.ipc.transport.dataclass_codec import record_decoder
 from mmsup.ipc.transport.inherited_fds import parse_inherited_fds
-from mmsup.relay.call_service import CallService
-from mmsup.relay.relay_link import RelayLinks
-from mmsup.relay.splice import Splice
 
 HEARTBEAT_S: Final = 0.1
 STOP_S: Final = 2.0

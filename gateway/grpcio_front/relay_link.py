@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
+from mmsup.gateway.grpcio_front.relayed_call import RelayedCall
 from mmsup.ipc.rpc import relay_frames
 from mmsup.ipc.rpc.header_literals import Headers, block_of
 from mmsup.ipc.rpc.relay_frames import BrokenRelay, RelayReader
-from mmsup.relay.relayed_call import RelayedCall
 
 CONNECT_LIMIT_S: Final = 5.0
 LAST_CALL: Final = (1 << 32) - 2
