@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.uploads import UploadedFiles
+from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.repository import scanner
@@ -39,7 +40,7 @@ class ModelUploads:
         store = self._store
         if store is None:
             raise CallerError("forbidden", f"failed to load '{name}': files may not be sent to this server", model=name)
-        if not scanner.NAME.fullmatch(name):  # it becomes that of a folder
+        if not NAME.fullmatch(name):  # it becomes that of a folder
             raise CallerError("bad_request", f"failed to load '{name:.128}': {BAD_NAME}")
         pbtxt = upload_config(name, config, may_hold_code=self._context.settings.allow_code_uploads)
         async with self._lock:
