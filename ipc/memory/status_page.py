@@ -178,8 +178,10 @@ class StatusPageWriter:
         self.words[_STEPPING] = request
         self.set_activity(Activity.BUSY, now_ns)
 
-    def stepped(self) -> None:
+    def stepped(self, now_ns: int) -> None:
+        """It is made; what follows is no run of the model."""
         self.words[_STEPPING] = 0
+        self.idle(now_ns)
 
     def request_refused(self) -> None:
         """One request was answered with `gpu_oom`."""

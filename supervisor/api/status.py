@@ -280,15 +280,15 @@ def _process(role: str, number: int, pid: int | None, generation: int, started_s
         "pid": pid,
         "generation": generation,
         "state": "ready",
+        "activity": "",
         "restarts": max(generation - 1, 0),
         "memory_bytes": usage.resident_bytes(pid) if pid else None,
+        "sequences": None,
         "memory_cap_bytes": None,
         "uptime_s": round(time.monotonic() - started_s, 1),
         "requests": None,
         "seat": None,
         "start": "",
-        "activity": "",
-        "sequences": None,
     }
 
 

@@ -148,6 +148,8 @@ def next_check_ns(progress: Progress, limits: LivenessLimits, now_ns: int, next_
     if progress.activity is Activity.MOVING:
         return max(next_look_ns, now_ns + 1)
     if suspected_since_ns(progress, limits, now_ns) is not None:
+        if limits.is_slow_run(progress):  # it may end at any moment, and the run after it has the hang limit
+            next_look_ns = min(next_look_ns, now_ns + round(limits.hang_s / LOOKS * NS) + 1)
         return min(next_look_ns, max(progress.since_ns + round(limits.run_s(progress) * NS), now_ns) + 1)
     interval_ns = round(limits.hang_s * NS)
     return now_ns + (interval_ns if progress.activity is Activity.STOPPING else interval_ns // LOOKS) + 1

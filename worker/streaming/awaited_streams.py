@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from mmsup.ipc.memory.status_page import STEPPING_ALL, StatusPageWriter
 from mmsup.worker.calls.caller import CALLER
@@ -22,6 +22,9 @@ from mmsup.worker.execution.model_errors import DeviceLost, ModelFailure
 from mmsup.worker.streaming.event_loop import TurnedEventLoop
 from mmsup.worker.streaming.open_stream import OpenStream, caller_of
 from mmsup.worker.streaming.part_writer import PartWriter
+
+SLOW_PART_NS: Final = 1_000_000
+"""A part that took longer goes out at once; quicker ones go out together at the end of a turn."""
 
 
 class AwaitedStreams:
@@ -53,7 +56,7 @@ class AwaitedStreams:
         """Run until all tasks wait. Whatever ends the process meanwhile is blamed on all of them."""
         self._page.step(STEPPING_ALL, time.monotonic_ns())
         self.events.turn()
-        self._page.stepped()
+        self._page.stepped(time.monotonic_ns())
         if self._lost is not None:
             raise self._lost
 
@@ -78,6 +81,8 @@ class AwaitedStreams:
                 stream.failure = stream.failure or self._writer.write(stream, made, took_ns)
                 if stream.failure is not None:
                     break
+                if stream.window.sent == 1 or took_ns > SLOW_PART_NS:
+                    await self.events.next_turn()  # it goes out, although the model may compute without awaiting
                 await self._wait_for_room(stream)
         finally:
             stream.silent_since_ns = 0

@@ -57,6 +57,12 @@ class TurnedEventLoop:
         """How long it may sleep, at most `limit_s`."""
         return limit_s if self._due_s is None else min(max(self._due_s - time.monotonic(), 0.0), limit_s)
 
+    async def next_turn(self) -> None:
+        """Let this turn end, and go on in the next one."""
+        self._loop.stop()
+        self._due_s = 0.0
+        await asyncio.sleep(0)
+
     def turn(self) -> None:
         """Run until all tasks wait. An exception that ends the process propagates."""
         self._selector.left = TURN_LIMIT

@@ -10,7 +10,7 @@ error; one that does not even end then is a hang of the worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, cast
 
@@ -25,7 +25,7 @@ from mmsup.worker.execution.request_parameters import PARAMETERS
 from mmsup.worker.execution.responses import close, is_awaited
 from mmsup.worker.serving.gateway_links import GatewayLink
 from mmsup.worker.serving.pending_results import RunTimes, WorkerRequest
-from mmsup.worker.streaming.awaited_streams import AwaitedStreams
+from mmsup.worker.streaming.awaited_streams import SLOW_PART_NS, AwaitedStreams
 from mmsup.worker.streaming.open_stream import OpenStream, caller_of
 from mmsup.worker.streaming.part_writer import PartWriter
 from mmsup.worker.streaming.stream_table import StreamTable
@@ -34,13 +34,17 @@ _CANCELLED: Final = ModelFailure("cancelled", "the request was cancelled")
 
 
 class StreamRunner:
-    def __init__(self, executor: Executor, page: StatusPageWriter, writer: PartWriter) -> None:
+    def __init__(
+        self, executor: Executor, page: StatusPageWriter, writer: PartWriter, flush: Callable[[], None]
+    ) -> None:
+        """`flush` sends what was made."""
         engine = as_streaming_engine(executor.engine)
         assert engine is not None, "its engine answers once"
         self._engine = engine
         self._spec = executor.spec
         self._page = page
         self._writer = writer
+        self._flush = flush
         self.table = StreamTable(page, int_parameter(executor.spec.parameters, "max_streams", STREAM_PLACES))
         self.awaited = AwaitedStreams(executor, page, writer, self._finish)
 
@@ -108,8 +112,11 @@ class StreamRunner:
         stepped = False
         for stream in list(self.table.open.values()):
             if stream.iterator is not None and stream.can_continue:
+                began_ns = time.monotonic_ns()
                 self._step(stream)
                 stepped = True
+                if time.monotonic_ns() - began_ns > SLOW_PART_NS:
+                    self._flush()  # before the steps of others, which are likely slow too
         if self.awaited.events.is_due():
             self.awaited.turn()
             stepped = True
@@ -149,7 +156,7 @@ class StreamRunner:
             failure = self._writer.write(stream, made, time.monotonic_ns() - began_ns)
             if failure is not None:
                 self._end(stream, failure)
-        self._page.stepped()
+        self._page.stepped(time.monotonic_ns())
 
     def _end(self, stream: OpenStream, failure: ModelFailure | None) -> None:
         """Close it; its last reply follows once its model has let go of it. The first reason holds."""
@@ -165,7 +172,7 @@ class StreamRunner:
         if iterator is not None:
             self._page.step(stream.request.message.id, stream.closing_since_ns)
             call_model_code(partial(close, iterator), self._spec)
-            self._page.stepped()
+            self._page.stepped(time.monotonic_ns())
         self._finish(stream)
 
     def _finish(self, stream: OpenStream) -> None:

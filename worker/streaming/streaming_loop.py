@@ -38,7 +38,7 @@ class StreamingHandler(RequestHandler):
     ) -> None:
         del use_known_requests  # each is opened by itself
         super().__init__(executor, page, outbox, use_known_requests=False)
-        self.streams = StreamRunner(executor, page, PartWriter(executor, self.replies, outbox))
+        self.streams = StreamRunner(executor, page, PartWriter(executor, self.replies, outbox), self.flush)
 
     def _on_messages(self, link: GatewayLink, messages: Iterable[Any], now_ns: int) -> list[str]:  # of any kind
         others = [each for each in messages if not self.streams.on_message(link, each)]
@@ -112,6 +112,8 @@ class StreamingLoop(ServingLoop):
         received = self._receive_all(self._wait_ms())
         began_ns = time.monotonic_ns()
         started = handler.start_waiting(began_ns) if handler.queue.size else 0
+        if started and streams.has_steps():
+            handler.flush()  # no first part waits for other steps, which may be slow
         stepped = streams.turn()
         stuck_ns = streams.end_silent(began_ns) if streams.table.open else 0
         if started or stepped:

@@ -119,7 +119,8 @@ def test_an_open_stream_has_started_however_many_started_since_and_its_step_is_e
     assert (reader.read().activity, reader.read().since_ns) == (Activity.BUSY, 5)
     writer.step(STEPPING_ALL, 6)
     assert reader.executing() == {2**62 + 1, 2**62 + 2}
-    writer.stepped()
+    writer.stepped(7)
+    assert (reader.read().activity, reader.read().since_ns) == (Activity.IDLE, 7)
     writer.set_stream(0, 0)
     assert reader.executing() == set()
     assert 2**62 + 1 not in reader.started()

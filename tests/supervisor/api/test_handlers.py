@@ -51,7 +51,7 @@ def test_status_is_the_object_that_was_agreed(tmp_path: Path) -> None:
             {"1": "ready"},
         )
         assert set(model["instances"][0]) == {
-            "id", "version", "pid", "generation", "state", "restarts", "memory_bytes", "start", "activity", "sequences",
+            "id", "version", "pid", "generation", "state", "activity", "restarts", "memory_bytes", "sequences", "start",
         }  # fmt: skip
 
     ask_house(tmp_path, play)
@@ -69,8 +69,8 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
         assert [each["role"] for each in processes] == ["keeper", "brain", "gateway", "worker", "worker"]
         assert len({frozenset(each) for each in processes}) == 1
         assert set(processes[0]) == {
-            "role", "id", "model", "version", "pid", "generation", "state", "restarts", "memory_bytes",
-            "memory_cap_bytes", "uptime_s", "requests", "seat", "start", "activity", "sequences",
+            "role", "id", "model", "version", "pid", "generation", "state", "activity", "restarts",
+            "memory_bytes", "memory_cap_bytes", "sequences", "uptime_s", "requests", "seat", "start",
         }  # fmt: skip
 
     ask_house(tmp_path, play)

@@ -176,6 +176,12 @@ def test_a_first_run_that_was_long_is_granted_the_same_in_the_next_life() -> Non
     assert first_runs.may_be_slow
 
 
+def test_a_hang_right_after_a_quick_first_run_is_looked_at_as_soon_as_any_other() -> None:
+    first_run = page(Activity.BUSY, since_s=0.01, batches=0)
+    far_ns = NOW + round(LIMITS.load_s / 4 * NS)  # the next look at a run that may take as long as a load
+    assert next_check_ns(first_run, LIMITS, NOW, far_ns) <= NOW + LIMITS.hang_s * NS / 4 + 1
+
+
 def test_a_hang_right_after_the_load_is_looked_at_as_soon_as_any_other() -> None:
     still_warming = page(Activity.WARMING)
     recent = replace(LIMITS, spawned_ns=NOW)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from engines.build import write_python
 from engines.real_worker import FakeGateway, RealWorker, serving
+from mmsup.ipc.memory.status_page import Activity
 from mmsup.ipc.messages.data import Cancel, GrantBuffer, InferReply, ResponsePart, StreamCredit
 from mmsup.ipc.messages.stream_window import WINDOW_PARTS
 from mmsup.ipc.specs import TensorSpec
@@ -20,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 TEXT = """
 import pathlib
+import time
 import numpy as np
 
 class Model:
@@ -29,6 +33,8 @@ class Model:
             for index in range(count):
                 if kind == 1 and index == 2:
                     raise ValueError("part 2 is bad")
+                if kind == 5 and index:
+                    time.sleep(0.2)
                 size = 4000 if kind == 2 else 1
                 yield {"y": np.full(size, index, np.int32)}
         finally:
@@ -38,6 +44,7 @@ class Model:
 ASYNC = """
 import asyncio
 import pathlib
+import time
 import numpy as np
 
 class Model:
@@ -47,7 +54,12 @@ class Model:
             for index in range(count):
                 if kind == 4 and index:
                     await asyncio.Event().wait()
-                await asyncio.sleep(0.001)
+                if kind == 6:
+                    await asyncio.to_thread(time.sleep, 0.01)
+                elif kind == 5:
+                    time.sleep(0.2 if index else 0)
+                else:
+                    await asyncio.sleep(0.001)
                 yield {"y": np.full(1, index, np.int32)}
         finally:
             if kind == 3:
@@ -84,6 +96,13 @@ def parts_of(gateway: FakeGateway, number: int) -> tuple[list[int], InferReply]:
     return found, reply
 
 
+def is_soon_idle(worker: RealWorker) -> bool:
+    until_s = time.monotonic() + 5
+    while worker.progress().activity is not Activity.IDLE and time.monotonic() < until_s:
+        time.sleep(0.01)
+    return worker.progress().activity is Activity.IDLE
+
+
 def test_parts_come_in_order_and_one_reply_without_outputs_ends_them(served: tuple[RealWorker, FakeGateway]) -> None:
     worker, gateway = served
     assert worker.received[-1].metadata.decoupled
@@ -93,9 +112,20 @@ def test_parts_come_in_order_and_one_reply_without_outputs_ends_them(served: tup
         assert (end.code, end.locations) == ("", ())
 
 
-def test_streams_take_turns(served: tuple[RealWorker, FakeGateway]) -> None:
+def test_a_part_goes_out_before_the_next_one_is_computed(served: tuple[RealWorker, FakeGateway]) -> None:
     _, gateway = served
+    ask(gateway, 5, 3)
+    came_s = []
+    while isinstance(gateway.reply(), ResponsePart):
+        came_s.append(time.monotonic())
+    assert [after - before > 0.1 for before, after in pairwise(came_s)] == [True, True]
+
+
+def test_streams_take_turns(served: tuple[RealWorker, FakeGateway]) -> None:
+    worker, gateway = served
+    worker.process.send_signal(signal.SIGSTOP)
     numbers = [ask(gateway, 0, 8) for _ in range(3)]
+    worker.process.send_signal(signal.SIGCONT)
     order: list[int] = []
     ended = 0
     while ended < 3:
@@ -134,6 +164,16 @@ def test_a_stream_that_is_cancelled_closes_its_generator(served: tuple[RealWorke
         pass
     assert (reply.id, reply.code) == (number, "cancelled")
     assert Path(worker.spec.directory, "closed").exists()
+
+
+def test_a_worker_whose_last_stream_has_ended_is_idle(served: tuple[RealWorker, FakeGateway]) -> None:
+    worker, gateway = served
+    parts_of(gateway, ask(gateway, 6, 2))  # an end that a thread has woken the loop for
+    assert is_soon_idle(worker)
+    number = ask(gateway, 0, 1000)  # one that the gateway asks for, while it waits for its reader
+    while isinstance(gateway.reply(), ResponsePart):
+        gateway.send(Cancel(number))
+    assert is_soon_idle(worker)
 
 
 def test_a_failure_ends_the_stream_after_its_parts(served: tuple[RealWorker, FakeGateway]) -> None:
