@@ -295,10 +295,12 @@ def test_an_answer_that_is_none_is_an_error_of_the_client_s_own_kind(body: bytes
 
 
 def test_an_error_in_a_stream_is_raised() -> None:
+    head, cold = answer(200, b"").head, answer(200, b"", x_mmsup_cold="1").head
     with pytest.raises(ServerRefused, match="it broke"):
-        replies.read_event('{"error": "it broke", "code": "inference_failed"}', "m", {"y": "FP32"})
-    found = replies.read_event(
-        '{"model_name": "m", "model_version": "1", "y": [1, 2], "t": "ä"}', "m", {"y": "FP32", "t": "BYTES"}
-    )
+        replies.read_event('{"error": "it broke", "code": "inference_failed"}', "m", {"y": "FP32"}, head)
+    text, datatypes = '{"model_name": "m", "model_version": "1", "y": [1, 2], "t": "ä"}', {"y": "FP32", "t": "BYTES"}
+    assert not replies.read_event(text, "m", datatypes, head).was_cold
+    found = replies.read_event(text, "m", datatypes, cold)
+    assert found.was_cold
     assert found["y"].tolist() == [1, 2]
     assert found["t"].tolist() == ["ä".encode()]

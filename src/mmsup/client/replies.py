@@ -137,11 +137,10 @@ def read_result(reply: HttpReply, into: Mapping[str, Array]) -> InferResult:
         raise InvalidReply(f"the server's answer has outputs that are none: {error}") from None
     if others:
         raise ValueError("; ".join(others))
-    was_cold = reply.head.headers.get("x-mmsup-cold") == "1"
-    return InferResult(*_origin(document), outputs, document.get("parameters", {}), was_cold)
+    return InferResult(*_origin(document), outputs, document.get("parameters", {}), _was_cold(reply.head))
 
 
-def read_event(text: str, model: str, datatypes: Mapping[str, str]) -> InferResult:
+def read_event(text: str, model: str, datatypes: Mapping[str, str], head: ResponseHead) -> InferResult:
     """One response of a stream; ServerRefused if it is an error. `datatypes`: of the model's outputs, by name."""
     document = _object(_parse(text))
     if "error" in document and "model_name" not in document:
@@ -151,7 +150,7 @@ def read_event(text: str, model: str, datatypes: Mapping[str, str]) -> InferResu
         outputs = {name: tensors.from_json(document[name], datatypes[name]) for name in datatypes if name in document}
     except (TypeError, ValueError) as error:
         raise InvalidReply(f"the server's answer has outputs that are none: {error}", model) from None
-    return InferResult(*_origin(document), outputs)
+    return InferResult(*_origin(document), outputs, was_cold=_was_cold(head))
 
 
 def read_server(reply: HttpReply) -> ServerMetadata:
@@ -173,6 +172,10 @@ def read_index(reply: HttpReply) -> list[ModelState]:
     rows = cast("list[Json]", reply.json())
     keys = ("name", "version", "state", "reason")
     return [ModelState(*(str(each.get(key, "")) for key in keys)) for each in rows]
+
+
+def _was_cold(head: ResponseHead) -> bool:
+    return head.headers.get("x-mmsup-cold") == "1"
 
 
 def _object(value: Any) -> Json:  # any JSON value
