@@ -18,6 +18,7 @@ import orjson
 
 from mmsup.gateway.client_memory.region_table import RegionTable, make_region_table
 from mmsup.gateway.dispatch.link_memory import LinkMemory
+from mmsup.gateway.dispatch.link_table import forget_handle
 from mmsup.gateway.dispatch.router import Router
 from mmsup.gateway.dispatch.worker_link import WorkerLink
 from mmsup.gateway.observability.log_output import apply_log_settings
@@ -143,6 +144,7 @@ class ControllerClient:
         self.calls = ControllerCalls(self._send)
         router.waiters.cold_starts.call = self.calls.call
         self._regions.announce, self._regions.withdraw = self.calls.register_region, self.calls.unregister_regions
+        self._regions.on_unused_handle = partial(forget_handle, router.links)
         router.poison_requests.send = self._send
         router.send_link_closed = lambda link: self._send(link_closed_message(link, time.monotonic_ns()))
         self._send_hello()

@@ -57,6 +57,7 @@ class GatewayServer:
         self._parser_executor.submit(int)  # starts the thread now and not at the first large body
         self._router = router
         self.counters = RequestCounters(tables, seat)
+        self.counters.models = router.routes
         cold_starts = router.waiters.cold_starts
         cold_starts.on_waited, cold_starts.on_started = self.counters.record_cold_wait, self.counters.record_cold_start
         self._infer_handler = InferHandler(router, self.counters, self._parser_executor, regions)

@@ -20,7 +20,7 @@ from mmsup.gateway.server import GatewayServer
 from mmsup.gateway.waking.request_wait import WaitingBody
 from mmsup.ipc.errors import MmsupError
 from mmsup.ipc.memory.counters import CounterTable, make_counter_table
-from mmsup.ipc.messages.data import InferReply
+from mmsup.ipc.messages.data import DeviceRegion, InferReply
 from mmsup.ipc.messages.gateway_control import ConfigureGateway, MemoryRegion, Route, VersionState
 from mmsup.ipc.messages.handshake import WIRE_VERSION
 from mmsup.ipc.specs import Metadata, ModelSpec, TensorSpec
@@ -46,7 +46,7 @@ def region_table(mode: str = "local") -> RegionTable:
     made = RegionTable(mode, ())
 
     async def announce(region: MemoryRegion, fd: int) -> None:
-        made.add(region, [os.dup(fd)])
+        made.add(region, [os.dup(fd)] if fd >= 0 else [])
 
     async def withdraw(kind: str, name: str) -> None:
         for each in made.held():
@@ -67,6 +67,7 @@ class FakeRequest(DispatchedRequest):
         self.deadline_ns = deadline_ns
         self.client_deadline_ns = 0
         self.parameters: dict[str, Any] = {}
+        self.regions: tuple[DeviceRegion, ...] = ()
         self.in_flight: Any = None  # of an InFlightRequest only the signature of its reply
         self._bytes = self.buffer = memoryview(b"")
         self.link: Any = None  # of a link nothing is read but for slots of its memory, and here are none
@@ -94,7 +95,7 @@ class FakeRequest(DispatchedRequest):
         return False
 
     async def resume(self, job: InferenceJob, event: RequestEvent | None = None) -> InferenceResult:
-        self.parameters = job.parameters
+        self.parameters, self.regions = job.parameters, job.regions
         self.router.calls.append(self)
         await self.router.before_infer()
         inputs = {each.name: (each.datatype, each.shape, self._bytes_of(each)) for each in job.inputs}

@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "on_demand postmortem processes repository resources runtime_settings state uploads zygotes; "
     "ipc memory messages transport",
     "supervisor/eviction": "capacity config instances linux models observability on_demand; memory",
-    "supervisor/gateways": "config instances linux models observability postmortem processes; ipc memory messages "
+    "supervisor/gateways": "config gpu instances linux models observability postmortem processes; ipc memory messages "
     "rpc transport",
     "supervisor/gpu": "observability processes; ipc transport",
     "supervisor/groups": "instances linux postmortem processes; ipc memory messages transport",
@@ -101,6 +101,7 @@ MAY_IMPORT = {
     "worker": "execution hosting sequences serving startup streaming; ipc memory messages transport",
     "worker/batching": "; ipc memory messages tensors transport",
     "worker/calls": "execution; ipc messages tensors transport",
+    "worker/client_memory": "engines/device execution; ipc messages tensors",
     "worker/engines": "calls engines/device execution; ipc tensors",
     "worker/engines/device": "execution; tensors",
     "worker/engines/triton_python": "calls engines engines/triton_python/api execution; ipc tensors",
@@ -108,7 +109,7 @@ MAY_IMPORT = {
     "worker/execution": "; ipc memory messages tensors transport",
     "worker/hosting": "execution sequences serving startup streaming; ipc memory messages transport",
     "worker/sequences": "batching execution serving; ipc memory messages tensors transport",
-    "worker/serving": "batching calls execution startup; ipc memory messages tensors transport",
+    "worker/serving": "batching calls client_memory execution startup; ipc memory messages tensors transport",
     "worker/startup": "execution; ipc memory messages tensors transport",
     "worker/streaming": "calls execution serving startup; memory messages transport",
     "worker/zygote": "; ipc memory messages transport",

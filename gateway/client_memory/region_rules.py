@@ -19,6 +19,9 @@ RESERVED_PREFIXES: Final = (
 """Semaphores, and segments that libraries make for their own processes: what is written there harms these."""
 HANDLE_BYTES: Final = 64
 """Of a CUDA IPC handle."""
+DEVICE_LIMIT: Final = 1 << 16
+DEVICE_BYTES_LIMIT: Final = 1 << 48
+"""More than any GPU has: what is sent to other processes fits into 64 bits."""
 _ANYONE: Final = stat.S_IROTH | stat.S_IWOTH
 
 
@@ -66,6 +69,18 @@ def check_range(name: str, offset: int, byte_size: int, file_bytes: int | None =
     if file_bytes is not None and offset + byte_size > file_bytes:
         text = f"{what} of {byte_size} bytes at offset {offset} is not in its file, which has {file_bytes} bytes"
         raise CallerError("bad_request", text)
+
+
+def check_device_memory(name: str, handle: bytes, device: int, byte_size: int) -> None:
+    """CallerError if this describes no memory of a GPU. Whether the GPU is here, the controller knows."""
+    check_range(name, 0, byte_size)
+    what = f"CUDA shared memory region '{name:.200}'"
+    if len(handle) != HANDLE_BYTES:
+        text = f"{what} needs a raw_handle of {HANDLE_BYTES} bytes, and got one of {len(handle)}"
+        raise CallerError("bad_request", text)
+    if not 0 <= device < DEVICE_LIMIT or byte_size > DEVICE_BYTES_LIMIT:
+        text = f"{what} needs the number of a device, and at most {DEVICE_BYTES_LIMIT} bytes: got device_id {device}"
+        raise CallerError("bad_request", f"{text}, {byte_size} bytes")
 
 
 def check_file(name: str, mode: int, links: int, *, is_on_shm: bool) -> None:

@@ -71,6 +71,9 @@ class RegionTable:
         self.withdraw: Callable[[str, str], Awaitable[Any]] = _no_controller_for  # as above
         """Has it take regions from all gateways, by kind and name (empty: all)."""
 
+        self.on_unused_handle: Callable[[bytes], None] = lambda _: None
+        """Called when the last region of a handle is gone: workers may have it open."""
+
     # What the controller says.
 
     def add(self, region: MemoryRegion, descriptors: list[int]) -> None:
@@ -83,8 +86,12 @@ class RegionTable:
 
     def remove(self, name: str) -> None:
         held = self._held.pop(name, None)
-        if held is not None:
-            held.release()
+        if held is None:
+            return
+        held.release()
+        handle = held.region.handle
+        if handle and all(each.region.handle != handle for each in self._held.values()):
+            self.on_unused_handle(handle)
 
     def held(self) -> list[HeldRegion]:
         return list(self._held.values())
@@ -112,10 +119,12 @@ class RegionTable:
         finally:
             os.close(fd)
 
-    async def register_cuda(self, name: str, handle: bytes, device: int, byte_size: int, peer: Peer) -> None:  # noqa: ARG002 - as `register_system`
+    async def register_cuda(self, name: str, handle: bytes, device: int, byte_size: int, peer: Peer) -> None:
+        """Returns when all gateways have the region. The handle is opened by the first worker that needs it."""
         self.check_access(is_local=peer.is_local)
-        text = "memory of a GPU cannot be registered here: use system shared memory, or send tensors as binary data"
-        raise CallerError("not_implemented", text)
+        region_rules.check_device_memory(name, handle, device, byte_size)
+        self._check_new(name)
+        await self.announce(MemoryRegion(name, CUDA, "", 0, byte_size, device, handle), -1)
 
     def _check_new(self, name: str) -> None:
         if name in self._held:

@@ -29,7 +29,7 @@ from mmsup.gateway.waking.admission import AdmissionControl
 from mmsup.gateway.waking.request_wait import RequestWait
 from mmsup.ipc.errors import MmsupError, ServerError, WorkerError, make_error
 from mmsup.ipc.memory.arena import Slot, SlotState
-from mmsup.ipc.messages.data import Infer, InferReply, TensorLocation
+from mmsup.ipc.messages.data import DeviceRegion, Infer, InferReply, TensorLocation
 from mmsup.ipc.poison_policy import PoisonEntry
 from mmsup.ipc.specs import INLINE_LIMIT_BYTES
 
@@ -197,15 +197,15 @@ class DispatchedRequest:
         input_slots: list[Slot],
         output: Slot | None,
         on_event: Callable[[RequestEvent], None],
+        regions: tuple[DeviceRegion, ...] = (),
     ) -> None:
         """Send the request over its link; `input_slots` beside the buffer."""
         if isinstance(self.buffer, Slot):
             input_slots.append(self.buffer)
         for slot in input_slots:
             slot.transition(SlotState.SENT)
-        self.in_flight = self.link.submit(
-            signature, self.deadline_ns, tuple(locations), input_slots, output, on_event, self.request_id
-        )
+        given = signature, self.deadline_ns, tuple(locations), input_slots
+        self.in_flight = self.link.submit(*given, output, on_event, self.request_id, regions)
 
     def input_tensors(self, job: InferenceJob) -> list[Tensor]:
         return received_tensors(job.inputs, self.buffer.view if isinstance(self.buffer, Slot) else self.buffer)
@@ -365,7 +365,7 @@ class _WaitingInfer:
             raise WorkerExited(started=False)
         on_event, future = _event_future()
         signature = job.packed_signature_alone() if self._runs_alone else job.packed_signature()
-        request.submit(signature, locations, copies, output, on_event)
+        request.submit(signature, locations, copies, output, on_event, job.regions)
         return await future
 
     async def _grant_larger(self, needed_bytes: int) -> RequestEvent:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmsup.gateway.dispatch.worker_link import WorkerLink
+from mmsup.ipc.messages.data import ForgetHandle
 from mmsup.ipc.paths import WorkerId
 from mmsup.ipc.specs import Metadata, ModelSpec
 
@@ -184,6 +185,13 @@ class LinkTable:
     def release_unused_memory(self, now_s: float) -> None:
         for link in self.by_worker.values():
             link.memory.release_unused(now_s)
+
+
+def forget_handle(links: LinkTable, handle: bytes) -> None:
+    """Have the workers that may see a GPU close a handle of a client's memory."""
+    for link in links.by_worker.values():
+        if link.spec.device != "cpu" and not link.closed:
+            link.channel.send(ForgetHandle(handle))
 
 
 def _version_key(spec: ModelSpec) -> tuple[str, str]:

@@ -41,7 +41,17 @@ from mmsup.ipc.errors import ServerError
 from mmsup.ipc.failpoints import failpoint
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.memory.status_page import StatusPageReader
-from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, ResponsePart, StreamCredit, TensorLocation
+from mmsup.ipc.messages.data import (
+    Cancel,
+    DeviceRegion,
+    GrantBuffer,
+    Infer,
+    InferReply,
+    InferWithRegions,
+    ResponsePart,
+    StreamCredit,
+    TensorLocation,
+)
 from mmsup.ipc.messages.gateway_control import LinkWorker
 from mmsup.ipc.transport.codec import RESULT
 from mmsup.ipc.transport.data_channel import DataChannel
@@ -108,12 +118,15 @@ class WorkerLink:
         output_slot: Slot | None,
         on_event: Callable[[RequestEvent], None],
         client_id: str,
+        regions: tuple[DeviceRegion, ...] = (),
     ) -> InFlightRequest:
         """Send a request that was reserved here. `on_event` gets its reply, its deadline, or the worker's exit."""
         assert self.close_record is None, "a request was submitted to a closed link"
         self.in_flight.last_id = number = self.in_flight.last_id + 1
         grant = (output_slot.segment, output_slot.offset, output_slot.size) if output_slot is not None else None
         message = Infer(number, signature, deadline_ns, grant, locations)
+        if regions:
+            message = InferWithRegions(number, signature, deadline_ns, grant, locations, regions)
         request = InFlightRequest(message, input_slots, on_event, output_slot, client_id, time.monotonic_ns())
         self.reserved_requests -= 1
         if not self.in_flight.requests:

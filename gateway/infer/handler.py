@@ -37,7 +37,7 @@ from mmsup.gateway.protocol.inference_job import InferenceJob, InferenceResult
 from mmsup.gateway.sequences.sequence_router import SequenceRouter
 from mmsup.gateway.sequences.sequence_turns import Turn
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
-from mmsup.ipc.specs import Metadata
+from mmsup.ipc.specs import ENSEMBLE, Metadata
 
 _log = logging.getLogger("mmsup.gateway")
 
@@ -176,6 +176,8 @@ class InferHandler:
         """Copy the inputs in, run it, and copy the outputs out."""
         model = dispatched.spec.name
         with closing(RegionTensors(self.regions, parsed.request, model, is_local=is_local)) as tensors:
+            parsed.job.regions = tensors.device_regions(is_ensemble=dispatched.spec.engine == ENSEMBLE)
+            dispatched.reserve_bytes(sum([each.size for each in parsed.job.regions if each.place >= 0]))
             await tensors.copy_in(dispatched, self.parser_executor)
             result = await self.infer(dispatched, parsed, None, turn)
             await tensors.copy_out(result)

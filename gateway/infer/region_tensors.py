@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from mmsup.gateway.client_memory.region_rules import RegionSpan
-from mmsup.gateway.client_memory.region_table import HeldRegion, RegionTable
+from mmsup.gateway.client_memory.region_table import CUDA, HeldRegion, RegionTable
 from mmsup.gateway.dispatch.dispatched_request import DispatchedRequest
 from mmsup.gateway.http import request_body
 from mmsup.gateway.protocol import infer_response
@@ -22,6 +22,8 @@ from mmsup.gateway.protocol.inference_job import InferenceResult, InputTensor
 from mmsup.ipc.errors import CallerError
 from mmsup.ipc.memory.allocator import padded_size
 from mmsup.ipc.memory.arena import Slot, SlotState
+from mmsup.ipc.messages.data import DeviceRegion
+from mmsup.ipc.messages.gateway_control import MemoryRegion
 from mmsup.ipc.tensors.datatypes import element_count
 
 _EMPTY: Final = memoryview(b"")
@@ -61,9 +63,32 @@ class RegionTensors:
     def _output(self, output: RequestedOutput) -> str:
         return f"output '{output.spec.name}' of model '{self._model}'"
 
+    def _is_on_device(self, span: RegionSpan) -> bool:
+        return self._held[span].region.kind == CUDA
+
+    def device_regions(self, *, is_ensemble: bool) -> tuple[DeviceRegion, ...]:
+        """The tensors in memory of a GPU, which the worker copies. CallerError if it cannot do that for this model."""
+        found: list[DeviceRegion] = []
+        for place, each in enumerate(self._inputs):
+            if each.region is not None and self._is_on_device(each.region):
+                if each.datatype == "BYTES":
+                    text = f"{self._input(each)} is BYTES, which may not lie in memory of a GPU: send it"
+                    raise CallerError("bad_request", text, model=self._model)
+                region = self._held[each.region].region
+                found.append(device_region(place, each.name, each.region, region))
+                each.data = b"%b %d" % (region.handle, each.region.offset)
+        for output in self._outputs:
+            if output.region is not None and self._is_on_device(output.region):
+                held = self._held[output.region].region
+                found.append(device_region(-1, output.spec.name, output.region, held))
+        if found and is_ensemble:
+            text = f"model '{self._model}' is an ensemble, for which no memory of a GPU is used"
+            raise CallerError("not_implemented", f"{text}: send and take the tensors", model=self._model)
+        return tuple(found)
+
     async def copy_in(self, dispatched: DispatchedRequest, executor: Executor) -> None:
         """Move all inputs of the request into one buffer. `executor` checks strings, if they are many."""
-        shared = [each for each in self._inputs if each.region is not None]
+        shared = [each for each in self._inputs if each.region is not None and not self._is_on_device(each.region)]
         if not shared:
             return
         old = dispatched.buffer
@@ -114,4 +139,12 @@ class RegionTensors:
                     raise CallerError("bad_request", text, model=self._model)
                 spans.append((each, each.region, data))
         for output, span, data in spans:
+            if self._is_on_device(span):
+                continue  # the worker has written it
             await self._held[span].write(span, data, self._output(output))
+
+
+def device_region(place: int, tensor: str, span: RegionSpan, region: MemoryRegion) -> DeviceRegion:
+    """What the worker is told of a tensor. Pure."""
+    device, handle = region.key, region.handle
+    return DeviceRegion(place, tensor, region.name, region.device, device, handle, span.offset, span.size)

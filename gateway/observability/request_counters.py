@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
@@ -79,6 +79,8 @@ class RequestCounters:
     def __init__(self, tables: Sequence[CounterTable], seat: int) -> None:
         self._tables = tables
         self._own_table = tables[seat]
+        self.models: Container[str] | None = None
+        """Those that there are: no row is taken for other names, which clients make up. None: any."""
         # What an earlier process of this seat left.
         self._models_with_open = {model for model, version in self._own_table.row_keys() if version == CURRENT}
         self._models_with_waiting = {model for model, version in self._own_table.row_keys() if version == COLD}
@@ -108,8 +110,12 @@ class RequestCounters:
 
     def record_refusal(self, model: str, code: str) -> None:
         """Count an invalid request, which is no inference."""
-        name = UNKNOWN_MODEL if code in _UNKNOWN_MODEL_CODES or not model else model
+        name = model if self.has(model) and code not in _UNKNOWN_MODEL_CODES else UNKNOWN_MODEL
         self._own_table.row(name, REFUSED_PREFIX + code).add("refused")
+
+    def has(self, model: str) -> bool:
+        """Whether there is such a model."""
+        return bool(model) and (self.models is None or model in self.models)
 
     def set_front_fallback(self, is_fallback: bool) -> None:
         """Whether this gateway serves without the fast path, because that failed its self-test."""
@@ -328,9 +334,10 @@ class RequestTimer:
         self._is_running = False
         if _log.isEnabledFor(logging.DEBUG):
             code = error.code if isinstance(error, MmsupError) else type(error).__name__
-            _log.debug("a request to model %.128s %.64s failed: %s: %s", self.model, self.version, code, error)
-        if isinstance(error, CallerError):
-            self._counters.record_refusal(self.model, error.code)
-            return
+            place = f"{self.model}/{self.version}" if self.version else self.model
+            _log.debug("a request to model %.192s failed: %s: %s", place, code, error)
         code = error_code(error)
+        if isinstance(error, CallerError) or not self._counters.has(self.model):
+            self._counters.record_refusal(self.model, code)
+            return
         self._counters.record_failure(self.model, self.version, code, time.monotonic_ns() - self.started_ns)

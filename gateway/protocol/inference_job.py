@@ -8,7 +8,7 @@ from typing import Any
 
 from mmsup.gateway.client_memory.region_rules import RegionSpan
 from mmsup.gateway.protocol.output_sizes import declared_bytes
-from mmsup.ipc.messages.data import InferReply, InferSignature
+from mmsup.ipc.messages.data import DeviceRegion, InferReply, InferSignature
 from mmsup.ipc.specs import Metadata, TensorSpec
 from mmsup.ipc.transport.codec import pack_signature, unpack_infer_signature
 
@@ -52,6 +52,8 @@ class InferenceJob:
     """All inputs are in the memory of the request body, none has `data` of its own."""
     signature: bytes = field(default=b"", compare=False)
     """The packed InferSignature; cached."""
+    regions: tuple[DeviceRegion, ...] = field(default=(), compare=False)
+    """Tensors in memory of a GPU, which the worker copies."""
 
     def packed_signature(self) -> bytes:
         if not self.signature:

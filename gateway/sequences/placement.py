@@ -44,16 +44,22 @@ class Places:
         self._limit = limit
         self.began_s = time.monotonic()
         """Since when this gateway sees what becomes of workers."""
-        self._workers: OrderedDict[Hashable, WorkerId] = OrderedDict()
+        self._workers: OrderedDict[Hashable, tuple[WorkerId, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._workers)
 
     def get(self, key: Hashable) -> WorkerId | None:
-        return self._workers.get(key)
+        found = self._workers.get(key)
+        return found[0] if found is not None else None
+
+    def silence_s(self, key: Hashable) -> float:
+        """Since the last request of a sequence that came through this gateway; 0 of one that it does not know."""
+        found = self._workers.get(key)
+        return time.monotonic() - found[1] if found is not None else 0.0
 
     def put(self, key: Hashable, worker_id: WorkerId) -> None:
-        self._workers[key] = worker_id
+        self._workers[key] = worker_id, time.monotonic()
         self._workers.move_to_end(key)
         if len(self._workers) > self._limit:
             self._workers.popitem(last=False)

@@ -28,6 +28,7 @@ from mmsup.gateway.sequences.sequence_turns import SequenceTurns, Turn
 from mmsup.ipc.errors import CallerError, MmsupError, WorkerError, make_error, sequence_start_text
 from mmsup.ipc.memory.arena import Slot, SlotState
 from mmsup.ipc.messages.data import EndSequence
+from mmsup.ipc.specs import SequenceBatching
 
 LOST_WINDOW_S: Final = 60.0
 """Beyond the idle time of its sequences, how long the end of a worker explains a sequence that nobody has."""
@@ -195,7 +196,8 @@ class _Step:
         (model, _, number), known = self._key, self._places.get(self._key)
         links = self._router.links
         if known is not None and (known not in links.by_worker or not self._is_alike(known)):
-            return self._lost(await self._why_ended(known))
+            may_be_over = _perhaps_over(self._places.silence_s(self._key), self._request.spec.sequences)
+            return self._lost(await self._why_ended(known) + may_be_over)
         if known is None and (reason := await self._recent_end()):
             text = sequence_start_text(number, model)
             return self._lost(f"no worker of the model has it, and {reason}", f"{text}: ")
@@ -231,3 +233,10 @@ class _Step:
         if is_young and any(each.worker_id[1] > 1 for each in self._router.links.of_model(self._key[0])):
             return "one has been started again"  # before this gateway knew of it
         return ""
+
+
+def _perhaps_over(silence_s: float, sequences: SequenceBatching | None) -> str:
+    """That a sequence may have been over before its worker ended, as the end of a sentence; empty if it was not."""
+    if sequences is None or silence_s <= sequences.idle_s:
+        return ""
+    return f", or it was over: no request of it came here for {silence_s:.0f} s, and {sequences.idle_s:g} s end it"

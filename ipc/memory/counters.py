@@ -154,6 +154,7 @@ class CounterTable:
             self._rows[model.decode(), version.decode()] = row
 
     def _claim_row(self, key: tuple[str, str]) -> int:
+        assert key[0], "a row that begins with a zero is none to its readers"
         row = len(self._rows)
         if row >= ROWS - 1:
             key = OTHER

@@ -1,6 +1,7 @@
 """Messages between a gateway and a worker: requests, replies, shared memory.
 
     gateway --> worker     Infer, GrantBuffer, Cancel, StreamCredit, EndSequence   (many in one frame)
+    gateway --> worker     InferWithRegions, ForgetHandle  (as those, where a client shares memory of a GPU)
     gateway --> worker     AttachExtent, DetachExtent      (with a descriptor; always over the socket pair)
     worker  --> gateway    InferReply, ResponsePart        (many in one frame)
 
@@ -63,6 +64,41 @@ class Infer:
     deadline_ns: int
     output_buffer: tuple[int, int, int] | None
     locations: tuple[TensorLocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRegion:
+    """Where a tensor lies in memory of a GPU that a client shares, which the worker opens by its handle."""
+
+    place: int
+    """Among the inputs of the request; -1: it is an output."""
+    tensor: str
+    region: str
+    number: int
+    """Of the GPU, as the server shows it."""
+    device: str
+    """Its UUID as NVML writes it."""
+    handle: bytes
+    """CUDA IPC handle."""
+    offset: int
+    size: int
+    """Exactly, of an input; at most, of an output."""
+
+
+@dataclass(slots=True)
+class InferWithRegions(Infer):
+    """An Infer with tensors in memory of a GPU: the worker copies inputs out of it when the request comes (their
+    locations are names for the region, for the list of poison requests), and outputs into it when they are complete.
+    The outputs are in the reply too."""
+
+    regions: tuple[DeviceRegion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetHandle:
+    """A region was unregistered: close the memory of its handle, if it is open. Not answered."""
+
+    handle: bytes
 
 
 @dataclass(frozen=True, slots=True)

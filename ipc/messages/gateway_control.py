@@ -290,7 +290,7 @@ class MemoryRegion:
     kind: str
     """`system` or `cuda`."""
     key: str
-    """Of the file; empty for `cuda`."""
+    """Of the file. For `cuda` the UUID of the GPU: empty in a registration, filled in by the controller."""
     offset: int
     byte_size: int
     device: int = 0

@@ -22,11 +22,14 @@ from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
     DetachExtent,
+    DeviceRegion,
     EndSequence,
+    ForgetHandle,
     GrantBuffer,
     Infer,
     InferReply,
     InferSignature,
+    InferWithRegions,
     ReplySignature,
     ResponsePart,
     StreamCredit,
@@ -87,10 +90,11 @@ INFER: Final = 0
 RESULT: Final = 3
 PART: Final = 7
 _GRANT, _CANCEL, _REPLY, _ATTACH, _DETACH, _CREDIT, _END_SEQUENCE = 1, 2, 4, 5, 6, 8, 9
+_INFER_WITH_REGIONS, _FORGET_HANDLE = 10, 11
 _EXTENT_KINDS: Final = (_ATTACH, _DETACH)
 _CALL, _CALL_INPUTS, _END_CALL, _GRANT_CALL, _CALL_REPLY = 20, 21, 22, 23, 24
 CallRecord = CallModel | CallInputs | EndCall | GrantCall | CallReply
-GatewayRecord = Infer | GrantBuffer | Cancel | EndSequence | StreamCredit | AttachExtent | DetachExtent
+GatewayRecord = Infer | GrantBuffer | Cancel | EndSequence | ForgetHandle | StreamCredit | AttachExtent | DetachExtent
 DataRecord = GatewayRecord | InferReply | ResponsePart | CallRecord
 RESULT_FIELDS: Final = (int, int, bytes, *(int,) * 6)
 """Types of the fields of a result, as `_unpack_result` checks them: kind, id, signature, times, batch, rows. Then
@@ -103,6 +107,14 @@ _FRAME_HEADS: Final[list[bytes]] = [_packer.pack_array_header(count) for count i
 
 def _pack_infer(record: Infer) -> tuple[object, ...]:
     return (INFER, record.id, record.signature, record.deadline_ns, record.output_buffer, *record.locations)
+
+
+def _pack_with_regions(record: InferWithRegions) -> tuple[object, ...]:
+    regions = [
+        (each.place, each.tensor, each.region, each.number, each.device, each.handle, each.offset, each.size)
+        for each in record.regions
+    ]
+    return (_INFER_WITH_REGIONS, regions, *_pack_infer(record)[1:])
 
 
 def _pack_reply(record: InferReply) -> tuple[object, ...]:
@@ -119,6 +131,8 @@ def _pack_call(record: CallModel) -> tuple[object, ...]:
 
 _PACKERS: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {  # each takes its own class of record
     Infer: _pack_infer,
+    InferWithRegions: _pack_with_regions,
+    ForgetHandle: lambda record: (_FORGET_HANDLE, record.handle),
     InferReply: _pack_reply,
     GrantBuffer: lambda record: (_GRANT, record.id, record.segment, record.offset, record.size),
     Cancel: lambda record: (_CANCEL, record.id),
@@ -235,6 +249,13 @@ def _unpack_infer(raw: list[Any]) -> Infer:  # checked by hand: `record_decoder`
     )
 
 
+def _unpack_with_regions(raw: list[Any]) -> InferWithRegions:
+    _, regions, *rest = raw
+    read, plain = record_decoder(DeviceRegion), _unpack_infer([INFER, *rest])
+    found = tuple([read(each) for each in regions])
+    return InferWithRegions(plain.id, plain.signature, plain.deadline_ns, plain.output_buffer, plain.locations, found)
+
+
 def _unpack_result(raw: list[Any]) -> InferReply:  # as above; workers are not trusted: every field is checked
     _, number, signature, queue_ns, input_ns, infer_ns, output_ns, batch, rows, *locations = raw
     if not (
@@ -292,6 +313,8 @@ def _unpack_located(kind: Callable[..., CallRecord], *types: type[Any]) -> Decod
 
 _UNPACKERS: Final[dict[int, Decoder]] = {
     INFER: _unpack_infer,
+    _INFER_WITH_REGIONS: _unpack_with_regions,
+    _FORGET_HANDLE: _unpack_checked(ForgetHandle),
     _GRANT: _unpack_checked(GrantBuffer),
     _CANCEL: _unpack_checked(Cancel),
     _END_SEQUENCE: _unpack_checked(EndSequence),

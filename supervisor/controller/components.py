@@ -331,6 +331,7 @@ def connect_instances(
 ) -> None:
     model_set = models.model_set
     resources.gpus.placement.has_dmem = cgroups.has_device_caps
+    gateways.events.regions.gpus = lambda: resources.gpus.monitor.gpus
     model_set.context = InstanceContext(
         settings=context.settings,
         launch_environment=context.launch_environment,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mmsup.ipc.errors import CallerError, MmsupError, ServerError
@@ -24,9 +24,12 @@ from mmsup.ipc.messages.gateway_control import (
 from mmsup.ipc.transport.control_channel import close_fds
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess
 from mmsup.supervisor.gateways.pool import GatewayPool
+from mmsup.supervisor.gpu.inventory import Gpus
 
 REGIONS_LIMIT: Final = 512
 """Each takes a descriptor in every gateway and in the controller."""
+CUDA: Final = "cuda"
+"""Kind of regions that are memory of a GPU: they have a handle and no descriptor, and are no bytes of this machine."""
 BYTES_LIMIT: Final = 64 << 30
 """Where the file system of shared memory has no size of its own."""
 APPLY_LIMIT_S: Final = 5.0
@@ -59,11 +62,36 @@ def refusal(region: MemoryRegion, others: dict[str, MemoryRegion], limits: Regio
     if len(others) >= limits.count:
         text = f"{limits.count} shared memory regions are registered, which is the limit: unregister some"
         return CallerError("bad_request", text)
-    total = region.byte_size + sum(each.byte_size for each in others.values())
+    if region.kind == CUDA:
+        return None
+    total = region.byte_size + sum(each.byte_size for each in others.values() if each.kind != CUDA)
     if total > limits.bytes:
         text = f"shared memory region '{region.name:.200}' of {region.byte_size} bytes is too large: all regions"
         return CallerError("bad_request", f"{text} together may have {limits.bytes} bytes, {total} would be registered")
     return None
+
+
+def device_refusal(region: MemoryRegion, gpus: Gpus | None) -> MmsupError | None:
+    """Why a region cannot be memory of a GPU of this server; None if it can. `gpus` None: not known yet. Pure."""
+    what = f"shared memory region '{region.name:.200}'"
+    if gpus is None or not gpus.devices:
+        text = f"{what} cannot be registered: the server has no GPU, or does not see it yet"
+        return CallerError("not_implemented", f"{text}; use system shared memory, or send tensors as binary data")
+    if region.device >= len(gpus.devices):
+        here = ", ".join(f"{number} ({each.name})" for number, each in enumerate(gpus.devices))
+        return CallerError("bad_request", f"{what} is of device {region.device}, which is not here; there is {here}")
+    total = gpus.devices[region.device].total_bytes
+    if total and region.byte_size > total:
+        text = f"{what} has {region.byte_size} bytes, device {region.device} has {total}"
+        return CallerError("bad_request", text)
+    return None
+
+
+def named_device(region: MemoryRegion, gpus: Gpus | None) -> MemoryRegion:
+    """The region with the UUID of its device, which stays when devices are counted anew. Pure."""
+    if region.kind != CUDA or gpus is None:
+        return region
+    return replace(region, key=gpus.devices[region.device].uuid)
 
 
 class ClientRegions:
@@ -71,6 +99,8 @@ class ClientRegions:
         self._pool = pool
         self._barrier = barrier
         self._limits = limits
+        self.gpus: Callable[[], Gpus | None] = lambda: None
+        """The server's devices, as it numbers them; None while they are not known."""
         self._regions: dict[str, MemoryRegion] = {}
         self._descriptors: dict[str, tuple[int, ...]] = {}
 
@@ -80,6 +110,10 @@ class ClientRegions:
         error = refusal(region, self._regions, self._limits)
         if region.kind == "system" and len(descriptors) != 1:
             error = ServerError("too_many_files", "the server has too many files open to take another region")
+        if region.kind == CUDA and message.id and error is None:  # else a gateway tells what was checked before
+            gpus = self.gpus()
+            error = device_refusal(region, gpus)
+            region = named_device(region, gpus) if error is None else region
         if error is None:
             self._regions[region.name], self._descriptors[region.name] = region, tuple(descriptors)
             for each in self._pool.processes():

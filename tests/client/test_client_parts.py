@@ -140,6 +140,9 @@ def test_what_is_no_http_is_refused() -> None:
         ChunkedBody().feed(b"no size\r\n")
     head = parse_head(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\ncontent-length: 7\r\nConnection: close\r\n\r\n")
     assert (head.status, head.length, head.is_last) == (503, 7, True)
+    assert parse_head(b"HTTP/1.0 400 Bad Request\r\n\r\n").is_last, "what cannot be read is answered so"
+    assert not parse_head(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n").is_last
+    assert not parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_last
     assert request_head("GET", "/v2", "h:1", {}, 0) == b"GET /v2 HTTP/1.1\r\nHost: h:1\r\n\r\n"
 
 
@@ -224,6 +227,21 @@ def test_arrays_in_shared_memory_are_named_and_not_sent() -> None:
     assert not Path(f"/dev/shm/{memory.key}").exists()
 
 
+def test_plausible_mistakes_are_understood_or_named() -> None:
+    assert calls.document("v2/models/m/config").path == "/v2/models/m/config"
+    assert calls.model_path("m", 1) == "/v2/models/m/versions/1"  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"outputs is a list of names: \['y'\]"):
+        calls.infer("m", {}, InferOptions(outputs="y"), [])
+
+
+def test_an_array_for_an_output_of_another_datatype_is_not_taken_for_it() -> None:
+    body = b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "parameters": {}}]}'
+    with pytest.raises(ValueError, match="output 'y' is FP32, and the array for it has int32"):
+        replies.read_result(answer(200, body), {"y": np.zeros(2, np.int32)})
+    result = replies.read_result(answer(200, body), {"y": np.ones(3, np.float32)})
+    assert result["y"].tolist() == [1, 1]
+
+
 def answer(status: int, body: bytes, **headers: str) -> HttpReply:
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     head = parse_head(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode())
@@ -277,10 +295,12 @@ def test_an_answer_that_is_none_is_an_error_of_the_client_s_own_kind(body: bytes
 
 
 def test_an_error_in_a_stream_is_raised() -> None:
+    head, cold = answer(200, b"").head, answer(200, b"", x_mmsup_cold="1").head
     with pytest.raises(ServerRefused, match="it broke"):
-        replies.read_event('{"error": "it broke", "code": "inference_failed"}', "m", {"y": "FP32"})
-    found = replies.read_event(
-        '{"model_name": "m", "model_version": "1", "y": [1, 2], "t": "ä"}', "m", {"y": "FP32", "t": "BYTES"}
-    )
+        replies.read_event('{"error": "it broke", "code": "inference_failed"}', "m", {"y": "FP32"}, head)
+    text, datatypes = '{"model_name": "m", "model_version": "1", "y": [1, 2], "t": "ä"}', {"y": "FP32", "t": "BYTES"}
+    assert not replies.read_event(text, "m", datatypes, head).was_cold
+    found = replies.read_event(text, "m", datatypes, cold)
+    assert found.was_cold
     assert found["y"].tolist() == [1, 2]
     assert found["t"].tolist() == ["ä".encode()]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tritonclient.http as httpclient
 
 from engines.build import write_exported, write_safetensors, write_torchscript
+from harness.server import serving
 from mmsup.ipc.memory.arena import AttachedExtents, Extent
 from mmsup.ipc.specs import ModelSpec, TensorSpec
 from mmsup.ipc.tensors.numpy_arrays import NUMPY, Array
@@ -213,3 +217,67 @@ def test_extents_of_a_gateway_work_before_while_and_after_they_are_registered(de
     engine.unload()
     given.close()
     made.close()
+
+
+class ClientMemory:
+    """Memory of device 0 that this process has, by the driver alone: torch's handles are of blocks of its own."""
+
+    def __init__(self, size: int) -> None:
+        try:
+            self._driver = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            pytest.skip(f"no CUDA driver here: {error}")
+        self.size, self.context, self.address = size, ctypes.c_void_p(), ctypes.c_uint64()
+        if self._driver.cuInit(0):
+            pytest.skip("the CUDA driver finds no device here")
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), ctypes.c_int(0))
+        self._call("cuCtxSetCurrent", self.context)
+        self._call("cuMemAlloc_v2", ctypes.byref(self.address), ctypes.c_size_t(size))
+
+    def _call(self, name: str, *arguments: Any) -> None:  # ctypes values
+        code = getattr(self._driver, name)(*arguments)
+        assert code == 0, f"{name}: error {code}"
+
+    def handle(self) -> bytes:
+        made = (ctypes.c_char * 64)()
+        self._call("cuIpcGetMemHandle", made, self.address)
+        return base64.b64encode(bytes(made))
+
+    def put(self, data: Array) -> None:
+        address, size = ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.nbytes)
+        self._call("cuMemcpyHtoD_v2", self.address, address, size)
+
+    def get(self) -> Array:
+        made = np.empty(self.size // 4, np.float32)
+        self._call("cuMemcpyDtoH_v2", ctypes.c_void_p(made.ctypes.data), self.address, ctypes.c_size_t(self.size))
+        return made
+
+    def free(self) -> None:
+        self._call("cuMemFree_v2", self.address)
+        self._call("cuDevicePrimaryCtxRelease_v2", ctypes.c_int(0))
+
+
+@pytest.mark.gpu
+def test_a_client_s_memory_of_the_device_is_read_and_written(tmp_path: Path) -> None:
+    client_memory = ClientMemory(3 * 4 * LARGE)
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.py").write_text(
+        "class Model:\n    def infer(self, i):\n        return {'y': i['x'] * 2}\n"
+    )
+    tensors = "inputs: [{name: x, datatype: FP32, shape: [-1]}]\noutputs: [{name: y, datatype: FP32, shape: [-1]}]\n"
+    (tmp_path / "m" / "mmsup.yaml").write_text(f"{tensors}device: cuda:0\n")
+    given = np.arange(LARGE, dtype=np.float32)
+    client_memory.put(np.concatenate([given, np.zeros(2 * LARGE, np.float32)]))
+    with serving(tmp_path) as server:
+        host, port = server.address()
+        with httpclient.InferenceServerClient(f"{host}:{port}", network_timeout=60) as client:
+            client.register_cuda_shared_memory("r", client_memory.handle(), 0, client_memory.size)
+            x, y = httpclient.InferInput("x", [LARGE], "FP32"), httpclient.InferRequestedOutput("y")
+            x.set_shared_memory("r", given.nbytes)
+            y.set_shared_memory("r", given.nbytes, offset=given.nbytes)
+            for _ in range(3):
+                client.infer("m", [x], outputs=[y])
+            client.unregister_cuda_shared_memory("r")
+    read = client_memory.get()
+    client_memory.free()
+    np.testing.assert_array_equal(read, np.concatenate([given, given * 2, np.zeros(LARGE, np.float32)]))

@@ -153,13 +153,13 @@ class PythonModelEngine:
             own = spec.name, spec.version, spec.directory, device, parameters
             self._model.load(ModelContext(*own, self.calls, self._strings == TEXT))
             enforce_gpu_memory(spec)  # it may have imported torch only now
-        self._infer = self._model.infer
-        if has_parameter(self._infer, SEQUENCES):
+        self._infer = own_infer = self._model.infer
+        if has_parameter(own_infer, SEQUENCES):
             self.sequences, self._infer = (), self._infer_with_sequences
         self.can_offload = can_be_offloaded(self._model)
-        is_generator = inspect.isgeneratorfunction(self._infer) or inspect.isasyncgenfunction(self._infer)
+        is_generator = inspect.isgeneratorfunction(own_infer) or inspect.isasyncgenfunction(own_infer)
         decoupled = spec.decoupled or is_generator
-        self.is_streaming = decoupled or inspect.iscoroutinefunction(self._infer)
+        self.is_streaming = decoupled or inspect.iscoroutinefunction(own_infer)
         return replace(metadata, decoupled=decoupled, runs_side_by_side=self.is_streaming)
 
     def infer(

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
+from mmsup.ipc.messages.data import Infer
 from mmsup.ipc.transport.codec import RESULT
 from mmsup.worker.batching.batch_policy import BatchPolicy
 from mmsup.worker.batching.batcher import MAX_BATCH_REQUESTS, BatchRule, batch_of_alike
@@ -126,7 +127,7 @@ def gathered(batch: Sequence[WorkerRequest]) -> Arrays | None:
     any length, or was granted a buffer for its outputs. Pure."""
     first = batch[0].signature
     messages = [request.message for request in batch]
-    if any(message.output_buffer is not None for message in messages):
+    if any(message.output_buffer is not None or type(message) is not Infer for message in messages):
         return None
     rows = sum([request.signature.rows for request in batch])
     inputs: Arrays = {}

@@ -11,7 +11,8 @@ from typing import Final
 
 from mmsup.ipc.errors import MODEL_CODES
 from mmsup.ipc.memory.status_page import StatusPageWriter
-from mmsup.ipc.messages.data import GrantBuffer, InferReply, TensorLocation
+from mmsup.ipc.messages.data import GrantBuffer, InferReply, InferWithRegions, TensorLocation
+from mmsup.worker.client_memory.device_regions import DeviceRegions, process_handles
 from mmsup.worker.execution.batch_arrays import Arrays
 from mmsup.worker.execution.executor import Executor
 from mmsup.worker.execution.model_errors import ModelFailure, call_model_code
@@ -27,6 +28,8 @@ class ReplyWriter:
     def __init__(self, executor: Executor, page: StatusPageWriter, outbox: Outbox) -> None:
         self.pending = PendingResults()
         self.signatures = ReplySignatureCache({each.name: each.datatype for each in executor.metadata.outputs})
+        self.regions = DeviceRegions(executor.spec, process_handles())
+        """Memory of a GPU that clients share."""
         self._executor = executor
         self._page = page
         self._outbox = outbox
@@ -36,20 +39,33 @@ class ReplyWriter:
         if isinstance(result, ModelFailure):
             self.reply_failure(request, result, times)
             return
-        inline = self.signatures.inline_reply(result)
+        message = request.message
+        inline = self.signatures.inline_reply(result) if type(message) is not InferWithRegions else None
         if inline is not None:
             self._add(request, *inline, times)
             return
         outputs = call_model_code(encode_outputs, self._executor.spec, result)  # elements of BYTES may raise
         if isinstance(outputs, ModelFailure):
             self.reply_failure(request, outputs, times)
+        elif isinstance(message, InferWithRegions) and (failure := self.regions.copy_out(message, outputs)) is not None:
+            self.reply_failure(request, failure, times)
         else:
             self._reply_outputs(request, outputs, times, request.message.output_buffer)
 
-    def reply_failure(self, request: WorkerRequest, failure: ModelFailure, times: RunTimes = NO_TIMES) -> None:
+    def copy_in(self, link: GatewayLink, message: InferWithRegions) -> bool:
+        """Copy the inputs of a request out of its client's memory; if that fails, reply and return False."""
+        failure = self.regions.copy_in(message)
+        if failure is not None:
+            self._outbox.add(link, InferReply(message.id, self._code(failure), failure.text))
+        return failure is None
+
+    def _code(self, failure: ModelFailure) -> str:
         if failure.code == "gpu_oom":
             self._page.request_refused()
-        code = failure.code if failure.code in MODEL_CODES else "inference_failed"  # a model may raise errors of ours
+        return failure.code if failure.code in MODEL_CODES else "inference_failed"  # a model may raise errors of ours
+
+    def reply_failure(self, request: WorkerRequest, failure: ModelFailure, times: RunTimes = NO_TIMES) -> None:
+        code = self._code(failure)
         took = (times.queue_ns, times.input_ns, times.infer_ns, 0, times.batch, times.rows)
         self._outbox.add(request.link, InferReply(request.message.id, code, failure.text, b"", (), 0, *took))
 

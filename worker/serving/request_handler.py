@@ -14,7 +14,15 @@ import numpy as np
 
 from mmsup.ipc.memory.status_page import StatusPageWriter
 from mmsup.ipc.messages.calls import CallReply, GrantCall
-from mmsup.ipc.messages.data import Cancel, GrantBuffer, Infer, InferReply, TensorLocation
+from mmsup.ipc.messages.data import (
+    Cancel,
+    ForgetHandle,
+    GrantBuffer,
+    Infer,
+    InferReply,
+    InferWithRegions,
+    TensorLocation,
+)
 from mmsup.ipc.tensors.numpy_arrays import Array, as_array
 from mmsup.ipc.transport.codec import read_records
 from mmsup.ipc.transport.dataclass_codec import WireError
@@ -67,6 +75,8 @@ class RequestHandler:
         rejected: list[str] = []
         for message in messages:
             if isinstance(message, Infer):
+                if type(message) is InferWithRegions and not self.replies.copy_in(link, message):
+                    continue
                 if not self._on_infer(link, message, now_ns):
                     rejected.append("Infer")
             elif isinstance(message, GrantBuffer):
@@ -75,6 +85,8 @@ class RequestHandler:
                 self._on_cancel(link, message)
             elif isinstance(message, GrantCall | CallReply) and link.model_calls is not None:
                 link.model_calls.on_records(link, [message])
+            elif isinstance(message, ForgetHandle):
+                self.replies.regions.forget(message.handle)
             else:
                 rejected.append(type(message).__name__)
         return rejected
@@ -186,7 +198,9 @@ class RequestHandler:
         done_ns = time.monotonic_ns()
         self.policy.on_run(signature.rows, done_ns - started_ns)
         rows = signature.rows if self._has_batch_axis else 1
-        inline = None if isinstance(result, ModelFailure) else self.replies.signatures.inline_reply(result)
+        inline = None
+        if not isinstance(result, ModelFailure) and type(message) is Infer:
+            inline = self.replies.signatures.inline_reply(result)
         queue_ns, input_ns, infer_ns = started_ns - request.arrived_ns, ready_ns - started_ns, done_ns - ready_ns
         if inline is None or isinstance(result, ModelFailure):
             self.replies.reply(request, result, RunTimes(queue_ns, input_ns, infer_ns, done_ns, 1, rows))

@@ -106,7 +106,7 @@ class AsyncClient:
             parser, pieces = EventParser(), connection.receive_chunks()
             while (piece := await _next(pieces, silence_s)) is not None:
                 for event in parser.feed(piece):
-                    yield replies.read_event(event, model, datatypes)
+                    yield replies.read_event(event, model, datatypes, head)
         finally:
             if connection is not None:
                 self._return(connection)

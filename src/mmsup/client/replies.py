@@ -111,17 +111,21 @@ def refusal(head: ResponseHead, body: bytes, model: str) -> ServerRefused:
 
 
 def read_result(reply: HttpReply, into: Mapping[str, Array]) -> InferResult:
-    """The result in an answer. `into`: the arrays in shared memory that outputs were written to."""
+    """The result in an answer. `into`: the arrays in shared memory that outputs were written to; ValueError for one
+    of another type than its output."""
     header = reply.head.headers.get(HEADER_LENGTH, "")
     size = int(header) if header.isdecimal() else len(reply.body)
     document = _object(_parse(bytes(reply.body[:size])))
     outputs: dict[str, Array] = {}
+    others: list[str] = []
     at = size
     try:
         for each in document["outputs"]:
             name, datatype, shape = each["name"], each["datatype"], each["shape"]
             parameters = each.get("parameters", {})
             if name in into:
+                if tensors.datatype_of(into[name]) != datatype:
+                    others.append(f"output {name!r} is {datatype}, and the array for it has {into[name].dtype}")
                 outputs[name] = into[name].reshape(-1)[: _count(shape)].reshape(shape)
             elif "binary_data_size" in parameters:
                 end = at + parameters["binary_data_size"]
@@ -131,11 +135,12 @@ def read_result(reply: HttpReply, into: Mapping[str, Array]) -> InferResult:
                 outputs[name] = tensors.from_json(each["data"], datatype, shape)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidReply(f"the server's answer has outputs that are none: {error}") from None
-    was_cold = reply.head.headers.get("x-mmsup-cold") == "1"
-    return InferResult(*_origin(document), outputs, document.get("parameters", {}), was_cold)
+    if others:
+        raise ValueError("; ".join(others))
+    return InferResult(*_origin(document), outputs, document.get("parameters", {}), _was_cold(reply.head))
 
 
-def read_event(text: str, model: str, datatypes: Mapping[str, str]) -> InferResult:
+def read_event(text: str, model: str, datatypes: Mapping[str, str], head: ResponseHead) -> InferResult:
     """One response of a stream; ServerRefused if it is an error. `datatypes`: of the model's outputs, by name."""
     document = _object(_parse(text))
     if "error" in document and "model_name" not in document:
@@ -145,7 +150,7 @@ def read_event(text: str, model: str, datatypes: Mapping[str, str]) -> InferResu
         outputs = {name: tensors.from_json(document[name], datatypes[name]) for name in datatypes if name in document}
     except (TypeError, ValueError) as error:
         raise InvalidReply(f"the server's answer has outputs that are none: {error}", model) from None
-    return InferResult(*_origin(document), outputs)
+    return InferResult(*_origin(document), outputs, was_cold=_was_cold(head))
 
 
 def read_server(reply: HttpReply) -> ServerMetadata:
@@ -167,6 +172,10 @@ def read_index(reply: HttpReply) -> list[ModelState]:
     rows = cast("list[Json]", reply.json())
     keys = ("name", "version", "state", "reason")
     return [ModelState(*(str(each.get(key, "")) for key in keys)) for each in rows]
+
+
+def _was_cold(head: ResponseHead) -> bool:
+    return head.headers.get("x-mmsup-cold") == "1"
 
 
 def _object(value: Any) -> Json:  # any JSON value

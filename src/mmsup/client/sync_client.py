@@ -112,7 +112,7 @@ class Client:
             parser = EventParser()
             for piece in connection.receive_chunks(limits_s[1]):
                 for event in parser.feed(piece):
-                    yield replies.read_event(event, model, datatypes)
+                    yield replies.read_event(event, model, datatypes, head)
         finally:
             self._return(connection)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import ClientSession
 
-from fake_router import FakeRouter
+from fake_router import FakeRouter, metadata
 from harness.client_region import client_region
 from http_api import INFER, json_of, run_with_session
+from mmsup.ipc.messages.data import DeviceRegion
+from mmsup.ipc.messages.gateway_control import MemoryRegion
+from mmsup.ipc.specs import ENSEMBLE
+from mmsup.supervisor.gateways.client_regions import device_refusal
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 BASE = "/v2/systemsharedmemory/region/r"
@@ -64,7 +69,13 @@ def test_a_handle_of_a_gpu_s_memory_has_64_bytes(handle: Any) -> None:
 
 
 def test_without_a_gpu_its_memory_is_not_registered_and_everything_else_succeeds() -> None:
-    async def test(_: FakeRouter, session: ClientSession) -> None:
+    async def test(router: FakeRouter, session: ClientSession) -> None:
+        async def announce(region: MemoryRegion, _: int) -> None:
+            error = device_refusal(region, None)
+            assert error is not None
+            raise error
+
+        router.regions.announce = announce
         document = {"raw_handle": {"b64": base64.b64encode(bytes(64)).decode()}, "device_id": 0, "byte_size": 8}
         async with session.post("/v2/cudasharedmemory/region/g/register", json=document) as response:
             assert response.status == 501
@@ -72,6 +83,63 @@ def test_without_a_gpu_its_memory_is_not_registered_and_everything_else_succeeds
             assert await response.json() == []
         async with session.post("/v2/cudasharedmemory/region/g/unregister") as response:
             assert (response.status, await response.read()) == (200, b"")
+
+    run_with_session(test)
+
+
+def test_a_tensor_in_memory_of_a_gpu_is_left_to_the_worker() -> None:
+    """The gateway says where it is, and copies only what lies in files."""
+
+    async def test(router: FakeRouter, session: ClientSession) -> None:
+        handle = bytes(range(64))
+        document = {"raw_handle": {"b64": base64.b64encode(handle).decode()}, "device_id": 1, "byte_size": 64}
+        async with session.post("/v2/cudasharedmemory/region/g/register", json=document) as response:
+            assert (response.status, await response.read()) == (200, b"")
+        async with session.get("/v2/cudasharedmemory/region/g/status") as response:
+            assert await response.json() == [{"name": "g", "device_id": 1, "byte_size": 64}]
+        inside = {"shared_memory_region": "g", "shared_memory_offset": 16, "shared_memory_byte_size": 8}
+        wanted = [{"name": "X_out", "parameters": inside | {"shared_memory_byte_size": 48}}]
+        seen: list[tuple[DeviceRegion, ...]] = []
+
+        def model(inputs: dict[str, Any]) -> dict[str, Any]:
+            seen.append(router.calls[-1].regions)
+            return {"X_out": ("FP32", (2,), bytes(8))}
+
+        router.models["m"] = model
+        async with session.post(INFER, json={"inputs": [X | {"parameters": inside}], "outputs": wanted}) as response:
+            assert (await json_of(response))["outputs"] == [{"name": "X_out", "datatype": "FP32", "shape": [2]}]
+        assert seen == [
+            (DeviceRegion(0, "X", "g", 1, "", handle, 16, 8), DeviceRegion(-1, "X_out", "g", 1, "", handle, 16, 48))
+        ]
+        outside = [X | {"parameters": inside | {"shared_memory_offset": 57}}]
+        async with session.post(INFER, json={"inputs": outside}) as response:
+            assert response.status == 400
+            assert (
+                "bytes 57 to 65 of shared memory region 'g', which has 64 bytes" in (await json_of(response))["error"]
+            )
+
+    run_with_session(test)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "engine", "status", "says"),
+    [
+        ("BYTES", "custom", 400, "input 'X' for model 't' is BYTES, which may not lie in memory of a GPU: send it"),
+        ("FP32", ENSEMBLE, 501, "model 't' is an ensemble, for which no memory of a GPU is used"),
+    ],
+)
+def test_what_no_worker_could_copy_is_refused(datatype: str, engine: str, status: int, says: str) -> None:
+    async def test(router: FakeRouter, session: ClientSession) -> None:
+        router.serve("t", metadata(("X", datatype, (2,))))
+        spec, described = router.described["t"]
+        router.described["t"] = replace(spec, engine=engine), described
+        document = {"raw_handle": {"b64": base64.b64encode(bytes(64)).decode()}, "device_id": 0, "byte_size": 64}
+        async with session.post("/v2/cudasharedmemory/region/r/register", json=document) as response:
+            assert response.status == 200
+        body = {"inputs": [X | {"datatype": datatype}]}
+        async with session.post("/v2/models/t/infer", json=body) as response:
+            assert (response.status, says in (await json_of(response))["error"]) == (status, True)
+        assert router.calls == []
 
     run_with_session(test)
 

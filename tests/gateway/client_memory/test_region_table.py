@@ -183,12 +183,43 @@ def test_memory_is_shared_where_the_operator_allows_it(mode: str, peer: Peer, is
     run(test, mode)
 
 
-def test_memory_of_a_gpu_is_not_registered_without_one() -> None:
+@pytest.mark.parametrize(
+    ("handle", "device", "size", "says"),
+    [
+        (bytes(63), 0, 64, "needs a raw_handle of 64 bytes, and got one of 63"),
+        (bytes(64), -1, 64, "got device_id -1, 64 bytes"),
+        (bytes(64), 1 << 62, 64, "got device_id"),
+        (bytes(64), 0, 0, "byte_size above 0"),
+        (bytes(64), 0, 1 << 64, "at most 281474976710656 bytes"),
+    ],
+)
+def test_what_is_no_memory_of_a_gpu_is_not_sent_on(handle: bytes, device: int, size: int, says: str) -> None:
     async def test(regions: RegionTable, _: ClientRegion) -> None:
-        with pytest.raises(CallerError) as caught:
-            await regions.register_cuda("g", bytes(64), 0, 64, LOCAL)
-        assert caught.value.code == "not_implemented"
+        with pytest.raises(CallerError, match=says) as caught:
+            await regions.register_cuda("g", handle, device, size, LOCAL)
+        assert caught.value.code == "bad_request"
+        with pytest.raises(CallerError, match="this listener shares no memory"):
+            await regions.register_cuda("g", bytes(64), 0, 64, REMOTE)
         assert regions.status("cuda", "", LOCAL) == []
+
+    run(test)
+
+
+def test_a_handle_is_forgotten_with_its_last_region() -> None:
+    async def test(regions: RegionTable, memory: ClientRegion) -> None:
+        forgotten: list[bytes] = []
+        regions.on_unused_handle = forgotten.append
+        one, other = bytes(64), bytes(range(64))
+        for name, handle in (("a", one), ("b", one), ("c", other)):
+            await regions.register_cuda(name, handle, 0, 64, LOCAL)
+        with pytest.raises(CallerError, match="already in manager"):
+            await regions.register_system("a", memory.key, 0, 64, LOCAL)
+        await regions.unregister("cuda", "a", LOCAL)
+        assert forgotten == []
+        await regions.unregister("cuda", "", LOCAL)
+        assert sorted(forgotten) == [one, other]
+        with pytest.raises(CallerError, match="Unable to find cuda shared memory region: 'a'"):
+            regions.status("cuda", "a", LOCAL)
 
     run(test)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Iterator
@@ -12,7 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fake_router import FakeRouter, metadata
 from mmsup.gateway.observability import metrics, statistics
-from mmsup.gateway.observability.request_counters import REASONS, RequestCounters, RequestTimer, failure_reason
+from mmsup.gateway.observability.request_counters import (
+    REASONS,
+    REFUSED_PREFIX,
+    UNKNOWN_MODEL,
+    RequestCounters,
+    RequestTimer,
+    error_code,
+    failure_reason,
+)
 from mmsup.ipc.errors import CallerError, ModelError, ServerError, WorkerError
 from mmsup.ipc.memory.counters import BATCH_SIZES_LIMIT, BUCKETS_S, CounterTable, make_counter_table
 from mmsup.ipc.messages.data import InferReply
@@ -190,6 +199,27 @@ def test_unknown_model_names_take_no_rows(tables: list[CounterTable]) -> None:
     for number in range(50):
         RequestTimer(counters, f"unknown{number}", "").fail(CallerError("unknown_model", "x"))
     assert set(counters.totals()) == {("_unknown", "!unknown_model")}
+
+
+def test_names_that_clients_make_up_take_no_rows_whatever_is_wrong(tables: list[CounterTable]) -> None:
+    counters = RequestCounters(tables, 0)
+    counters.models = {"m"}
+    for name in ("x" * 300, "a\0b", "other"):
+        RequestTimer(counters, name, "1").fail(CallerError("bad_request", "x"))
+        RequestTimer(counters, name, "1").fail(asyncio.CancelledError())
+    RequestTimer(counters, "m", "1").fail(asyncio.CancelledError())
+    assert set(counters.totals()) == {("_unknown", "!bad_request"), ("_unknown", "!cancelled"), ("m", "1")}
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ServerError("queue_full", "x"), RuntimeError("x")])
+def test_a_request_that_ends_before_it_names_a_model_hides_no_row_behind_it(
+    tables: list[CounterTable], error: BaseException
+) -> None:
+    counters, other = RequestCounters(tables, 0), RequestCounters(tables, 1)
+    RequestTimer(counters, "", "").fail(error)
+    counters.record_failure("m", "1", "internal", 1)
+    assert other.totals()["m", "1"]["fail_OTHER"] == 1
+    assert other.totals()[UNKNOWN_MODEL, REFUSED_PREFIX + error_code(error)]["refused"] == 1
 
 
 def test_a_request_is_counted_once(tables: list[CounterTable]) -> None:

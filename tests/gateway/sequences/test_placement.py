@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
+
+import pytest
 
 from mmsup.gateway.sequences.placement import Places, ordered
 
@@ -45,3 +48,14 @@ def test_as_many_places_are_remembered_as_the_limit_says_the_last_used_ones() ->
     places.drop("a")
     places.drop("a")
     assert len(places) == 1
+
+
+def test_the_silence_of_a_sequence_counts_from_its_last_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    places = Places()
+    places.put("a", (1, 1))
+    now_s = 107.0
+    assert (places.silence_s("a"), places.silence_s("b")) == (7.0, 0.0)
+    places.put("a", (1, 1))
+    assert places.silence_s("a") == 0.0

@@ -17,10 +17,13 @@ from mmsup.ipc.messages.data import (
     AttachExtent,
     Cancel,
     DetachExtent,
+    DeviceRegion,
+    ForgetHandle,
     GrantBuffer,
     Infer,
     InferReply,
     InferSignature,
+    InferWithRegions,
     ReplySignature,
     ResponsePart,
     StreamCredit,
@@ -95,7 +98,11 @@ def test_each_control_message_round_trips(kind: type[Any]) -> None:
 
 
 CALLS = (CallModel, CallInputs, EndCall, GrantCall, CallReply)
-RECORDS = (Infer, GrantBuffer, Cancel, InferReply, ResponsePart, StreamCredit, AttachExtent, DetachExtent, *CALLS)
+REGIONS = (InferWithRegions, ForgetHandle)
+RECORDS = (
+    *(Infer, GrantBuffer, Cancel, InferReply, ResponsePart, StreamCredit, AttachExtent, DetachExtent),
+    *(*CALLS, *REGIONS),
+)
 
 
 def any_place(rng: random.Random) -> TensorLocation:
@@ -110,6 +117,9 @@ def any_data(rng: random.Random) -> DataRecord:
     if kind is Infer:
         grant = None if rng.random() < 0.5 else (2, 64, 4096)
         return Infer(rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(62), grant, places)
+    if kind is InferWithRegions:
+        regions = tuple(any_record(DeviceRegion, rng) for _ in range(rng.randrange(3)))
+        return InferWithRegions(rng.getrandbits(62), rng.randbytes(9), rng.getrandbits(62), None, places, regions)
     if kind is InferReply and rng.random() < 0.5:
         return InferReply(rng.getrandbits(62), "", "", rng.randbytes(9), places, 0, *times)
     if kind is InferReply:

@@ -20,7 +20,8 @@ from mmsup.ipc.messages.gateway_control import (
     UnregisterRegions,
 )
 from mmsup.ipc.transport.codec import decode, encode
-from mmsup.supervisor.gateways.client_regions import ClientRegions, RegionLimits, refusal
+from mmsup.supervisor.gateways.client_regions import ClientRegions, RegionLimits, device_refusal, refusal
+from mmsup.supervisor.gpu.inventory import Gpu, Gpus
 
 LIMITS = RegionLimits(4, 1000)
 
@@ -167,3 +168,51 @@ def test_messages_pass_the_wire() -> None:
         (RemoveRegion("r"), TO_GATEWAY),
     ):
         assert decode(encode(message), table) == message
+
+
+GPUS = Gpus((Gpu(0, "GPU-a", "H200", 1000), Gpu(1, "GPU-b", "L4", 0)))
+
+
+def device_memory(device: int, size: int = 100, name: str = "g") -> MemoryRegion:
+    return MemoryRegion(name, "cuda", "", 0, size, device, bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("region", "gpus", "code", "says"),
+    [
+        (device_memory(0), GPUS, "", ""),
+        (device_memory(1, 1 << 40), GPUS, "", ""),  # it has no memory of its own
+        (device_memory(0, 1001), GPUS, "bad_request", "has 1001 bytes, device 0 has 1000"),
+        (device_memory(2), GPUS, "bad_request", "device 2, which is not here; there is 0 (H200), 1 (L4)"),
+        (device_memory(0), Gpus((), "no driver"), "not_implemented", "has no GPU"),
+        (device_memory(0), None, "not_implemented", "has no GPU"),
+    ],
+)
+def test_memory_of_a_gpu_is_that_of_a_gpu_which_is_here(
+    region: MemoryRegion, gpus: Gpus | None, code: str, says: str
+) -> None:
+    error = device_refusal(region, gpus)
+    assert (error.code if error is not None else "") == code
+    assert says in text_of(error)
+
+
+def test_memory_of_a_gpu_is_registered_with_the_device_that_its_number_means() -> None:
+    one, other = FakeGateway(), FakeGateway()
+    regions, (first, second) = made(one, other)
+    regions.on_register(first, RegisterRegion(1, device_memory(1)), [])
+    assert (one.replies[-1].code, one.has) == ("not_implemented", {})
+    regions.gpus = lambda: GPUS
+    regions.on_register(first, RegisterRegion(2, device_memory(1, 1 << 40)), [])
+    expected = MemoryRegion("g", "cuda", "GPU-b", 0, 1 << 40, 1, bytes(64))
+    assert (one.replies[-1].code, one.has) == ("", {"g": (expected, 0)})
+    assert other.has == one.has
+    regions.on_register(first, RegisterRegion(3, region("g")), [memory_file()])
+    assert one.replies[-1].text == "shared memory region 'g' already in manager"
+    regions.on_register(first, RegisterRegion(4, region("s", 1000)), [memory_file()])
+    assert one.replies[-1].code == ""  # bytes of a GPU are none of this machine's
+    successor, _ = made(one, other)  # does not know its devices yet
+    for each in (first, second):
+        successor.on_register(each, RegisterRegion(0, expected), [])
+    regions.on_unregister(first, UnregisterRegions(5, "cuda", "g"))
+    assert "g" not in one.has
+    regions.close()

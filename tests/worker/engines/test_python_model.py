@@ -27,6 +27,15 @@ def engine() -> Iterator[PythonModelEngine]:
     made.unload()
 
 
+@pytest.mark.parametrize("head", ["def infer(self, inputs, sequences)", "async def infer(self, inputs, sequences)"])
+def test_a_class_with_sequences_that_answers_many_times_is_known_for_it(
+    head: str, tmp_path: Path, engine: PythonModelEngine
+) -> None:
+    code = f"class Model:\n    {head}:\n        yield inputs\n"
+    assert engine.load(write_python(tmp_path, "m", code, TEXTS, TEXTS)).decoupled
+    assert engine.is_streaming
+
+
 def strings(*values: bytes) -> Array:
     return np.array(values, dtype=np.object_)
 

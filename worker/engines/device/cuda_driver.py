@@ -1,4 +1,4 @@
-"""The calls of the CUDA driver that register memory, by ctypes, so that they need no engine's library.
+"""The CUDA driver in the primary context of this process's device, by ctypes, so that it needs no engine's library.
 
 The tests check calls, arguments and order against a fake library, not a device.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from typing import Any, Final
+from uuid import UUID
 
 LIBRARY: Final = "libcuda.so.1"
 HOST_REGISTER_READ_ONLY: Final = 113
@@ -42,14 +43,24 @@ class CudaDriver:
         code = self._library.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(number), self._device)
         return 0 if code else value.value  # a driver too old to know the attribute lacks the ability too
 
-    def _call_in_context(self, name: str, *arguments: Any) -> str:  # ctypes values
-        """Call with our context current, whatever a library left on the stack."""
+    def uuid(self) -> str:
+        """Of the device, as NVML writes it without the prefix; empty if the driver does not say."""
+        raw = (ctypes.c_ubyte * 16)()
+        return "" if self._library.cuDeviceGetUuid_v2(raw, self._device) else str(UUID(bytes=bytes(raw)))
+
+    def call(self, name: str, *arguments: Any) -> tuple[str, int]:  # ctypes values
+        """Call with our context current, whatever a library left on the stack. The function that failed and its code;
+        0 if none did."""
         code = int(self._library.cuCtxPushCurrent_v2(self._context))
         if code:
-            return f"cuCtxPushCurrent: error {code}"
+            return "cuCtxPushCurrent", code
         code = int(getattr(self._library, name)(*arguments))
         self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-        return f"{name}: error {code}" if code else ""
+        return name, code
+
+    def _call_in_context(self, name: str, *arguments: Any) -> str:  # ctypes values
+        failed, code = self.call(name, *arguments)
+        return f"{failed}: error {code}" if code else ""
 
 
 def open_driver(path: str = LIBRARY) -> CudaDriver | None:

@@ -189,11 +189,14 @@ def test_other_machines_may_see_settings_and_change_none(method: str) -> None:
     run(check, is_local=False)
 
 
-@pytest.mark.parametrize("method", ["CudaSharedMemoryRegister"])
-def test_what_is_not_served_is_unimplemented_and_says_why(method: str) -> None:
+def test_memory_of_a_gpu_needs_a_whole_handle_and_is_shown_with_its_device() -> None:
     async def check(session: RpcSession) -> None:
-        call = await session.unary(method)
-        assert (call.code, bool(call.text)) == (UNIMPLEMENTED, True)
+        method, given = "CudaSharedMemoryRegister", {"name": "r", "device_id": 1, "byte_size": 64}
+        call = await session.unary(method, request(method, **given, raw_handle=bytes(63)))
+        assert (call.code, "of 64 bytes, and got one of 63" in call.text) == (INVALID, True)
+        await answer(session, method, **given, raw_handle=bytes(64))
+        shown = (await answer(session, "CudaSharedMemoryStatus")).regions["r"]
+        assert (shown.name, shown.device_id, shown.byte_size) == ("r", 1, 64)
 
     run(check)
 
@@ -213,7 +216,7 @@ def test_every_method_of_the_service_answers() -> None:
         for method in methods(INFERENCE):
             if method != "ModelStreamInfer":
                 call = await session.unary(method)
-                assert call.code in (OK, NOT_FOUND, UNIMPLEMENTED) or method == "SystemSharedMemoryRegister", method
+                assert call.code in (OK, NOT_FOUND, UNIMPLEMENTED) or method.endswith("MemoryRegister"), method
                 assert call.trailers.get("mmsup-code") != "internal"
 
     run(check)

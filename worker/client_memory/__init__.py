@@ -1,0 +1,1 @@
+"""Memory of a GPU that clients share with the server."""
