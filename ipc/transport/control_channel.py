@@ -65,6 +65,8 @@ class SeqpacketEnd:
         except OSError as error:
             if error.errno in RETRY_ERRNOS:
                 return False
+            if self._socket.fileno() < 0:  # this end was closed, and whoever sends has not heard of it
+                raise ChannelClosed from error
             raise
         return True
 

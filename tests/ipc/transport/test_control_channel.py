@@ -130,3 +130,11 @@ def test_a_message_whose_descriptors_do_not_fit_into_the_table_raises_an_error()
         close_fds(fds)
     one.close()
     other.close()
+
+
+def test_an_end_that_was_closed_sends_nothing() -> None:
+    near, far = ControlChannel.pair()
+    near.close()
+    with pytest.raises(ChannelClosed):
+        near.send(b"late")
+    far.close()

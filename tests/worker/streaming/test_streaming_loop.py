@@ -176,6 +176,19 @@ def test_a_worker_whose_last_stream_has_ended_is_idle(served: tuple[RealWorker, 
     assert is_soon_idle(worker)
 
 
+def test_a_gateway_that_dies_with_open_streams_leaves_the_worker_to_others(
+    served: tuple[RealWorker, FakeGateway],
+) -> None:
+    worker, gateway = served
+    other = worker.gateway(1)
+    ask(other, 0, 1000)
+    assert isinstance(other.reply(), ResponsePart)
+    other.close()
+    assert parts_of(gateway, ask(gateway, 0, 2))[0] == [0, 1]
+    assert is_soon_idle(worker)
+    assert parts_of(gateway, ask(gateway, 0, 2))[0] == [0, 1]
+
+
 def test_a_failure_ends_the_stream_after_its_parts(served: tuple[RealWorker, FakeGateway]) -> None:
     worker, gateway = served
     if "async" in Path(worker.spec.directory, "model.py").read_text():
