@@ -264,6 +264,8 @@ class Metadata:
     """A request is answered any number of times."""
     runs_side_by_side: bool = False
     """Its requests are open side by side in one worker, which may rest while all of them wait for something."""
+    dynamic_batching: bool = False
+    """The configuration that its own code has completed asks for it."""
 
 
 def startable(steps: Sequence[EnsembleStep], started: Iterable[int], known: Iterable[str]) -> list[int]:

@@ -334,7 +334,8 @@ class RequestTimer:
         self._is_running = False
         if _log.isEnabledFor(logging.DEBUG):
             code = error.code if isinstance(error, MmsupError) else type(error).__name__
-            _log.debug("a request to model %.128s %.64s failed: %s: %s", self.model, self.version, code, error)
+            place = f"{self.model}/{self.version}" if self.version else self.model
+            _log.debug("a request to model %.192s failed: %s: %s", place, code, error)
         code = error_code(error)
         if isinstance(error, CallerError) or not self._counters.has(self.model):
             self._counters.record_refusal(self.model, code)

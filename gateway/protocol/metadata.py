@@ -94,6 +94,8 @@ def model_config(route: Route, state: VersionState) -> Json:
     served = {key: completed[key] for key in ("name", "platform", "max_batch_size")}
     if metadata is not None and metadata.decoupled:
         served["model_transaction_policy"] = {"decoupled": True}
+    if metadata is not None and metadata.dynamic_batching:
+        completed["dynamic_batching"] = {}
     from_file = {key: value for key, value in spec.config.items() if value not in ("", None)}
     if "parameters" in from_file:  # without those for the operator, such as the environment of its workers
         given = from_file["parameters"]

@@ -27,7 +27,7 @@ class Handlers:
         command = self._commands.get(verb)
         if command is None:
             raise CallerError("bad_request", f"there is no verb '{verb:.40}'; known are {', '.join(self._commands)}")
-        _log.debug("command %s %.80s", verb, arguments.get("name", ""))
+        _log.debug("command %.120s", f"{verb} {arguments.get('name', '')}".rstrip())
         try:
             return await command(arguments, send_line)
         except (MmsupError, asyncio.CancelledError):

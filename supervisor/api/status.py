@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import mmsup
 from mmsup.ipc.messages.keeper_control import KeeperInventory
+from mmsup.ipc.specs import Metadata, ModelSpec
 from mmsup.supervisor.api.ensemble_views import index_row, with_steps
 from mmsup.supervisor.gateways.gateway_process import GatewayProcess, GatewayRole
 from mmsup.supervisor.gateways.pool import GatewayPool
@@ -132,7 +133,9 @@ class StatusViews:
     def show(self, model: Model) -> Json:
         footprints = self._model_set.memory.footprints(model.name)
         versions = model.active.versions if model.active else []
-        specs = [each.spec for each in versions] or (model.entry.specs if model.sleep.is_asleep and model.entry else ())
+        specs = [_spec_in_force(each.spec, each.metadata) for each in versions] or [
+            asdict(each) for each in (model.entry.specs if model.sleep.is_asleep and model.entry else ())
+        ]
         known = [each.metadata for each in versions] or list(model.sleep.metadata.values())
         metadata = next((each for each in reversed(known) if each), None)
         instances = list(model.instances())
@@ -145,7 +148,7 @@ class StatusViews:
             **with_steps(shown, model, self._model_set.models),
             "group": ", ".join(sorted(model.groups())),
             **_use_of(model, footprints),
-            "specs": [asdict(each) for each in specs],
+            "specs": specs,
             "metadata": asdict(metadata) if metadata else None,
             "instances": [_instance(each) for each in instances],
             "footprints": footprints,
@@ -187,6 +190,12 @@ def _status_of(model: Model, footprints: list[Json]) -> Json:
 
 def _asleep_versions(model: Model) -> Json:
     return {each.version: each.state for each in model.routed_versions()} if model.state() == ASLEEP else {}
+
+
+def _spec_in_force(spec: ModelSpec, metadata: Metadata | None) -> Json:
+    """A version's configuration with what its own code has added to it."""
+    added = {"max_batch_size": metadata.max_batch_size, "decoupled": metadata.decoupled} if metadata else {}
+    return asdict(spec) | added
 
 
 def _use_of(model: Model, footprints: list[Json]) -> Json:

@@ -66,7 +66,9 @@ def select_artifact(files: Collection[str], engine: str = "", name: str = "") ->
         raise InvalidValue(f"{displayed(name)}, its default_model_filename, is not there")
     if not found:
         others = [each for each in sorted(files) if engine_of(each)]
-        hint = f"; there is {others[0]}: name it in default_model_filename" if others else ""
+        other = engine and others and engine_of(others[0]) != engine  # a name would not help
+        what = "which is for another backend" if other else "name it in default_model_filename"
+        hint = f"; there is {others[0]}{', ' if other else ': '}{what}" if others else ""
         raise InvalidValue(f"holds no {', '.join(_names(engine))}{hint}")
     if len(found) > 1:
         raise InvalidValue(f"holds {' and '.join(found)}: name one by backend or default_model_filename")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmsup.ipc.specs import TRITON_PYTHON
 from mmsup.supervisor.config import model_options
 from mmsup.supervisor.config.config_error import InvalidValue
 from mmsup.supervisor.repository.artifact import Artifact
@@ -29,7 +30,8 @@ def check_artifact(
         problems.append(f"{artifact.file} comes with code, model.py: set trusted: true in mmsup.yaml if it may run")
     missing = _undeclared(artifact, facts, options)
     if missing and is_all_known:
-        where = "declare them in config.pbtxt or mmsup.yaml"
+        own = ", or add them in auto_complete_config" if facts.interface == TRITON_PYTHON else ""
+        where = f"declare them in config.pbtxt or mmsup.yaml{own}"
         problems.append(f"{artifact.file} does not name its {' and '.join(missing)}: {where}")
     if problems:
         raise InvalidValue(*problems)

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mmsup.ipc.errors import CallerError, MmsupError
 from mmsup.ipc.messages.uploads import UploadedFiles
+from mmsup.supervisor.config.validators import NAME
 from mmsup.supervisor.models.loader import LoadContext, ModelLoader
 from mmsup.supervisor.models.repository_watcher import RepositoryWatcher
 from mmsup.supervisor.repository import scanner
@@ -20,6 +21,7 @@ from mmsup.supervisor.uploads.upload_config import upload_config
 from mmsup.supervisor.uploads.upload_store import UploadStore
 
 T = TypeVar("T")
+BAD_NAME: Final = "a name is letters, digits, '.', '_' and '-', of which the first is a letter or a digit"
 
 
 class ModelUploads:
@@ -38,6 +40,8 @@ class ModelUploads:
         store = self._store
         if store is None:
             raise CallerError("forbidden", f"failed to load '{name}': files may not be sent to this server", model=name)
+        if not NAME.fullmatch(name):  # it becomes that of a folder
+            raise CallerError("bad_request", f"failed to load '{name:.128}': {BAD_NAME}")
         pbtxt = upload_config(name, config, may_hold_code=self._context.settings.allow_code_uploads)
         async with self._lock:
             if not store.holds(name) and scanner.scan_model(self._context.settings, name) is not None:

@@ -140,6 +140,9 @@ def test_what_is_no_http_is_refused() -> None:
         ChunkedBody().feed(b"no size\r\n")
     head = parse_head(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\ncontent-length: 7\r\nConnection: close\r\n\r\n")
     assert (head.status, head.length, head.is_last) == (503, 7, True)
+    assert parse_head(b"HTTP/1.0 400 Bad Request\r\n\r\n").is_last, "what cannot be read is answered so"
+    assert not parse_head(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n").is_last
+    assert not parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_last
     assert request_head("GET", "/v2", "h:1", {}, 0) == b"GET /v2 HTTP/1.1\r\nHost: h:1\r\n\r\n"
 
 
@@ -222,6 +225,21 @@ def test_arrays_in_shared_memory_are_named_and_not_sent() -> None:
         del first, second
         memory.close()
     assert not Path(f"/dev/shm/{memory.key}").exists()
+
+
+def test_plausible_mistakes_are_understood_or_named() -> None:
+    assert calls.document("v2/models/m/config").path == "/v2/models/m/config"
+    assert calls.model_path("m", 1) == "/v2/models/m/versions/1"  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"outputs is a list of names: \['y'\]"):
+        calls.infer("m", {}, InferOptions(outputs="y"), [])
+
+
+def test_an_array_for_an_output_of_another_datatype_is_not_taken_for_it() -> None:
+    body = b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "parameters": {}}]}'
+    with pytest.raises(ValueError, match="output 'y' is FP32, and the array for it has int32"):
+        replies.read_result(answer(200, body), {"y": np.zeros(2, np.int32)})
+    result = replies.read_result(answer(200, body), {"y": np.ones(3, np.float32)})
+    assert result["y"].tolist() == [1, 1]
 
 
 def answer(status: int, body: bytes, **headers: str) -> HttpReply:

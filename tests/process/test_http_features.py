@@ -74,7 +74,7 @@ def test_log_settings_hold_for_gateways_and_the_controller_at_once(server: Serve
     def is_logged() -> bool:
         curl(server, "/v1/models/brightness:predict", data=failing)
         lines = "\n".join(server.ctl("logs", name="_gateways")["lines"])
-        return "a request to model brightness 1 failed: inference_failed" in lines
+        return "a request to model brightness/1 failed: inference_failed" in lines
 
     assert not is_logged()
     changed = ask(server, "/v2/logging", {"log_verbose_level": 1, "log_format": "json"})

@@ -71,6 +71,8 @@ def infer(
     model: str, inputs: Mapping[str, npt.ArrayLike], options: InferOptions, memories: Iterable[SharedMemory]
 ) -> Call[InferResult]:
     """ValueError for arrays that cannot be sent, and for an `into` that is in none of `memories`."""
+    if isinstance(options.outputs, str):
+        raise ValueError(f"outputs is a list of names: [{options.outputs!r}]")
     known = list(memories)
     blobs: list[Buffer] = []
     shown: list[Json] = []
@@ -145,7 +147,7 @@ def model_metadata(model: str, version: str) -> Call[ModelMetadata]:
 
 
 def document(path: str, model: str = "") -> Call[Any]:  # any JSON value
-    return Call("GET", path, HttpReply.json, model=model)
+    return Call("GET", f"/{path.removeprefix('/')}", HttpReply.json, model=model)
 
 
 def index(*, ready: bool) -> Call[list[ModelState]]:
@@ -176,7 +178,7 @@ def unregister(memory: SharedMemory) -> Call[None]:
 
 def model_path(model: str, version: str) -> str:
     base = f"/v2/models/{quote(model, safe='')}"
-    return f"{base}/versions/{quote(version, safe='')}" if version else base
+    return f"{base}/versions/{quote(str(version), safe='')}" if version else base
 
 
 def _yes(_: HttpReply) -> bool:

@@ -25,11 +25,13 @@ class ResponseHead:
     status: int
     headers: Mapping[str, str]
     length: int | None
+    version: str = "HTTP/1.1"
 
     @property
     def is_last(self) -> bool:
         """The server closes the connection after it."""
-        return self.headers.get("connection", "").lower() == "close"
+        told = self.headers.get("connection", "").lower()
+        return told == "close" or (self.version == "HTTP/1.0" and told != "keep-alive")
 
     @property
     def padding(self) -> int:
@@ -63,7 +65,7 @@ def parse_head(data: bytes) -> ResponseHead:
         if not given.isdecimal():
             raise ValueError("the answer has a Content-Length that is no number")
         length = int(given)
-    return ResponseHead(int(rest[:3]), headers, length)
+    return ResponseHead(int(rest[:3]), headers, length, version)
 
 
 class ChunkedBody:

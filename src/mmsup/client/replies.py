@@ -111,17 +111,21 @@ def refusal(head: ResponseHead, body: bytes, model: str) -> ServerRefused:
 
 
 def read_result(reply: HttpReply, into: Mapping[str, Array]) -> InferResult:
-    """The result in an answer. `into`: the arrays in shared memory that outputs were written to."""
+    """The result in an answer. `into`: the arrays in shared memory that outputs were written to; ValueError for one
+    of another type than its output."""
     header = reply.head.headers.get(HEADER_LENGTH, "")
     size = int(header) if header.isdecimal() else len(reply.body)
     document = _object(_parse(bytes(reply.body[:size])))
     outputs: dict[str, Array] = {}
+    others: list[str] = []
     at = size
     try:
         for each in document["outputs"]:
             name, datatype, shape = each["name"], each["datatype"], each["shape"]
             parameters = each.get("parameters", {})
             if name in into:
+                if tensors.datatype_of(into[name]) != datatype:
+                    others.append(f"output {name!r} is {datatype}, and the array for it has {into[name].dtype}")
                 outputs[name] = into[name].reshape(-1)[: _count(shape)].reshape(shape)
             elif "binary_data_size" in parameters:
                 end = at + parameters["binary_data_size"]
@@ -131,6 +135,8 @@ def read_result(reply: HttpReply, into: Mapping[str, Array]) -> InferResult:
                 outputs[name] = tensors.from_json(each["data"], datatype, shape)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidReply(f"the server's answer has outputs that are none: {error}") from None
+    if others:
+        raise ValueError("; ".join(others))
     return InferResult(*_origin(document), outputs, document.get("parameters", {}), _was_cold(reply.head))
 
 

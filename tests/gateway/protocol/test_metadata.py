@@ -65,6 +65,14 @@ def test_the_configuration_is_complete_without_a_file() -> None:
     ]
     assert told["instance_group"] == [{"name": "m_0", "kind": "KIND_CPU", "count": 1}]
     assert told["backend"] == "python"
+    assert "dynamic_batching" not in told
+
+
+def test_the_configuration_has_what_the_code_of_the_model_asked_for() -> None:
+    route, state = known(max_batch_size=8)
+    assert state.metadata is not None
+    asked = replace(state, metadata=replace(state.metadata, dynamic_batching=True))
+    assert describe.model_config(route, asked)["dynamic_batching"] == {}
 
 
 def test_the_configuration_keeps_the_file_and_overrides_it_by_the_values_in_force() -> None:

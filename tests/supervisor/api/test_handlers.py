@@ -11,6 +11,7 @@ import pytest
 
 from controller_double import ControllerHarness
 from mmsup.ipc.errors import MmsupError
+from mmsup.ipc.specs import Metadata
 from mmsup.supervisor.api.status import StatusViews
 
 Ask = Callable[..., Awaitable[Any]]
@@ -75,11 +76,15 @@ def test_list_and_ps_have_a_row_for_each(tmp_path: Path) -> None:
     ask_house(tmp_path, play)
 
 
-def test_show_has_specs_metadata_errors_and_events(tmp_path: Path) -> None:
+def test_show_has_specs_metadata_errors_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller_double.METADATA", Metadata("python", 8, (), (), decoupled=True))
+
     async def play(harness: ControllerHarness, ask: Ask) -> None:
         shown = await ask("show", name="bert")
         assert shown["specs"][0]["version"] == "1"
         assert shown["metadata"]["platform"] == "python"
+        served = shown["specs"][0]
+        assert (served["max_batch_size"], served["decoupled"]) == (8, True), "what its code has added"
         assert [each["event"] for each in shown["story"]] == ["worker_spawn", "worker_ready"]
         assert shown["faults"] == []
 

@@ -92,7 +92,7 @@ def test_a_file_without_tensor_names_needs_declared_ones(lay: Lay, file: str) ->
 def test_a_class_of_tritons_python_backend_may_declare_its_tensors_itself(lay: Lay) -> None:
     silent = "class TritonPythonModel:\n    def execute(self, requests):\n        pb_utils.Tensor('z', 0)\n"
     settings = lay({"m/1/model.py": silent})
-    assert "model.py does not name its inputs and outputs" in faults(entry(settings))[0]
+    assert "mmsup.yaml, or add them in auto_complete_config" in faults(entry(settings))[0]
     assert 'outputs: [{name: "z", datatype: FP32, shape: [-1]}]' in entry(settings).paste
     made = spec(lay({"m/1/model.py": silent + "    def auto_complete_config(config):\n        return config\n"}))
     assert (made.engine, made.interface, made.inputs) == ("custom", TRITON_PYTHON, ())

@@ -102,7 +102,12 @@ class TritonPythonEngine:
             self._responder = Responder(
                 self._execute, self._request, self._result, self.calls, is_decoupled=is_decoupled
             )
-        return replace(metadata, decoupled=is_decoupled, runs_side_by_side=self.is_streaming)
+        return replace(
+            metadata,
+            decoupled=is_decoupled,
+            runs_side_by_side=self.is_streaming,
+            dynamic_batching="dynamic_batching" in document,
+        )
 
     def infer(
         self, inputs: Mapping[str, Array], wanted: Sequence[str], buffers: OutputBuffers = NO_BUFFERS

@@ -257,6 +257,7 @@ def test_a_class_declares_what_its_configuration_leaves_out(load: Loader) -> Non
     assert metadata.inputs == (TensorSpec("x", "FP32", (1,)), TensorSpec("z", "INT32", (1,), optional=True))
     assert metadata.outputs == (TensorSpec("y", "FP32", (1,)),)
     assert (metadata.max_batch_size, executor.spec.max_batch_size, executor.spec.batching.max_rows) == (4, 4, 0)
+    assert metadata.dynamic_batching
     jobs = [{"x": np.full((1, 1), each, np.float32)} for each in (1, 2)]
     assert [outputs_of(each) for each in executor.run(jobs, ())] == [{"y": [[2.0]]}, {"y": [[4.0]]}]
 

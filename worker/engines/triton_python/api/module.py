@@ -28,7 +28,7 @@ class _BackendUtils(ModuleType):
 
     def __getattr__(self, name: str) -> Any:  # of any type
         raise AttributeError(
-            f"{TRITON_MODULE} has no '{name}' in this version (docs/triton-python.md lists what it has)"
+            f"{TRITON_MODULE} has no '{name}' in this version; triton-python.md of mmsup's docs lists what it has"
         )
 
 
