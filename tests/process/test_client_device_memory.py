@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import inspect
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +148,20 @@ def test_a_client_s_mistakes_are_told_and_cost_nobody_anything(server: Server, f
         client.unregister_cuda_shared_memory()
         assert client.get_cuda_shared_memory_status() == []
     assert server.pids("near") == pids
+
+
+def test_a_worker_that_comes_back_opens_the_memory_anew(server: Server, folder: Path) -> None:
+    with http_client(server) as client:
+        client.register_cuda_shared_memory("back", memory(folder, "back", 1, 2), 0, 3 * BYTES)
+        x, y = httpclient.InferInput("x", [1, 2], "FP32"), httpclient.InferRequestedOutput("y")
+        x.set_shared_memory("back", 8)
+        y.set_shared_memory("back", 8, offset=16)
+        client.infer("near", [x], outputs=[y])
+        pid = server.pid("near")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: server.pids("near") not in ([], [pid]), "another worker is there")
+        memory(folder, "back", 3, 4)
+        client.infer("near", [x], outputs=[y])
+        assert np.frombuffer((folder / "back").read_bytes(), np.float32)[4:6].tolist() == [6, 8]
+        assert counts(client) == [1, 0, 1]
+        client.unregister_cuda_shared_memory()
