@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,8 @@ def killed(fault: str, asked: str, code: str, text: str) -> list[Record]:
         Invoke(5.0, 51, "ensemble_1", 5.0, 8),
         WorkerDeath(5.02, "called_1", OLD),
         ServerEvent(5.03, event),
-        RequestOutcome(5.03, 50, "error", 500, code, text),
-        RequestOutcome(5.03, 51, "error", 503, "model_restarting", IN_STEP),
+        RequestOutcome(5.03, 50, "error", 500, code, text=text),
+        RequestOutcome(5.03, 51, "error", 503, "model_restarting", text=IN_STEP),
         ServerEvent(5.5, {"event": "worker_ready", "model": "called_1", "pid": NEW, "load_s": 0.1}),
         *right(4, "called_1", 5.6, NEW),
         FaultFinished(5.8, 1, code),
@@ -54,7 +55,7 @@ CALLED = killed("kill_called", "calling_1", "inference_failed", IN_CALL)
 STEP = killed("kill_step", "ensemble_1", "worker_crashed", IN_STEP)
 
 
-def changed(records: list[Record], number: int, **to: str) -> list[Record]:
+def changed(records: list[Record], number: int, **to: Any) -> list[Record]:  # any field
     """The outcome of that request, changed."""
     return [replace(each, **to) if isinstance(each, RequestOutcome) and each.id == number else each for each in records]
 
