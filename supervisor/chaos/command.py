@@ -50,7 +50,9 @@ MIN_MODELS: Final = 2
     "--seconds", default=120.0, show_default=True, help=f"At least {MIN_SECONDS:g}; a sixth of it without faults."
 )
 @click.option("--seed", type=int, help="Of the plan and of the requests' times; a random one is printed.")
-@click.option("--models", default=18, show_default=True, help="Models of the server that is started.")
+@click.option(
+    "--models", default=21, show_default=True, help="Models of the server that is started; --faults may add some."
+)
 @click.option(
     "--rate", default=20.0, show_default=True, help="Requests per second to each healthy model; half to the others."
 )
@@ -98,7 +100,11 @@ def chaos(**flags: Any) -> None:  # what click parsed
             target, adapter = _target(flags, options.models), V2Adapter(binary=not flags["json_only"])
             asyncio.run(run_against(target, options, adapter, history, _progress))
         else:
-            adapter = V2Adapter(has_batch_axis=local_server.has_batch_axis, is_streamed=local_server.is_streamed)
+            adapter = V2Adapter(
+                has_batch_axis=local_server.has_batch_axis,
+                is_streamed=local_server.is_streamed,
+                is_ensemble=local_server.is_ensemble,
+            )
             asyncio.run(run_local(options, adapter, history, _progress))
     except* local_server.ServerNotStarted as errors:
         failed = list(errors.exceptions)
@@ -139,7 +145,8 @@ def _run_options(flags: Mapping[str, Any]) -> ChaosOptions:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     seed = random.SystemRandom().randrange(1 << 32) if flags["seed"] is None else flags["seed"]
-    models = local_server.model_roles(flags["models"])
+    needed = {each.role for each in faults if each.role} if flags["names"] else set[ModelRole]()
+    models = local_server.model_roles(flags["models"], needed)
     if flags["url"]:
         models = dict.fromkeys(flags["healthy"], ModelRole.HEALTHY) | dict.fromkeys(flags["victims"], ModelRole.CRASHY)
         faults = tuple(_for_any_victim(each, is_named=bool(flags["names"])) for each in faults)

@@ -57,6 +57,19 @@ def test_a_killed_keeper_takes_everything_along_and_all_is_served_again_while_po
     assert report["poison_deaths"]
 
 
+@pytest.mark.fault("F74", "F77")
+def test_what_is_called_dies_and_whoever_asked_the_caller_or_the_ensemble_is_told_who(tmp_path: Path) -> None:
+    names = ["kill_called", "crash_called", "kill_step", "crash_step"]
+    command = [*CHAOS, "--seconds", "28", "--seed", "3", "--models", "2", "--every", "1s"]
+    command += ["--faults", ",".join(names), "--json", str(tmp_path / "report.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=START_AND_END_S, check=False)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0, ended.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["failed_healthy"] == 0
+    assert {each["name"] for each in report["classes"]} == {*names}
+
+
 @pytest.mark.parametrize("local", [False, True], ids=["over HTTP alone", "on the same machine"])
 def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it_was(
     tmp_path: Path, local: bool

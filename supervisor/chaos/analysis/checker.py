@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mmsup.supervisor.chaos.analysis.served_counts import metrics_agree
 from mmsup.supervisor.chaos.analysis.timeline import RACE_S, InjectedFault, SentRequest, Timeline, timeline_of
 from mmsup.supervisor.chaos.observe.history import Record, WorkerDeath
 from mmsup.supervisor.chaos.plan.catalog import (
@@ -28,12 +29,14 @@ from mmsup.supervisor.chaos.plan.catalog import (
     NO_ROOM_CODES,
     QUARANTINED,
     RESETTING_FAULTS,
+    RIGHT,
     SEQUENCE_LOST,
     SHARED_CODES,
     UNLOADED_CODES,
     FaultMethod,
     ModelRole,
     is_poison,
+    partner,
 )
 
 ANSWER_LIMIT_S: Final = 5.0
@@ -120,6 +123,8 @@ def fault_requests_answered(timeline: Timeline) -> Iterator[str]:
         name = _fault_described(fault)
         if code not in allowed:
             yield f"{name}: {_end_described(request)}; expected {' or '.join(sorted(allowed))}"
+        if code != RIGHT and request.invoke.model != fault.victim and f"'{fault.victim}'" not in request.end.text:
+            yield f"{name}: {_end_described(request)}; it does not name {fault.victim}"
         delay_s = request.end.t - fault.death.t if fault.death and not request.is_right else 0.0
         if delay_s > ANSWER_LIMIT_S:
             yield f"{name} was answered {delay_s:.1f} s after the death"
@@ -195,21 +200,6 @@ def no_unplanned_restarts(timeline: Timeline) -> Iterator[str]:
         injected = sum(each.fault_class.name in faults for each in timeline.faults)
         if seen > injected:
             yield f"{seen} times {event}, {injected} were injected"
-
-
-def metrics_agree(timeline: Timeline) -> Iterator[str]:
-    """Differences between the successes in the metrics and those that the clients saw."""
-    if len(timeline.served_counts) != 2 or any(each.fault_class.name in KEEPER_FAULTS for each in timeline.faults):
-        return  # the counters did not survive
-    before, after = timeline.served_counts
-    hidden = sum(each.fault_class.name == "leave" for each in timeline.faults)
-    for model in timeline.run.models:
-        requests = timeline.of_model(model)
-        right = sum(each.is_right for each in requests)
-        unseen = sum(each.end is None or each.end.kind not in ("right", "error") for each in requests) + hidden
-        served = after.success.get(model, 0) - before.success.get(model, 0)
-        if not right <= served <= right + unseen:
-            yield f"{model}: the server counted {served:.0f} served, its clients {right} to {right + unseen}"
 
 
 def poison_quarantined(timeline: Timeline) -> Iterator[str]:
@@ -302,6 +292,9 @@ def _explains(timeline: Timeline, fault: InjectedFault, request: SentRequest) ->
             return code in NO_ROOM_CODES
         case "group_load" if not fault.is_shared:  # its files are bad while its own worker comes back
             return code in FAILURE_CODES | {"model_failed"}
+    if fault.is_shared and timeline.role(fault.victim) == ModelRole.ENSEMBLE:
+        step = partner(fault.victim, ModelRole.CALLED)
+        return code in FAILURE_CODES and request.end is not None and f"step '{step}'" in request.end.text
     if fault.is_shared:
         return code in SHARED_CODES
     return bool(fault.fault_class.causes) and code in _codes_near(timeline, fault)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from mmsup.supervisor.chaos.clients.http_client import HttpCall, HttpReply
 from mmsup.supervisor.chaos.clients.payload import Payload
+from mmsup.supervisor.chaos.plan.fault_model import NO_FAULT
 
 BINARY_MIN_VALUES: Final = 1024
 """Tensors with so many values go as binary data, if the server has that extension."""
@@ -57,7 +58,8 @@ class ProtocolAdapter(Protocol):
 class V2Adapter:
     """The Open Inference Protocol over HTTP. `binary`: use Triton's binary tensor extension, for large tensors and half
     of the small ones. `has_batch_axis`: whether the tensors of a model have a leading axis, here of length 1;
-    `is_streamed`: whether it answers in parts, which together are its answer.
+    `is_streamed`: whether it answers in parts, which together are its answer; `is_ensemble`: whether its requests need
+    all inputs.
 
     Half of the requests have an id, the same for all. So they are of a few kinds, and differ in their values alone.
     """
@@ -68,16 +70,20 @@ class V2Adapter:
         binary: bool = True,
         has_batch_axis: Callable[[str], bool] = lambda _: False,
         is_streamed: Callable[[str], bool] = lambda _: False,
+        is_ensemble: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._binary = binary
         self._has_batch_axis = has_batch_axis
         self._is_streamed = is_streamed
+        self._is_ensemble = is_ensemble
 
     def build_request(
         self, model: str, payload: Payload, command: FaultCommand | None, parameters: dict[str, Any] | None = None
     ) -> HttpCall:
         if self._is_streamed(model):
             return _generate_call(model, payload, command)
+        if command is None and self._is_ensemble(model):
+            command = FaultCommand(NO_FAULT)
         path = f"/v2/models/{quote(model, safe='')}/infer"
         axis = [1] if self._has_batch_axis(model) else []
         x: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [*axis, len(payload.values)]}  # JSON

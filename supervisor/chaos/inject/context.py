@@ -11,6 +11,7 @@ from mmsup.supervisor.chaos.clients.load import LoadGenerator, RequestPurpose
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand, ProtocolAdapter
 from mmsup.supervisor.chaos.observe.history import FaultInjected, History, RequestOutcome
 from mmsup.supervisor.chaos.observe.worker_watch import WorkerWatch
+from mmsup.supervisor.chaos.plan.catalog import asked_model
 from mmsup.supervisor.chaos.plan.nemesis import PlannedFault
 from mmsup.supervisor.chaos.server.target import Target
 
@@ -39,7 +40,8 @@ class FaultContext:
     async def send_fault_request(self, fault: PlannedFault) -> RequestOutcome:
         command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
         purpose = RequestPurpose(command, fault.number)
-        return await self.load.send(fault.victim, FAULT_PAYLOAD_VALUES, purpose=purpose)
+        model = asked_model(fault.fault_class, fault.victim)
+        return await self.load.send(model, FAULT_PAYLOAD_VALUES, purpose=purpose)
 
 
 Injector = Callable[[FaultContext, PlannedFault], Awaitable[str]]

@@ -344,6 +344,7 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     **dict.fromkeys(  # busy or idle
         ("kill_idle", "group_kill", "stream_kill", "kill_sequenced"), partial(_signal_worker, number=signal.SIGKILL)
     ),
+    **dict.fromkeys(("kill_called", "kill_step"), kill_busy),
     "stop_worker": partial(_signal_worker, number=signal.SIGSTOP),
     "kill_brain": partial(_signal_controller, number=signal.SIGKILL),
     "stop_brain": partial(_signal_controller, number=signal.SIGSTOP),  # the keeper must detect it

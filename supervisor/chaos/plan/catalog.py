@@ -34,6 +34,11 @@ class ModelRole(enum.StrEnum):
     """It sleeps in host memory."""
     SEQUENCED = "sequenced"
     """Its requests belong to sequences, and it counts those of each."""
+    CALLING = "calling"
+    """It calls its partner of the role CALLED when a request says so; no fault hits it."""
+    ENSEMBLE = "ensemble"
+    """Its last step is its partner of the role CALLED; the one before is that of the role CALLING."""
+    CALLED = "called"
 
 
 class FaultMethod(enum.StrEnum):
@@ -79,6 +84,8 @@ class FaultClass:
     max_deaths: int = 1
     spares_requests: bool = False
     """No request may fail of it, although a worker dies: they wait for the next one."""
+    through: ModelRole | None = None
+    """The victim's partner of this role is asked, and passes the request on; its error must name the victim."""
     is_default: bool = True
 
 
@@ -121,6 +128,17 @@ def _move(name: str, mode: str, cause: str, amount: float = 0.0) -> FaultClass:
     return FaultClass(
         name, "F66", FaultMethod.WORKER, ModelRole.MOVABLE, mode, amount, causes=(cause,), cooldown_s=6.0,
         requires=SERVICE_MANAGER, spares_requests=True,
+    )  # fmt: skip
+
+
+def _called(name: str, row: str, through: ModelRole, mode: str, code: str) -> FaultClass:
+    """The victim is killed, or crashes, while it runs what another model has been asked for."""
+    is_kill = name.startswith("kill")
+    codes = frozenset({code, RIGHT} if is_kill else {code})
+    return FaultClass(
+        name, row, FaultMethod.WORKER if is_kill else FaultMethod.REQUEST, ModelRole.CALLED, mode,
+        0.6 if is_kill else 0.0, codes, _KILLED_CAUSES if is_kill else ("signal SIGSEGV",),
+        requires=SERVICE_MANAGER, through=through,
     )  # fmt: skip
 
 
@@ -229,6 +247,10 @@ FAULTS: Final = (
         "crash_sequenced", "F71", FaultMethod.REQUEST, ModelRole.SEQUENCED, "segv", 0.0,
         frozenset({"worker_crashed", "sequence_lost"}), ("signal SIGSEGV",), requires=SERVICE_MANAGER,
     ),
+    _called("kill_called", "F74", ModelRole.CALLING, "call_sleep", "inference_failed"),
+    _called("crash_called", "F74", ModelRole.CALLING, "call_segv", "inference_failed"),
+    _called("kill_step", "F77", ModelRole.ENSEMBLE, "sleep", "worker_crashed"),
+    _called("crash_step", "F77", ModelRole.ENSEMBLE, "segv", "worker_crashed"),
     FaultClass("leave", "F50", FaultMethod.CLIENT, ModelRole.CRASHY, "sleep", 0.3, cooldown_s=1.0),
     FaultClass("slow_client", "F45", FaultMethod.CLIENT, cooldown_s=1.0),
     FaultClass("garbage", "F46", FaultMethod.CLIENT, cooldown_s=1.0),
@@ -254,9 +276,22 @@ RESETTING_FAULTS: Final = frozenset({"kill_gateway", "stop_gateway"}) | KEEPER_F
 """Faults that break connections of any client."""
 
 
+def partner(model: str, role: ModelRole) -> str:
+    """The model of that role which belongs to this one: both have the same number."""
+    return f"{role}_{model.rpartition('_')[2]}"
+
+
+def asked_model(fault: FaultClass, victim: str) -> str:
+    """The model that gets the request which triggers the fault."""
+    return partner(victim, fault.through) if fault.through else victim
+
+
 def hit_together(victim: str, models: Mapping[str, ModelRole]) -> list[str]:
-    """The victim, with the models that share its process, or memory that does not hold all of them."""
+    """The victim, with the models that share its process, or memory that does not hold all of them, or whose step it
+    is."""
     role = models.get(victim)
+    if role == ModelRole.CALLED:
+        return [victim, *({partner(victim, ModelRole.ENSEMBLE)} & models.keys())]
     if role not in (ModelRole.GROUPED, ModelRole.ON_DEMAND):
         return [victim]
     return [name for name, each in models.items() if each == role]

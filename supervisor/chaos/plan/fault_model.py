@@ -136,6 +136,11 @@ class Model:
                 threading.Timer(float(amount), os.kill, (os.getpid(), signal.SIGKILL)).start()
                 while True:
                     self.context.infer(CALLED, {"x": x.reshape(1, -1)})
+            if mode.startswith("call_"):  # another model is to do what follows
+                shape = (len(x), 1) if BATCHED else (1,)
+                told = np.full(shape, mode.removeprefix("call_").encode(), dtype=object)
+                self.context.infer(CALLEE, {"x": x, "mode": told, "amount": np.full(shape, float(amount))})
+                continue
             harm(mode, float(amount))
         extra = {"runs": np.array([self.runs])}
         if REVISION is not None:
@@ -220,6 +225,30 @@ output [ {{ name: "runs", data_type: TYPE_INT64, dims: [ 1 ] }} ]
 output [ {{ name: "life", data_type: TYPE_INT64, dims: [ 2 ] }} ]
 """
 
+_ENSEMBLE: Final = """\
+name: "{name}"
+platform: "ensemble"
+max_batch_size: {batch}
+input [ {{ name: "x", data_type: TYPE_FP32, dims: [ -1 ] }} ]
+input [ {{ name: "mode", data_type: TYPE_STRING, dims: [ 1 ] }} ]
+input [ {{ name: "amount", data_type: TYPE_FP64, dims: [ 1 ] }} ]
+output [ {{ name: "y", data_type: TYPE_FP32, dims: [ -1 ] }} ]
+ensemble_scheduling {{
+  step {{
+    model_name: "{first}" model_version: -1
+    input_map {{ key: "x" value: "x" }}
+    output_map {{ key: "y" value: "made" }}
+  }}
+  step {{
+    model_name: "{last}" model_version: -1
+    input_map {{ key: "x" value: "made" }}
+    input_map {{ key: "mode" value: "mode" }}
+    input_map {{ key: "amount" value: "amount" }}
+    output_map {{ key: "y" value: "y" }}
+  }}
+}}
+"""
+
 
 def source(
     *,
@@ -231,10 +260,11 @@ def source(
     revision: int | None = None,
     held_by: str = "",
     sequenced: bool = False,
+    callee: str = "",
 ) -> str:
     """The model's code. `on_import` and `on_load` are modes too; batched inputs have a leading batch axis. `streamed`:
     it answers in parts. `held_by`: it can sleep in host memory, and its weights are an array of this library (numpy or
-    torch). `sequenced`: it counts the requests of each sequence."""
+    torch). `sequenced`: it counts the requests of each sequence. `callee`: the model that its modes `call_…` call."""
     constants = {
         "ON_IMPORT": on_import,
         "ON_LOAD": on_load,
@@ -245,6 +275,7 @@ def source(
         "HELD_BY": held_by,
         "CALLED": CALLED,
         "SEQUENCED": sequenced,
+        "CALLEE": callee,
     }
     lines = "".join(f"{key} = {value!r}\n" for key, value in constants.items())
     docstring, _, rest = FAULT_MODEL.partition("\n\n")
@@ -261,19 +292,29 @@ def write_fault_model(
     batch: int = 0,
     streamed: bool = False,
     held_by: str = "",
+    callee: str = "",
     **settings: Any,  # as YAML has it
 ) -> None:
     """Write the model into a repository, or another revision over the one that is there. `batch` is `max_batch_size`
-    (0: no batch axis), `streamed` and `held_by` as in `source`; `settings` go into its `mmsup.yaml`."""
+    (0: no batch axis), `streamed`, `held_by` and `callee` as in `source`; `settings` go into its `mmsup.yaml`."""
     folder = repository / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
     kind: dict[str, Any] = {"batched": bool(batch), "streamed": streamed, "held_by": held_by}  # of `source`
+    kind |= {"callee": callee}
     kind["sequenced"] = "sequences" in settings
     code = source(on_load=on_load, on_load_amount=on_load_amount, revision=revision, **kind)
     _write_atomically(folder / "model.py", code)
     if settings:
         _write_atomically(folder.parent / "mmsup.yaml", json.dumps(settings) + "\n")  # JSON is YAML
     _write_atomically(folder.parent / "config.pbtxt", _CONFIG.format(name=name, batch=batch))
+
+
+def write_ensemble(repository: Path, name: str, first: str, last: str, *, batch: int = 0) -> None:
+    """Write an ensemble of two fault models: the first gets `x` alone, the last what that made, with the commands."""
+    (repository / name / "1").mkdir(parents=True, exist_ok=True)
+    _write_atomically(
+        repository / name / "config.pbtxt", _ENSEMBLE.format(name=name, first=first, last=last, batch=batch)
+    )
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -12,14 +12,14 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.clients.http_client import HttpClient
 from mmsup.supervisor.chaos.plan import fault_model
-from mmsup.supervisor.chaos.plan.catalog import ModelRole
+from mmsup.supervisor.chaos.plan.catalog import ModelRole, partner
 from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 from mmsup.supervisor.chaos.server.target import Target
 from mmsup.supervisor.cli.ctl.control_client import Json, NoServer, ServerRefused, call_server
@@ -40,8 +40,10 @@ ROLE_ORDER: Final = (
     *(ModelRole.HEALTHY, ModelRole.CRASHY, ModelRole.HEALTHY, ModelRole.CHANGING),
     *(ModelRole.GROUPED, ModelRole.GROUPED, ModelRole.ON_DEMAND, ModelRole.ON_DEMAND),
     *(ModelRole.MOVABLE, ModelRole.MOVABLE, ModelRole.STREAMING, ModelRole.STREAMING),
-    *(ModelRole.SEQUENCED, ModelRole.SEQUENCED),
+    *(ModelRole.SEQUENCED, ModelRole.SEQUENCED, ModelRole.CALLING, ModelRole.ENSEMBLE, ModelRole.CALLED),
 )
+_PARTNERS: Final = (ModelRole.CALLING, ModelRole.ENSEMBLE, ModelRole.CALLED)
+"""They come together."""
 WORKER_MIB: Final = 28
 """What a worker holds at most that does not leak, its first requests included."""
 TORCH_MIB: Final = 200
@@ -54,11 +56,14 @@ class ServerNotStarted(Exception):  # noqa: N818 - the reason why there is no ru
     """The server did not become ready; the text has the end of its output."""
 
 
-def model_roles(count: int) -> dict[str, ModelRole]:
-    """Names and roles of `count` models, in ROLE_ORDER: `healthy_1`, `crashy_1`, …"""
+def model_roles(count: int, needed: Collection[ModelRole] = ()) -> dict[str, ModelRole]:
+    """Names and roles of `count` models, in ROLE_ORDER: `healthy_1`, `crashy_1`, …; and of as many more as it takes to
+    have the needed roles."""
+    roles = [ROLE_ORDER[index % len(ROLE_ORDER)] for index in range(count)]
+    missing = {each for role in needed for each in (_PARTNERS if role in _PARTNERS else (role,))} - {*roles}
+    roles += [each for each in ROLE_ORDER if each in missing]
     found: dict[str, ModelRole] = {}
-    for index in range(count):
-        role = ROLE_ORDER[index % len(ROLE_ORDER)]
+    for role in roles:
         number = sum(each == role for each in found.values()) + 1
         found[f"{role}_{number}"] = role
     return found
@@ -75,9 +80,19 @@ def is_streamed(name: str) -> bool:
     return name.startswith(ModelRole.STREAMING)
 
 
+def is_ensemble(name: str) -> bool:
+    """Whether a model of that name is an ensemble, whose requests have all inputs."""
+    return name.startswith(ModelRole.ENSEMBLE)
+
+
 def write_model(repository: Path, name: str, role: ModelRole, **options: Any) -> None:  # of `write_fault_model`
     batch = MAX_BATCH if has_batch_axis(name) else 0
+    if role == ModelRole.ENSEMBLE:
+        steps = partner(name, ModelRole.CALLING), partner(name, ModelRole.CALLED)
+        fault_model.write_ensemble(repository, name, *steps, batch=batch)
+        return
     held = {"held_by": holding_library(name)} if role == ModelRole.MOVABLE else {}
+    held |= {"callee": partner(name, ModelRole.CALLED)} if role == ModelRole.CALLING else {}
     settings = {**_SETTINGS[role], **held, **options}
     fault_model.write_fault_model(repository, name, batch=batch, streamed=is_streamed(name), **settings)
 
@@ -118,6 +133,8 @@ _SETTINGS: Final[Mapping[ModelRole, Mapping[str, Any]]] = {  # YAML values
     ModelRole.STREAMING: {**_CAPPED, "hang_limit": HANG_LIMIT, "load_timeout": "20s"},
     ModelRole.ON_DEMAND: {"load": "on-demand"},
     ModelRole.MOVABLE: {"sleep": "host-memory", "hang_limit": HANG_LIMIT, "ttl": "never", "start": "exec"},
+    ModelRole.CALLING: _CAPPED,
+    ModelRole.CALLED: _CAPPED,
     ModelRole.SEQUENCED: {"sequences": {"strategy": "oldest", "slots": 64, "idle": "20s"}},
 }
 """In the `mmsup.yaml` of a model, by its role."""

@@ -45,6 +45,13 @@ def test_a_fault_command_is_two_more_inputs() -> None:
     assert (mode["data"], amount["data"]) == (["exit"], [3])
 
 
+def test_an_ensemble_gets_all_inputs_with_a_command_that_does_nothing() -> None:
+    adapter = V2Adapter(is_ensemble=lambda name: name == "ensemble")
+    (_, mode, amount) = json.loads(adapter.build_request("ensemble", SMALL, None).body)["inputs"]
+    assert (mode["data"], amount["data"]) == (["ok"], [0])
+    assert len(json.loads(adapter.build_request("other", SMALL, None).body)["inputs"]) == 1
+
+
 def test_an_answer_in_json_is_read() -> None:
     outputs = [{"name": "y", "data": SMALL.values.tolist()}, {"name": "life", "data": [2, 77]}]
     answer = V2Adapter().parse_reply(HttpReply(200, {}, json.dumps({"outputs": outputs}).encode()))

@@ -22,7 +22,7 @@ ALL = frozenset({"request", "worker", "server", "control", "client", "caps", "fr
 
 
 def planned(
-    seed: int, faults: tuple[FaultClass, ...] = FAULTS, count: int = 18, window: FaultWindow = WINDOW
+    seed: int, faults: tuple[FaultClass, ...] = FAULTS, count: int = 21, window: FaultWindow = WINDOW
 ) -> list[PlannedFault]:
     return plan(seed, window, model_roles(count), faults)
 
@@ -43,7 +43,7 @@ def test_faults_come_in_order_within_the_window_and_at_the_given_intervals(seed:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_victim_has_its_cooldown_and_the_role_that_the_fault_is_for(seed: int) -> None:
-    models = model_roles(18)
+    models = model_roles(21)
     last: dict[str, PlannedFault] = {}
     for fault in planned(seed):
         if fault.fault_class.role is not None:
@@ -74,7 +74,7 @@ def test_a_model_that_died_several_times_is_reloaded(seed: int) -> None:
 
 
 def test_healthy_models_get_no_faults() -> None:
-    assert all(model_roles(18)[each.victim] != ModelRole.HEALTHY for each in planned(1) if each.victim != NO_VICTIM)
+    assert all(model_roles(21)[each.victim] != ModelRole.HEALTHY for each in planned(1) if each.victim != NO_VICTIM)
 
 
 def test_without_faults_or_victims_there_is_no_plan() -> None:
@@ -109,17 +109,28 @@ def test_the_names_of_faults_are_unique_and_their_rows_stand_in_the_fault_table(
 
 
 def test_models_come_in_every_role_by_turns() -> None:
-    assert list(model_roles(18)) == [
+    assert list(model_roles(21)) == [
         *("healthy_1", "crashy_1", "leaky_1", "hanging_1", "healthy_2", "crashy_2", "healthy_3", "changing_1"),
         *("grouped_1", "grouped_2", "on_demand_1", "on_demand_2", "movable_1", "movable_2"),
         *("streaming_1", "streaming_2", "sequenced_1", "sequenced_2"),
+        *("calling_1", "ensemble_1", "called_1"),
     ]
-    assert set(model_roles(18).values()) == set(ModelRole)
+    assert set(model_roles(21).values()) == set(ModelRole)
+
+
+def test_models_are_added_that_named_faults_need() -> None:
+    few = ["healthy_1", "crashy_1"]
+    assert list(model_roles(2, {ModelRole.CRASHY})) == few
+    assert list(model_roles(2, {ModelRole.CALLED})) == [*few, "calling_1", "ensemble_1", "called_1"]
+    assert list(model_roles(2, {ModelRole.GROUPED})) == [*few, "grouped_1", "grouped_2"]
+    assert model_roles(21, set(ModelRole)) == model_roles(21)
 
 
 def test_models_that_share_a_process_or_memory_are_hit_together_and_all_others_alone() -> None:
-    models = model_roles(18)
+    models = model_roles(21)
     assert hit_together("grouped_2", models) == ["grouped_1", "grouped_2"]
     assert hit_together("on_demand_1", models) == ["on_demand_1", "on_demand_2"]
-    alone = [each for each in models if not each.startswith(("grouped", "on_demand"))]
+    assert hit_together("called_1", models) == ["called_1", "ensemble_1"]
+    assert hit_together("called_1", {"called_1": ModelRole.CALLED}) == ["called_1"]
+    alone = [each for each in models if not each.startswith(("grouped", "on_demand", "called"))]
     assert [hit_together(each, models) for each in (*alone, NO_VICTIM)] == [[each] for each in (*alone, NO_VICTIM)]
