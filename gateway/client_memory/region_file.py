@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from functools import cache
 from typing import Final
 
 from mmsup.gateway.client_memory import region_rules
@@ -33,9 +32,8 @@ def is_tmpfs(mounts: str, folder: str) -> bool:
     return kind == "tmpfs"
 
 
-@cache
 def open_folder() -> int:
-    """A descriptor of /dev/shm; -1 if there is none on this machine. Kept by the process."""
+    """A descriptor of /dev/shm that the caller owns; -1 if there is none on this machine."""
     try:
         with open(_MOUNTS, encoding="utf-8", errors="replace") as file:
             if not is_tmpfs(file.read(), FOLDER):
@@ -66,6 +64,8 @@ def open_region(name: str, key: str, offset: int, byte_size: int, peer: Peer, tr
         if fd >= 0:
             os.close(fd)
         raise
+    finally:
+        os.close(folder)
     return fd
 
 

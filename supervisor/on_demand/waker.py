@@ -86,8 +86,9 @@ class Waker:
         """Load a model that is asleep, and wait for it; the command's result as JSON. One that serves stays; MmsupError
         if it neither serves nor is asleep."""
         model = self._wanted(name)
+        is_loaded_now = model.sleep.is_asleep or name in self._loader.pending  # what others do to it next is theirs
         result = await self._wake(model, on_progress)
-        if model.active is None or not model.active.is_any_serving():
+        if not is_loaded_now and (model.active is None or not model.active.is_any_serving()):
             raise _not_serving(model)
         self._refused.drop(name)
         return result

@@ -111,7 +111,8 @@ def test_a_runtime_folder_that_is_removed_is_made_again_and_nobody_is_cut_off(se
     if combination.is_zeromq():
         pytest.skip("with --worker-link zeromq each worker has a socket there, which is not made again before its exit")
     with victim(server, "folder_gone", hang_limit="30s") as hurt:
-        before = {each.name for each in server.runtime_dir.iterdir()}
+        # The front of grpcio keeps its connections; new ones need the next start of the server (grpc.md).
+        before = {each.name for each in server.runtime_dir.iterdir()} - {"relay.sock"}
         with hurt.held() as held:
             shutil.rmtree(server.runtime_dir)
             assert held.is_over is False

@@ -76,7 +76,8 @@ def test_what_ends_the_process_leaves_the_turn() -> None:
     async def leave() -> None:
         raise SystemExit(3)
 
-    loop.create_task(leave())
+    task = loop.create_task(leave())
     with pytest.raises(SystemExit):
         loop.turn()
+    assert isinstance(task.exception(), SystemExit)
     loop.close()
