@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "supervisor/chaos": "chaos/analysis chaos/clients chaos/inject chaos/observe chaos/plan chaos/server cli/command "
     "cli/ctl config; ipc",
     "supervisor/chaos/analysis": "chaos/observe chaos/plan",
-    "supervisor/chaos/clients": "chaos/observe chaos/plan",
+    "supervisor/chaos/clients": "chaos/observe chaos/plan; ipc",
     "supervisor/chaos/inject": "chaos/clients chaos/observe chaos/plan chaos/server cli/ctl",
     "supervisor/chaos/observe": "; ipc",
     "supervisor/chaos/plan": "",
@@ -127,7 +127,7 @@ HOMES = {
     "onnxruntime": {"worker/engines/ort.py"},
     "aiohttp": {"gateway/"},
     "uvloop": {"gateway/"},
-    "grpc": {"gateway/grpcio_front/"},
+    "grpc": {"gateway/grpcio_front/", "supervisor/chaos/clients/rpc_client.py"},
     "hpack": {"gateway/http2/header_blocks.py"},
     "orjson": {"gateway/"},
     "prometheus_client": {"gateway/observability/metrics.py"},

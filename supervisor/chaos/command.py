@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import json
 import random
 import signal
@@ -26,6 +27,7 @@ from mmsup.supervisor.chaos.clients.protocol import V2Adapter
 from mmsup.supervisor.chaos.observe.history import History
 from mmsup.supervisor.chaos.plan.catalog import (
     FAULTS,
+    GRPCIO_FRONT,
     KEEPER_FAULTS,
     SERVICE_MANAGER,
     FaultClass,
@@ -60,6 +62,9 @@ MIN_MODELS: Final = 2
     "--every", default="1s..3s", show_default=True, metavar="FROM..TO", help="The interval between two faults."
 )
 @click.option("--faults", "names", default="", metavar="NAME,…", help="Only these; `--faults list` prints them all.")
+@click.option(
+    "--grpc-front", type=click.Choice(["own", "grpcio"]), help="What serves gRPC, over which calls go as well then."
+)
 @click.option("--with-keeper", is_flag=True, help="Also kill the keeper: the whole server ends and is started again.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="The report as JSON.")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Plots of the run.")
@@ -132,6 +137,12 @@ def _check_usage(flags: Mapping[str, Any]) -> None:
         raise click.UsageError("--url needs at least one --victim")
     if not flags["url"] and (flags["victims"] or flags["healthy"] or flags["runtime_dir"] or flags["json_only"]):
         raise click.UsageError("--victim, --healthy, --runtime-dir and --json-only go with --url")
+    if flags["url"] and flags["grpc_front"]:
+        raise click.UsageError("--grpc-front is for a server that chaos starts")
+    if flags["grpc_front"] and importlib.util.find_spec("grpc") is None:
+        raise click.UsageError(
+            "--grpc-front needs the grpcio library, which is not installed: pip install 'mmsup[grpc]'"
+        )
     if flags["url"] and flags["with_keeper"]:
         raise click.UsageError("--with-keeper is for a server that chaos starts: somebody has to start it again")
 
@@ -144,13 +155,17 @@ def _run_options(flags: Mapping[str, Any]) -> ChaosOptions:
             faults = tuple(dict.fromkeys((*faults, *select_faults(",".join(KEEPER_FAULTS)))))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if flags["names"] and flags["grpc_front"] != GRPCIO_FRONT and any(each.requires == GRPCIO_FRONT for each in faults):
+        raise click.UsageError("kill_front is for a server with --grpc-front grpcio")
     seed = random.SystemRandom().randrange(1 << 32) if flags["seed"] is None else flags["seed"]
     needed = {each.role for each in faults if each.role} if flags["names"] else set[ModelRole]()
     models = local_server.model_roles(flags["models"], needed)
     if flags["url"]:
         models = dict.fromkeys(flags["healthy"], ModelRole.HEALTHY) | dict.fromkeys(flags["victims"], ModelRole.CRASHY)
         faults = tuple(_for_any_victim(each, is_named=bool(flags["names"])) for each in faults)
-    return ChaosOptions(seed, flags["seconds"], _interval(flags["every"]), flags["rate"], faults, models)
+    interval_s = _interval(flags["every"])
+    grpc_front = flags["grpc_front"] or ""
+    return ChaosOptions(seed, flags["seconds"], interval_s, flags["rate"], faults, models, grpc_front=grpc_front)
 
 
 def _for_any_victim(fault: FaultClass, *, is_named: bool) -> FaultClass:

@@ -15,6 +15,7 @@ from typing import Final
 from mmsup.ipc import exit_codes
 from mmsup.supervisor.chaos.clients.load import PAYLOAD_SIZES, LoadGenerator, RequestRate
 from mmsup.supervisor.chaos.clients.protocol import ProtocolAdapter
+from mmsup.supervisor.chaos.clients.rpc_protocol import RpcAdapter
 from mmsup.supervisor.chaos.clients.sequences import ClientSequences
 from mmsup.supervisor.chaos.inject.context import FaultContext
 from mmsup.supervisor.chaos.inject.injectors import inject
@@ -22,10 +23,10 @@ from mmsup.supervisor.chaos.observe import leak_check
 from mmsup.supervisor.chaos.observe.event_follower import EventFollower
 from mmsup.supervisor.chaos.observe.history import History, LeakReport, RequestOutcome, RunStarted, ServedCounts
 from mmsup.supervisor.chaos.observe.worker_watch import WorkerWatch
-from mmsup.supervisor.chaos.plan.catalog import FaultClass, ModelRole, hit_together, possible_faults
+from mmsup.supervisor.chaos.plan.catalog import GRPC, FaultClass, ModelRole, hit_together, possible_faults
 from mmsup.supervisor.chaos.plan.nemesis import FaultWindow, PlannedFault, plan
 from mmsup.supervisor.chaos.server.host_info import describe_host
-from mmsup.supervisor.chaos.server.local_server import STOP_S, running_server
+from mmsup.supervisor.chaos.server.local_server import STOP_S, has_batch_axis, running_server
 from mmsup.supervisor.chaos.server.target import Target
 
 SETTLE_LIMIT_S: Final = 60.0
@@ -37,6 +38,9 @@ FAULTY_RATE_SHARE: Final = 0.5
 """Request rate of a faulty model, as a share of a healthy one's."""
 _ASKED_BY_FAULTS: Final = (ModelRole.ON_DEMAND, ModelRole.MOVABLE)
 """Each request to these would be a load or a move, or have another model put to sleep."""
+_ASKED_BY_GRPC: Final = (ModelRole.HEALTHY, ModelRole.CRASHY)
+RPC_RATE_SHARE: Final = 0.25
+"""Request rate over gRPC, as a share of that over HTTP."""
 Progress = Callable[[str], None]
 
 
@@ -58,6 +62,8 @@ class ChaosOptions:
     settle_s: float = 20.0
     """How long resources may take to be released after the run, until they count as leaked."""
     request_timeout_s: float = 60.0
+    grpc_front: str = ""
+    """What serves gRPC in a server of its own, to which calls go over gRPC too; empty: none go."""
     wait_for_recovery: bool = False
     """Inject a fault only when every victim has recovered, extending the run; else skip faults whose own has not."""
 
@@ -79,12 +85,16 @@ class ChaosRun:
     active: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
     """Faults in progress, by victim."""
     rates: list[RequestRate] = field(default_factory=list[RequestRate])
+    rpc_load: LoadGenerator | None = None
+    """Load over gRPC."""
 
     async def run(self) -> None:
         """The whole run; returns when the history is complete, except for the server's shutdown."""
         workers = WorkerWatch(self.history)
         if self.target.runtime_dir:
             self.load.on_answer = workers.on_answer
+            if self.rpc_load is not None:
+                self.rpc_load.on_answer = workers.on_answer
         elif self.target.operator is not None:
             self.load.on_answer = self.target.operator.on_answer
         await self._record_counts()
@@ -95,13 +105,13 @@ class ChaosRun:
                 await self._run_load_and_faults(workers)
         finally:
             workers.close()
-        self.target.client.close()
+        await self.target.close()
         await self._record_counts()
         if before is not None:
             await self._check_leaks(before)
 
     async def _run_load_and_faults(self, workers: WorkerWatch) -> None:
-        context = FaultContext(self.target, self.adapter, self.load, workers, self.history, {})
+        context = FaultContext(self.target, self.adapter, self.load, workers, self.history, {}, self.rpc_load)
         options, start_s = self.options, self.history.now()
         end_s = start_s + options.seconds
         self.history.add(replace(self.header, from_s=start_s, calm_s=start_s + options.baseline_s))
@@ -117,6 +127,11 @@ class ChaosRun:
                 rate = RequestRate(per_s, math.inf if options.wait_for_recovery else end_s)
                 self.rates.append(rate)
                 group.create_task(self.load.run_model(model, rate, rng))
+                if self.rpc_load is not None and role in _ASKED_BY_GRPC:
+                    rpc_rate = RequestRate(per_s * RPC_RATE_SHARE, rate.until_s)
+                    self.rates.append(rpc_rate)
+                    rng = random.Random(f"{options.seed} {index} grpc")
+                    group.create_task(self.rpc_load.run_model(model, rpc_rate, rng))
             group.create_task(self._inject_all(context, planned))
 
     async def _inject_all(self, context: FaultContext, planned: list[PlannedFault]) -> None:
@@ -149,9 +164,11 @@ class ChaosRun:
 
     async def _warm_up(self) -> None:
         """Send every payload size to every model, so that connections and shared memory exist."""
-        for model in self.target.models:
+        for model, role in self.target.models.items():
             for size in sorted(set(PAYLOAD_SIZES)):
                 await self.load.send(model, size)
+                if self.rpc_load is not None and role in _ASKED_BY_GRPC:
+                    await self.rpc_load.send(model, size)
 
     @contextlib.asynccontextmanager
     async def _following_events(self) -> AsyncIterator[None]:
@@ -184,7 +201,7 @@ class ChaosRun:
         """The server's resources once they no longer change; None for a server elsewhere."""
         if not self.target.runtime_dir:
             return None
-        self.target.client.close()
+        await self.target.close()
         await self._sleep_on_demand()
         await self._wait_for_standby()
         snapshot = await self._snapshot()
@@ -233,7 +250,7 @@ async def run_local(
     options: ChaosOptions, adapter: ProtocolAdapter, history: History, progress: Progress, python: str = sys.executable
 ) -> None:
     """Start a server with `options.models` on the interpreter `python`, run against it, stop it, check for leaks."""
-    async with running_server(options.models, python) as (server, target):
+    async with running_server(options.models, python, options.grpc_front) as (server, target):
         await run_against(target, options, adapter, history, progress)
         pids = leak_check.process_tree(server.manager.pid)
         cgroups = leak_check.cgroup_directories(pids)
@@ -251,6 +268,11 @@ async def run_against(
     load = LoadGenerator(target.client, adapter, history, target.models, options.request_timeout_s)
     sequenced = [name for name, role in target.models.items() if role == ModelRole.SEQUENCED]
     load.sequences = {name: ClientSequences() for name in sequenced}
+    rpc_load = None
+    if target.rpc is not None:
+        rpc_adapter = RpcAdapter(has_batch_axis=has_batch_axis)
+        rpc_load = LoadGenerator(target.rpc, rpc_adapter, history, target.models, options.request_timeout_s)
+        rpc_load.numbers, rpc_load.via = load.numbers, GRPC
     header = RunStarted(
         options.seed,
         options.seconds,
@@ -261,8 +283,8 @@ async def run_against(
         own_codes=bool(target.runtime_dir),
     )
     try:
-        await ChaosRun(target, adapter, load, history, options, header, progress).run()
+        await ChaosRun(target, adapter, load, history, options, header, progress, rpc_load=rpc_load).run()
     finally:
-        target.client.close()
+        await target.close()
         for number in target.client.unexpected + (target.metrics.unexpected if target.metrics else []):
             history.add(RequestOutcome(history.now(), number, "stray"))

@@ -70,6 +70,23 @@ def test_what_is_called_dies_and_whoever_asked_the_caller_or_the_ensemble_is_tol
     assert {each["name"] for each in report["classes"]} == {*names}
 
 
+@pytest.mark.fault("F81")
+def test_a_killed_grpc_front_breaks_its_own_calls_and_nothing_else(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    command = [*CHAOS, "--seconds", "18", "--seed", "3", "--models", "2", "--every", "2s", "--grpc-front", "grpcio"]
+    command += ["--faults", "kill_front,segv", "--json", str(tmp_path / "report.json"), "--history", str(history)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=START_AND_END_S, check=False)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0, ended.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {each["name"] for each in report["classes"]} == {"kill_front", "segv"}
+    records = [json.loads(line) for line in history.read_text().splitlines()]
+    over_grpc = {each["id"] for each in records if each.get("via") == "grpc"}
+    ends = [each["kind"] for each in records if each.get("id") in over_grpc and "kind" in each]
+    assert ends.count("right") > len(over_grpc) / 2 > 20
+    assert "reset" in ends, "the call that was under way"
+
+
 @pytest.mark.parametrize("local", [False, True], ids=["over HTTP alone", "on the same machine"])
 def test_a_server_that_somebody_else_started_is_hurt_with_consent_and_left_as_it_was(
     tmp_path: Path, local: bool

@@ -17,6 +17,8 @@ from mmsup.supervisor.chaos.server import local_server
 
 pytestmark = pytest.mark.slow
 MODELS = {"good": ModelRole.HEALTHY, "bad": ModelRole.CRASHY, "new": ModelRole.CHANGING}
+COMPOSED = {"calling_1": ModelRole.CALLING, "ensemble_1": ModelRole.ENSEMBLE, "called_1": ModelRole.CALLED}
+"""Only where a step is to die."""
 
 NOTHING = "def patch(module): pass"
 LOST = """
@@ -83,6 +85,11 @@ def patch(module):
             stop_routing(self, worker_id)
     module.LinkTable.stop_routing = only_when_closed
 """
+NAMELESS = """
+def patch(module):
+    step_error = module.step_error
+    module.step_error = lambda ensemble, step, error: step_error(ensemble, "a step", error)
+"""
 LATE_STOP = """
 def patch(module):
     import asyncio
@@ -96,19 +103,17 @@ def patch(module):
 
 def run(python: str, faults: str) -> list[Finding]:
     """What is found in nine seconds of this server."""
+    models = MODELS | (COMPOSED if "kill_step" in faults else {})
     options = ChaosOptions(
-        3, 9.0, (1.0, 1.5), 30.0, select_faults(faults), MODELS, cooldown_s=3.0, settle_s=3.0, request_timeout_s=4.0
+        3, 9.0, (1.0, 1.5), 30.0, select_faults(faults), models, cooldown_s=3.0, settle_s=3.0, request_timeout_s=4.0
+    )
+    adapter = V2Adapter(
+        has_batch_axis=local_server.has_batch_axis,
+        is_streamed=local_server.is_streamed,
+        is_ensemble=local_server.is_ensemble,
     )
     history = History()
-    asyncio.run(
-        run_local(
-            options,
-            V2Adapter(has_batch_axis=local_server.has_batch_axis, is_streamed=local_server.is_streamed),
-            history,
-            lambda _: None,
-            python,
-        )
-    )
+    asyncio.run(run_local(options, adapter, history, lambda _: None, python))
     return check(history.records)
 
 
@@ -122,6 +127,7 @@ BUGS = {
         *("left", "children were not reaped"),
     ),
     "a forgotten verdict": ("mmsup.ipc.poison_policy", FORGETFUL, "poison", "poison", "had been refused, and then"),
+    "a nameless step": ("mmsup.gateway.composition.ensemble_run", NAMELESS, "kill_step", "harm", "not name called_1"),
     "a stale route": (LINK_TABLE, STALE, "reload", "stale", "had replaced it"),
 }
 """Module, patch, faults that show it, rule and words of the finding."""
@@ -133,7 +139,7 @@ BUGS = {
         ("a lost reply", "an unreaped child"),
         ("a crossed reply",),
         ("a leaked slot", "a forgotten verdict"),
-        ("a stale route",),
+        ("a stale route", "a nameless step"),
     ],
     ids=" and ".join,
 )

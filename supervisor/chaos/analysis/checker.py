@@ -24,6 +24,7 @@ from mmsup.supervisor.chaos.analysis.timeline import RACE_S, InjectedFault, Sent
 from mmsup.supervisor.chaos.observe.history import Record, WorkerDeath
 from mmsup.supervisor.chaos.plan.catalog import (
     FAILURE_CODES,
+    FRONT_FAULTS,
     KEEPER_FAULTS,
     LATE_CODE,
     NO_ROOM_CODES,
@@ -35,6 +36,7 @@ from mmsup.supervisor.chaos.plan.catalog import (
     UNLOADED_CODES,
     FaultMethod,
     ModelRole,
+    breaking_faults,
     is_poison,
     partner,
 )
@@ -194,8 +196,8 @@ def no_stale_revision(timeline: Timeline) -> Iterator[str]:
 
 
 def no_unplanned_restarts(timeline: Timeline) -> Iterator[str]:
-    """More restarts of controller or gateways than faults that cause them."""
-    for event, faults in (("brain_exit", _CONTROLLER_FAULTS), ("gateway_exit", _GATEWAY_FAULTS)):
+    """More restarts of controller, gateways or gRPC front than faults that cause them."""
+    for event, faults in _RESTARTS.items():
         seen = sum(each.event.get("event") == event for each in timeline.events)
         injected = sum(each.fault_class.name in faults for each in timeline.faults)
         if seen > injected:
@@ -255,6 +257,12 @@ RULES: Final[dict[str, Callable[[Timeline], Iterator[str]]]] = {
 _CONTROLLER_FAULTS: Final = frozenset({"kill_brain", "stop_brain"})
 """While the controller is away, nothing is restarted and no event is written."""
 _GATEWAY_FAULTS: Final = RESETTING_FAULTS - KEEPER_FAULTS
+_RESTARTS: Final = {
+    "brain_exit": _CONTROLLER_FAULTS,
+    "gateway_exit": _GATEWAY_FAULTS,
+    "grpc_front_exit": FRONT_FAULTS,
+}
+"""Events, and the faults that cause them."""
 _MODEL_CHANGES: Final = frozenset({"model_loaded", "model_reloaded", "model_unloaded", "model_asleep"})
 
 
@@ -267,8 +275,9 @@ def _is_reset_by_fault(timeline: Timeline, request: SentRequest) -> bool:
     """Whether its connection broke with a gateway that a fault hit."""
     if request.end is None or request.end.kind != "reset":
         return False
+    names = breaking_faults(request.invoke.via)
     return any(
-        each.fault_class.name in RESETTING_FAULTS
+        each.fault_class.name in names
         and each.start_s - RACE_S <= request.ended_s
         and request.invoke.t <= each.effect_end_s + RESET_GRACE_S
         for each in timeline.faults

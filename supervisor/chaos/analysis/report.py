@@ -41,7 +41,7 @@ def summary_rows(found: RunStatistics) -> list[tuple[str, str]]:
         ("failed on healthy models", f"**{found.failed_healthy}** of {found.sent_healthy:,}"),
         ("failed on faulty models, not explained by a fault", f"**{found.failed_unexplained}**"),
         ("failed on faulty models, each with its fault", f"{found.failed_explained}"),
-        ("connections broken with the gateway that held them", f"{found.broken_by_gateways}"),
+        ("connections broken with the gateway or gRPC front that held them", f"{found.broken_by_gateways}"),
         *_keeper_rows(found),
         *_poison_rows(found),
         ("wrong or crossed bytes", f"**{found.wrong}**"),

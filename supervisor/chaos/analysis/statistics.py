@@ -15,7 +15,7 @@ from typing import Final
 
 from mmsup.supervisor.chaos.analysis.checker import Finding
 from mmsup.supervisor.chaos.analysis.timeline import InjectedFault, SentRequest, Timeline
-from mmsup.supervisor.chaos.plan.catalog import KEEPER_FAULTS, RESETTING_FAULTS, FaultMethod, ModelRole, is_poison
+from mmsup.supervisor.chaos.plan.catalog import KEEPER_FAULTS, FaultMethod, ModelRole, breaking_faults, is_poison
 
 WARM_UP_S: Final = 1.0
 """The first requests open connections and shared memory: they do not belong to the baseline."""
@@ -183,9 +183,10 @@ def _latencies(requests: Iterable[SentRequest]) -> list[float]:
 
 
 def _is_during_gateway_fault(timeline: Timeline, request: SentRequest) -> bool:
-    """Whether a gateway was down: its clients are bound to notice, and have a row of their own."""
+    """Whether a gateway was down, or the front that took the call: clients are bound to notice, and have a row of
+    their own."""
     return any(
-        each.fault_class.name in RESETTING_FAULTS
+        each.fault_class.name in breaking_faults(request.invoke.via)
         and each.start_s <= request.ended_s
         and request.invoke.intended <= each.end_s + GATEWAY_SETTLE_S
         for each in timeline.faults

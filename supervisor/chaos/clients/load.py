@@ -7,12 +7,13 @@ request carries a payload of its own, and gets exactly one outcome in the histor
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from mmsup.supervisor.chaos.clients.http_client import HttpClient, RequestFailed
+from mmsup.supervisor.chaos.clients.http_client import HttpCall, HttpReply, RequestFailed
 from mmsup.supervisor.chaos.clients.payload import make_payload, request_number_of
 from mmsup.supervisor.chaos.clients.protocol import FaultCommand, ProtocolAdapter
 from mmsup.supervisor.chaos.clients.sequences import ClientSequence, ClientSequences
@@ -45,18 +46,29 @@ NO_PURPOSE: Final = RequestPurpose()
 """Ordinary load."""
 
 
+class SendsCalls(Protocol):
+    """HttpClient, or a client of another transport that takes the same calls."""
+
+    async def send(self, call: HttpCall, number: int = 0) -> HttpReply:
+        """The reply; RequestFailed if there is none."""
+        ...
+
+
 class LoadGenerator:
     """Sends requests to the models of one server and records them."""
 
     def __init__(
-        self, client: HttpClient, adapter: ProtocolAdapter, history: History, models: Iterable[str], timeout_s: float
+        self, client: SendsCalls, adapter: ProtocolAdapter, history: History, models: Iterable[str], timeout_s: float
     ) -> None:
         self._client = client
         self._adapter = adapter
         self._history = history
         self._tenants = {name: index + 1 for index, name in enumerate(models)}
         self._timeout_s = timeout_s
-        self._sent = 0
+        self.numbers: Iterator[int] = itertools.count(1)
+        """Of the requests; generators of one history share them."""
+        self.via = ""
+        """As in `Invoke`."""
         self.sequences: dict[str, ClientSequences] = {}
         """Of the models whose requests belong to one."""
         self.on_answer: Callable[[str, RequestOutcome], None] = lambda _model, _outcome: None
@@ -86,14 +98,13 @@ class LoadGenerator:
     async def _send(
         self, model: str, size: int, intended: float | None, purpose: RequestPurpose, sequence: ClientSequence | None
     ) -> RequestOutcome:
-        self._sent += 1
-        number = self._sent
+        number = next(self.numbers)
         payload = make_payload(self._tenants[model], purpose.repeats or number, size)
         parameters = sequence.parameters() if sequence is not None else None
         call = self._adapter.build_request(model, payload, purpose.command, parameters)
         now = self._history.now()
         numbers = purpose.fault_number, purpose.beside_fault, purpose.repeats
-        self._history.add(Invoke(now, number, model, now if intended is None else intended, size, *numbers))
+        self._history.add(Invoke(now, number, model, now if intended is None else intended, size, *numbers, self.via))
         try:
             async with asyncio.timeout(self._timeout_s):
                 reply = await self._client.send(call, number)

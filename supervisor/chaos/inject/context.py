@@ -29,6 +29,8 @@ class FaultContext:
     workers: WorkerWatch
     history: History
     revisions: dict[str, int]
+    rpc_load: LoadGenerator | None = None
+    """Set if requests go over gRPC as well."""
     files_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a model's files are invalid, or a server starts that must find them valid."""
 

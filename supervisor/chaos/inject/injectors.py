@@ -261,6 +261,27 @@ async def _signal_gateway(context: FaultContext, fault: PlannedFault, *, number:
     return ""
 
 
+async def kill_front(context: FaultContext, fault: PlannedFault) -> str:
+    """SIGKILL to the process that takes calls of gRPC, while one is under way; returns when another one serves."""
+    pid = (await context.target.status())["grpc_front"]["pid"]
+    if not pid or context.rpc_load is None:
+        context.record_start(fault, done=False)
+        return "no gRPC front is up"
+    models = context.target.models
+    model = next((name for name, role in models.items() if role == ModelRole.CRASHY), next(iter(models)))
+    command = FaultCommand(fault.fault_class.mode, fault.fault_class.amount)
+    purpose = RequestPurpose(command, beside_fault=fault.number)
+    call = asyncio.ensure_future(context.rpc_load.send(model, FAULT_PAYLOAD_VALUES, purpose=purpose))
+    await asyncio.wait([call], timeout=BUSY_S)
+    _send_signal(context, fault, pid, signal.SIGKILL)
+    await _wait_for_status(context, lambda status: _serves_grpc(status["grpc_front"], pid))
+    return (await call).kind
+
+
+def _serves_grpc(front: Json, old_pid: int) -> bool:
+    return front["pid"] not in (None, old_pid) and bool(front["serves"])
+
+
 async def _signal_zygote(context: FaultContext, fault: PlannedFault, *, number: signal.Signals) -> str:
     """One that is stopped is killed at the next start of a worker, or goes on after STOPPED_S."""
     pids = [each["pid"] for each in (await context.target.status())["zygotes"] if each["state"] == "ready"]
@@ -359,8 +380,8 @@ _BY_NAME: Final[Mapping[str, Injector]] = {
     **{
         each.__name__: each
         for each in (
-            kill_busy, freeze_worker, kill_keeper, poison, reload, unload_load, put_to_sleep, evict, group_load,
-            race_moves, leave, slow_client, garbage, cut_memory,
+            kill_busy, freeze_worker, kill_keeper, kill_front, poison, reload, unload_load, put_to_sleep, evict,
+            group_load, race_moves, leave, slow_client, garbage, cut_memory,
         )
     },
 }  # fmt: skip

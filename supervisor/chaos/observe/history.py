@@ -47,6 +47,8 @@ class Invoke:
     """Number of the fault that it accompanies without triggering it, or 0."""
     repeats: int = 0
     """The earlier request that it repeats, or 0."""
+    via: str = ""
+    """`grpc`, or nothing for HTTP."""
 
 
 @dataclass(frozen=True, slots=True)

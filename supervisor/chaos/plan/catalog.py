@@ -14,6 +14,10 @@ QUARANTINED: Final = "request_quarantined"
 """Error code of a request that is refused because it killed its workers."""
 SERVICE_MANAGER: Final = "manager"
 """Capability: the server under test is started by this package, which can restart it."""
+GRPCIO_FRONT: Final = "grpcio"
+"""Capability: a process of the server takes calls of gRPC, and the clients send some."""
+GRPC: Final = "grpc"
+"""Of requests over gRPC, in the history; HTTP has no name there."""
 
 
 class ModelRole(enum.StrEnum):
@@ -192,6 +196,9 @@ FAULTS: Final = (
     FaultClass("stop_gateway", "F27", FaultMethod.SERVER_PROCESS, cooldown_s=6.0),
     FaultClass("kill_zygote", "F55", FaultMethod.SERVER_PROCESS),
     FaultClass("stop_zygote", "F56", FaultMethod.SERVER_PROCESS, cooldown_s=6.0),
+    FaultClass(
+        "kill_front", "F81", FaultMethod.SERVER_PROCESS, None, "sleep", 0.6, cooldown_s=6.0, requires=GRPCIO_FRONT
+    ),
     _load("reload", "F54", cooldown_s=2.0),
     _load("unload_load", "F54"),
     replace(_load("put_to_sleep", "F61"), requires=FaultMethod.WORKER.value),
@@ -274,6 +281,8 @@ KEEPER_FAULTS: Final = frozenset({"kill_keeper"})
 """Faults that end every process of the server."""
 RESETTING_FAULTS: Final = frozenset({"kill_gateway", "stop_gateway"}) | KEEPER_FAULTS
 """Faults that break connections of any client."""
+FRONT_FAULTS: Final = frozenset({"kill_front"})
+"""Faults that break connections of clients of gRPC alone."""
 
 
 def partner(model: str, role: ModelRole) -> str:
@@ -295,6 +304,11 @@ def hit_together(victim: str, models: Mapping[str, ModelRole]) -> list[str]:
     if role not in (ModelRole.GROUPED, ModelRole.ON_DEMAND):
         return [victim]
     return [name for name, each in models.items() if each == role]
+
+
+def breaking_faults(via: str) -> frozenset[str]:
+    """Faults that break the connection of a request; `via` as in the history."""
+    return RESETTING_FAULTS | FRONT_FAULTS if via == GRPC else RESETTING_FAULTS
 
 
 def is_poison(fault: FaultClass) -> bool:

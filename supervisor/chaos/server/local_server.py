@@ -12,14 +12,15 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from mmsup.supervisor.chaos.clients.http_client import HttpClient
+from mmsup.supervisor.chaos.clients.rpc_client import RpcClient
 from mmsup.supervisor.chaos.plan import fault_model
-from mmsup.supervisor.chaos.plan.catalog import ModelRole, partner
+from mmsup.supervisor.chaos.plan.catalog import GRPCIO_FRONT, ModelRole, partner
 from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 from mmsup.supervisor.chaos.server.target import Target
 from mmsup.supervisor.cli.ctl.control_client import Json, NoServer, ServerRefused, call_server
@@ -143,7 +144,10 @@ _SETTINGS: Final[Mapping[ModelRole, Mapping[str, Any]]] = {  # YAML values
 class LocalServer:
     """A server with its models, state and output in one temporary folder. The constructor starts it."""
 
-    def __init__(self, models: Mapping[str, ModelRole], python: str = sys.executable) -> None:
+    def __init__(
+        self, models: Mapping[str, ModelRole], python: str = sys.executable, options: Sequence[str] = ()
+    ) -> None:
+        """`options`: more of them for `serve`."""
         self.root = Path(tempfile.mkdtemp(prefix="mmsup_chaos_"))
         self.repository = self.root / "models"
         self.runtime_dir = self.root / "run"
@@ -156,6 +160,7 @@ class LocalServer:
             *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"),
             *("--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)),
             *memory_budget(models),
+            *options,
         ]
         self.manager = ServiceManager(command, self.root)
 
@@ -199,11 +204,16 @@ def _ready_status(runtime_dir: str) -> Json | None:
 
 @contextlib.asynccontextmanager
 async def running_server(
-    models: Mapping[str, ModelRole], python: str = sys.executable
+    models: Mapping[str, ModelRole], python: str = sys.executable, grpc_front: str = ""
 ) -> AsyncIterator[tuple[LocalServer, Target]]:
-    server = LocalServer(models, python)
+    """A server that runs during the block. `grpc_front`: what serves gRPC there, whose clients are made then."""
+    server = LocalServer(models, python, ("--grpc-front", grpc_front) if grpc_front else ())
     try:
-        target = make_target(await server.wait_ready(), str(server.runtime_dir), models)
+        status = await server.wait_ready()
+        target = make_target(status, str(server.runtime_dir), models)
+        if grpc_front:
+            rpc = RpcClient(status["addresses"]["grpc"])
+            target = replace(target, rpc=rpc, has_rpc_front=status["grpc_front"]["front"] == GRPCIO_FRONT)
         yield server, replace(target, repository=server.repository, manager=server.manager)
     finally:
         await asyncio.to_thread(server.remove)

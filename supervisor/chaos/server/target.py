@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from mmsup.supervisor.chaos.clients.http_client import HttpCall, HttpClient, HttpReply, RequestFailed
+from mmsup.supervisor.chaos.clients.rpc_client import RpcClient
 from mmsup.supervisor.chaos.observe.history import RequestOutcome
-from mmsup.supervisor.chaos.plan.catalog import SERVICE_MANAGER, FaultMethod, ModelRole
+from mmsup.supervisor.chaos.plan.catalog import GRPCIO_FRONT, SERVICE_MANAGER, FaultMethod, ModelRole
 from mmsup.supervisor.chaos.server.service_manager import ServiceManager
 from mmsup.supervisor.cli.ctl import control_client
 from mmsup.supervisor.cli.ctl.control_client import Json
@@ -55,6 +56,10 @@ class Target:
     """Set if this package started it."""
     operator: ServerOperator | None = None
     """Set if it does not recover by itself."""
+    rpc: RpcClient | None = None
+    """Set if it is to get calls over gRPC as well."""
+    has_rpc_front: bool = False
+    """Whether a process of its own takes them."""
 
     def capabilities(self) -> frozenset[str]:
         """Which faults are possible: values of FaultMethod and of `FaultClass.requires`."""
@@ -63,11 +68,19 @@ class Target:
             found |= {FaultMethod.WORKER.value, FaultMethod.SERVER_PROCESS.value}
         if self.repository is not None:
             found.add(FaultMethod.CONTROL.value)
+        if self.has_rpc_front:
+            found.add(GRPCIO_FRONT)
         if self.manager is not None:
             found.add(SERVICE_MANAGER)
         if self.isolation.startswith("cgroup"):
             found |= {"caps", "freezer"} if os.geteuid() == 0 else {"caps"}
         return frozenset(found)
+
+    async def close(self) -> None:
+        """Close the clients' connections; the next requests make other ones."""
+        self.client.close()
+        if self.rpc is not None:
+            await self.rpc.close()
 
     async def status(self) -> Json:
         """`ctl status`; in a thread, because it may wait for a controller that restarts."""

@@ -25,6 +25,9 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--every", "soon"), "is not a duration"),
         (("--faults", "sevg"), "'sevg' is no fault"),
         (("--victim", "a"), "go with --url"),
+        (("--faults", "kill_front"), "kill_front is for a server with --grpc-front grpcio"),
+        (("--faults", "kill_front", "--grpc-front", "own"), "kill_front is for a server with --grpc-front grpcio"),
+        ((*URL, "--yes-break-it", "--victim", "a", "--grpc-front", "own"), "--grpc-front is for a server that chaos"),
         ((*URL, "--yes-break-it", "--victim", "a", "--with-keeper"), "somebody has to start it again"),
         ((*URL, "--victim", "a"), "say --yes-break-it"),
         ((*URL, "--yes-break-it"), "at least one --victim"),
@@ -54,4 +57,4 @@ def test_a_runtime_directory_without_a_server_is_an_error() -> None:
 def test_the_command_needs_no_library_but_click() -> None:
     program = "import sys, mmsup.supervisor.chaos.command\nprint(*{each.partition('.')[0] for each in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
-    assert not {"numpy", "matplotlib", "aiohttp", "torch", "zmq", "psutil", "yaml"} & set(loaded)
+    assert not {"numpy", "matplotlib", "aiohttp", "torch", "zmq", "psutil", "yaml", "grpc", "google"} & set(loaded)

@@ -18,7 +18,7 @@ from mmsup.supervisor.chaos.plan.nemesis import DEATHS_BEFORE_RELOAD, NO_VICTIM,
 from mmsup.supervisor.chaos.server.local_server import model_roles
 
 WINDOW = FaultWindow(10.0, 110.0)
-ALL = frozenset({"request", "worker", "server", "control", "client", "caps", "freezer", "manager"})
+ALL = frozenset({"request", "worker", "server", "control", "client", "caps", "freezer", "manager", "grpcio"})
 
 
 def planned(
