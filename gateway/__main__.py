@@ -95,6 +95,7 @@ async def serve(
         await server.start(configure.front)
         serves_rpc = configure.grpc_front == "own"
         fault = await rpc_self_test.run_self_test(router) if serves_rpc else ""
+        gc.collect()  # what the self-tests leave holds descriptors
         if fault:
             controller.report_rpc_fault(fault)
             serves_rpc = not configure.can_relay  # else what is left of it serves
