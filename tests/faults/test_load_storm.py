@@ -19,6 +19,8 @@ CLIENTS = 32
 MODELS = tuple(f"m{number}" for number in range(6))
 GROUPED = MODELS[-2:]
 """They share a process."""
+WARM_UP = 10
+"""Operations of each client, after which a gateway has allocated what it keeps."""
 OPERATION_S = 2.0
 """A client's operations take less on the average, loads included, even on a loaded machine."""
 
@@ -62,8 +64,11 @@ def test_in_a_storm_of_loads_and_unloads_every_answer_is_explained(
         http = server.http()
         assert http.infer(name, x=("FP32", [8], [0.0] * 8))[0] == 200
         http.close()
+    verbs = WITH_SLEEP if mode == "on-demand" else VERBS
+    storm(server, MODELS, CLIENTS, Plan(WARM_UP, verbs), 60.0 + OPERATION_S * WARM_UP, by_http=mode != "poll")
+    load_all(server)
     before, brain = settled(server), server.status()["brain"]
-    plan = Plan(operations, WITH_SLEEP if mode == "on-demand" else VERBS)
+    plan = Plan(operations, verbs)
     found = storm(server, MODELS, CLIENTS, plan, 60.0 + OPERATION_S * operations, by_http=mode != "poll")
     print(f"\n{mode}, {len(found.operations)} operations\n{found.summary()}")
     assert server.status()["brain"] == brain, [line for line in server.log().splitlines() if '"info"' not in line]
