@@ -300,7 +300,7 @@ class MemoryParts:
         check_memory(instances)
         self.retry_refused()
 
-    def has_room_for_zygote(self, engine_set: str) -> bool:
+    def make_room_for_zygote(self, engine_set: str) -> bool:
         needed_bytes = IMPORTED_BYTES.get(engine_set, 0) + FORKED_BYTES
         why = f"room for the zygote of {engine_set}"
         return self._evictor.room_for(self.accounts.host_pool(), needed_bytes, why)
@@ -318,7 +318,7 @@ class Resources:
         self.starts = StartParts(context, models.model_set, cgroups)
         self.memory = MemoryParts(context, models, self.gpus.monitor, self.starts.zygotes)
         self.gpus.placement.missing_bytes = self.memory.accounts.missing_bytes
-        self.starts.zygotes.has_room = self.memory.has_room_for_zygote
+        self.starts.zygotes.make_room = self.memory.make_room_for_zygote
 
 
 def _specs_of_workers(model_set: ModelSet) -> Iterator[ModelSpec]:

@@ -55,8 +55,9 @@ class ZygotePool:
         self._zygotes: dict[ZygoteKey, Zygote] = {}
         self._ending: list[Zygote] = []
         self._history: dict[ZygoteKey, ZygoteHistory] = {}
-        self.has_room: Callable[[str], bool] = lambda _: True
-        """Whether the memory budget has room for one with this engine set; asks about all loads."""
+        self.make_room: Callable[[str], bool] = lambda _: True
+        """Whether the memory budget has room for one with this engine set, once models were put to sleep
+        for it; asks about all loads."""
         self._is_open = self._is_look_due = False
         self._timers: set[asyncio.TimerHandle] = set()
 
@@ -115,7 +116,7 @@ class ZygotePool:
                 continue
             before, history.reason = history.reason, NO_ROOM
             history.retry_at_s = now_s + ROOM_S  # while it asks: what is booked depends on how loads are to be started
-            if not self.has_room(key.engine_set):
+            if not self.make_room(key.engine_set):
                 continue
             history.reason, history.retry_at_s = before, now_s
             try:

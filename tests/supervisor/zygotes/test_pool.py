@@ -102,11 +102,11 @@ async def test_a_zygote_for_which_there_is_no_room_is_not_started_and_asking_for
     rig = Rig(tmp_path)
     asked: list[str] = []
 
-    def has_room(engine_set: str) -> bool:
+    def make_room(engine_set: str) -> bool:
         asked.append(engine_set)
         return rig.pool.choose(spec("a"), may_wait=True).waits  # as the need of a load that is booked asks
 
-    rig.pool.has_room = has_room
+    rig.pool.make_room = make_room
     rig.specs = [spec("a"), spec("b")]
     rig.pool.open()
     chosen = rig.pool.choose(spec("b"), may_wait=True)
